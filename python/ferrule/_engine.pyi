@@ -1,0 +1,140 @@
+"""The Rust sync engine. Every fact about the cluster and every byte of rules comes from here.
+
+Few coarse calls: bytes in, bytes out, no Python value per object. All calls release the GIL around pure work. One
+owner calls them, never two threads at once (`sync/loop.py`).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+from ferrule.types import Family, Kind
+
+class InputError(ValueError):
+    """An option or a whole batch cannot be used. Single bad objects never raise: see `Engine.problems`."""
+
+class NotReady(RuntimeError):
+    """`plan` was called before every kind was listed, or before the kernel's state was observed."""
+
+class StalePlan(RuntimeError):
+    """`commit` or `abandon` was given a plan that is not the one in flight."""
+
+@final
+class EngineOptions:
+    """What the rules depend on besides cluster objects. Immutable; wrong values raise `InputError`."""
+
+    def __new__(
+        cls,
+        *,
+        node_name: str,
+        node_ips: Sequence[str] = (),
+        masquerade_all: bool = False,
+        masquerade_bit: int = 14,
+        masquerade_random_fully: bool = True,
+        localhost_node_ports: bool = True,
+        conntrack_tcp_be_liberal: bool = False,
+        nfacct_invalid_dropped: bool = False,
+        nfacct_localhost_accepted: bool = False,
+        node_port_addresses: Sequence[str] = (),
+        local_detector: Literal["None", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = "None",
+        cluster_cidrs: Sequence[str] = (),
+        local_interface: str = "",
+        digest_key: bytes = ...,
+    ) -> EngineOptions:
+        """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
+        are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
+        name or the prefix of its mode; `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a
+        collision."""
+
+@final
+class IngestReport:
+    """What one batch did. Counts are of objects."""
+
+    kind: Kind
+    resource_version: str
+    applied: int
+    changed: int
+    rejected: int
+    in_sync: bool
+    bookmark: bool
+    error_code: int | None
+    """The `code` of a watch ERROR frame: 410 means list again."""
+
+@final
+class Plan:
+    """Bytes for exactly the chains that differ from what was confirmed applied."""
+
+    family: Family
+    generation: int
+    payload: bytes
+    """iptables-restore input, for `--noflush`."""
+    chains_written: tuple[str, ...]
+    """`table CHAIN`, sorted."""
+    chains_deleted: tuple[str, ...]
+    hooks_inserted: tuple[str, ...]
+    """Jump rules put (back) into built-in chains, as `table rule`."""
+    rules_written: int
+    full: bool
+    """Every owned chain is in it (a first start on an empty kernel)."""
+
+@final
+class DriftReport:
+    """The kernel's own chains against what we believed to be applied."""
+
+    differing: tuple[str, ...]
+    """Owned chains whose rules are not the ones we had applied (`table CHAIN`)."""
+    missing: tuple[str, ...]
+    stale: tuple[str, ...]
+    """Chains with one of our prefixes that no Service needs; the next plan deletes them."""
+    held: tuple[str, ...]
+    """Stale chains that a foreign rule jumps to: the kernel would refuse to delete them, so they stay."""
+    hooks_missing: tuple[str, ...]
+
+@final
+class Problem:
+    """One standing complaint about cluster input; it goes away when the object is mended or deleted."""
+
+    kind: Literal["rejected", "ignored", "conflict"]
+    """rejected: the object kept its previous state; ignored: one element is left out; conflict: another object won."""
+    object: str
+    field: str
+    value: str
+    reason: str
+
+@final
+class HealthCheck:
+    """A Service's healthCheckNodePort and what its listener must answer."""
+
+    namespace: str
+    name: str
+    port: int
+    local_endpoints: int
+
+@final
+class Engine:
+    """Desired state from objects, applied state from confirmed plans, observed state from the kernel's own words."""
+
+    def __init__(self, options: EngineOptions, /) -> None: ...
+    def replace(self, kind: Kind, pages: Sequence[bytes], /) -> IngestReport:
+        """Swap in a whole list: each page is a `List` response or a JSON array. Objects that are not in it are gone."""
+    def ingest(self, kind: Kind, frames: bytes, /) -> IngestReport:
+        """Apply newline-delimited watch frames."""
+    def set_local_addresses(self, addresses: Sequence[str], /) -> bool:
+        """The host's own addresses, both families; true if node ports are affected."""
+    def plan(self, family: Family, /) -> Plan | None:
+        """None: the kernel already has everything. Raises `NotReady`. Ends with `commit` or `abandon`."""
+    def commit(self, plan: Plan, /) -> None:
+        """The restore exited 0: its chains are applied now."""
+    def abandon(self, plan: Plan, /) -> None:
+        """Outcome unknown: its chains are written again by the next plan unless `observe` finds them right."""
+    def observe(self, family: Family, saved: bytes, /) -> DriftReport:
+        """Take `iptables-save` output (all tables) for the applied state."""
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with the objects now, sorted; small."""
+    def health_checks(self) -> list[HealthCheck]: ...
+    def localhost_node_ports(self) -> bool:
+        """Whether rules for 127.0.0.0/8 node ports are in force, and so whether route_localnet is needed."""
+    def snapshot(self) -> bytes:
+        """JSON for humans: counts, synced kinds, chains by state. Not an interface."""
+
+def build_info() -> dict[str, str]:
+    """`version`, `profile` (release or debug), `target`, `rustc`."""
