@@ -1,0 +1,21 @@
+//! The one place where Rust errors become Python exceptions.
+
+use ferrule_engine::{InputError as EngineInputError, PlanError};
+use pyo3::create_exception;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+create_exception!(_engine, InputError, PyValueError, "An option or a whole batch cannot be used; nothing was changed.");
+create_exception!(_engine, NotReady, PyRuntimeError, "Not every kind is listed, or the kernel was not observed.");
+create_exception!(_engine, StalePlan, PyRuntimeError, "The plan is not the one in flight.");
+
+pub(crate) fn input(error: &EngineInputError) -> PyErr {
+    InputError::new_err(error.to_string())
+}
+
+pub(crate) fn plan(error: &PlanError) -> PyErr {
+    match error {
+        PlanError::NotListed(_) | PlanError::NotObserved => NotReady::new_err(error.to_string()),
+        PlanError::InFlight | PlanError::Stale => StalePlan::new_err(error.to_string()),
+    }
+}

@@ -1,0 +1,191 @@
+//! `ferrule._engine`: converts arguments and results, releases the GIL, and does nothing else.
+//!
+//! The interface is documented in `python/ferrule/_engine.pyi`, which `make lint` compares with what is here.
+
+mod errors;
+mod values;
+
+use ferrule_engine::address::Family;
+use ferrule_engine::wire::Kind;
+use ferrule_engine::{Engine as Core, Options};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use values::{DriftReport, HealthCheck, IngestReport, Plan, Problem};
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+struct EngineOptions(Options);
+
+#[pymethods]
+impl EngineOptions {
+    #[new]
+    #[pyo3(signature = (*, node_name, node_ips=vec![], masquerade_all=false, masquerade_bit=14, masquerade_random_fully=true,
+        localhost_node_ports=true, conntrack_tcp_be_liberal=false, nfacct_invalid_dropped=false,
+        nfacct_localhost_accepted=false, node_port_addresses=vec![], local_detector="None", cluster_cidrs=vec![],
+        local_interface="", digest_key=[0; 16]))]
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, clippy::needless_pass_by_value)] // keyword arguments of a Python constructor
+    fn new(
+        node_name: &str,
+        node_ips: Vec<String>,
+        masquerade_all: bool,
+        masquerade_bit: u32,
+        masquerade_random_fully: bool,
+        localhost_node_ports: bool,
+        conntrack_tcp_be_liberal: bool,
+        nfacct_invalid_dropped: bool,
+        nfacct_localhost_accepted: bool,
+        node_port_addresses: Vec<String>,
+        local_detector: &str,
+        cluster_cidrs: Vec<String>,
+        local_interface: &str,
+        digest_key: [u8; 16],
+    ) -> PyResult<Self> {
+        let mut options = Options::new(node_name);
+        options.masquerade_all = masquerade_all;
+        options.masquerade_random_fully = masquerade_random_fully;
+        options.localhost_node_ports = localhost_node_ports;
+        options.conntrack_tcp_be_liberal = conntrack_tcp_be_liberal;
+        options.nfacct_invalid_dropped = nfacct_invalid_dropped;
+        options.nfacct_localhost_accepted = nfacct_localhost_accepted;
+        options.digest_key = digest_key;
+        options
+            .set_node_ips(&node_ips)
+            .and_then(|()| options.set_masquerade_bit(masquerade_bit))
+            .and_then(|()| options.set_node_port_addresses(&node_port_addresses))
+            .and_then(|()| options.set_local_detector(local_detector, &cluster_cidrs, local_interface))
+            .map_err(|e| errors::input(&e))?;
+        Ok(Self(options))
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(module = "ferrule._engine")]
+struct Engine(Core);
+
+fn kind(name: &str) -> PyResult<Kind> {
+    Kind::parse(name).ok_or_else(|| errors::InputError::new_err(format!("unknown kind {name:?}")))
+}
+
+fn family(name: &str) -> PyResult<Family> {
+    let found = Family::ALL.into_iter().find(|f| f.name() == name);
+    found.ok_or_else(|| errors::InputError::new_err(format!("unknown family {name:?}")))
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (options, /))]
+    fn new(options: &EngineOptions) -> Self {
+        Self(Core::new(options.0.clone()))
+    }
+
+    #[pyo3(signature = (kind, pages, /))]
+    #[allow(clippy::needless_pass_by_value)] // owned references keep the bytes alive while the GIL is released
+    fn replace(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::kind_of)] kind: Kind,
+        pages: Vec<Bound<'_, PyBytes>>,
+    ) -> PyResult<IngestReport> {
+        let pages: Vec<&[u8]> = pages.iter().map(|p| p.as_bytes()).collect();
+        let core = &mut self.0;
+        py.detach(|| core.replace(kind, &pages)).map(Into::into).map_err(|e| errors::input(&e))
+    }
+
+    #[pyo3(signature = (kind, frames, /))]
+    fn ingest(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::kind_of)] kind: Kind,
+        frames: &[u8],
+    ) -> IngestReport {
+        let core = &mut self.0;
+        py.detach(|| core.ingest(kind, frames)).into()
+    }
+
+    #[pyo3(signature = (addresses, /))]
+    #[allow(clippy::needless_pass_by_value)] // what a Python sequence converts to
+    fn set_local_addresses(&mut self, addresses: Vec<String>) -> PyResult<bool> {
+        self.0.set_local_addresses(&addresses).map_err(|e| errors::input(&e))
+    }
+
+    #[pyo3(signature = (family, /))]
+    fn plan(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::family_of)] family: Family,
+    ) -> PyResult<Option<Plan>> {
+        let core = &mut self.0;
+        py.detach(|| core.plan(family)).map(|plan| plan.map(Plan)).map_err(|e| errors::plan(&e))
+    }
+
+    #[pyo3(signature = (plan, /))]
+    fn commit(&mut self, plan: &Plan) -> PyResult<()> {
+        self.0.commit(&plan.0).map_err(|e| errors::plan(&e))
+    }
+
+    #[pyo3(signature = (plan, /))]
+    fn abandon(&mut self, plan: &Plan) -> PyResult<()> {
+        self.0.abandon(&plan.0).map_err(|e| errors::plan(&e))
+    }
+
+    #[pyo3(signature = (family, saved, /))]
+    fn observe(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::family_of)] family: Family,
+        saved: &[u8],
+    ) -> PyResult<DriftReport> {
+        let core = &mut self.0;
+        py.detach(|| core.observe(family, saved)).map(DriftReport).map_err(|e| errors::input(&e))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.0.problems().into_iter().map(Into::into).collect()
+    }
+
+    fn health_checks(&self) -> Vec<HealthCheck> {
+        self.0.health_checks().into_iter().map(Into::into).collect()
+    }
+
+    fn localhost_node_ports(&self) -> bool {
+        self.0.localhost_node_ports()
+    }
+
+    fn snapshot<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.snapshot().as_bytes())
+    }
+}
+
+fn kind_of(name: &Bound<'_, PyAny>) -> PyResult<Kind> {
+    kind(name.extract()?)
+}
+
+fn family_of(name: &Bound<'_, PyAny>) -> PyResult<Family> {
+    family(name.extract()?)
+}
+
+#[pyfunction]
+fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    info.set_item("profile", env!("FERRULE_PROFILE"))?;
+    info.set_item("target", env!("FERRULE_TARGET"))?;
+    info.set_item("rustc", env!("FERRULE_RUSTC"))?;
+    Ok(info)
+}
+
+#[pymodule]
+fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<EngineOptions>()?;
+    m.add_class::<Engine>()?;
+    m.add_class::<IngestReport>()?;
+    m.add_class::<Plan>()?;
+    m.add_class::<DriftReport>()?;
+    m.add_class::<Problem>()?;
+    m.add_class::<HealthCheck>()?;
+    m.add("InputError", m.py().get_type::<errors::InputError>())?;
+    m.add("NotReady", m.py().get_type::<errors::NotReady>())?;
+    m.add("StalePlan", m.py().get_type::<errors::StalePlan>())?;
+    m.add_function(wrap_pyfunction!(build_info, m)?)
+}

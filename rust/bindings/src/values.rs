@@ -1,0 +1,151 @@
+//! Small frozen values that cross into Python.
+
+use ferrule_engine::report as engine;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, get_all, module = "ferrule._engine")]
+pub(crate) struct IngestReport {
+    kind: &'static str,
+    resource_version: String,
+    applied: usize,
+    changed: usize,
+    rejected: usize,
+    in_sync: bool,
+    bookmark: bool,
+    error_code: Option<u32>,
+    malformed: Option<String>,
+}
+
+impl From<engine::IngestReport> for IngestReport {
+    fn from(r: engine::IngestReport) -> Self {
+        Self {
+            kind: r.kind.name(),
+            resource_version: r.resource_version,
+            applied: r.applied,
+            changed: r.changed,
+            rejected: r.rejected,
+            in_sync: r.in_sync,
+            bookmark: r.bookmark,
+            error_code: r.error_code,
+            malformed: r.malformed,
+        }
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct Plan(pub(crate) ferrule_engine::Plan);
+
+#[pymethods]
+impl Plan {
+    #[getter]
+    const fn family(&self) -> &'static str {
+        self.0.family.name()
+    }
+
+    #[getter]
+    const fn generation(&self) -> u64 {
+        self.0.generation
+    }
+
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.payload)
+    }
+
+    #[getter]
+    fn chains_written<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.chains_written)
+    }
+
+    #[getter]
+    fn chains_deleted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.chains_deleted)
+    }
+
+    #[getter]
+    fn hooks_inserted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.hooks_inserted)
+    }
+
+    #[getter]
+    const fn rules_written(&self) -> usize {
+        self.0.rules_written
+    }
+
+    #[getter]
+    const fn full(&self) -> bool {
+        self.0.full
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct DriftReport(pub(crate) engine::DriftReport);
+
+#[pymethods]
+impl DriftReport {
+    #[getter]
+    fn differing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.differing)
+    }
+
+    #[getter]
+    fn missing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.missing)
+    }
+
+    #[getter]
+    fn stale<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.stale)
+    }
+
+    #[getter]
+    fn held<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.held)
+    }
+
+    #[getter]
+    fn hooks_missing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.hooks_missing)
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, get_all, module = "ferrule._engine")]
+pub(crate) struct Problem {
+    kind: &'static str,
+    object: String,
+    field: String,
+    value: String,
+    reason: String,
+}
+
+impl From<ferrule_engine::problem::Problem> for Problem {
+    fn from(p: ferrule_engine::problem::Problem) -> Self {
+        Self {
+            kind: p.kind.name(),
+            object: p.object,
+            field: p.field.into_owned(),
+            value: p.value,
+            reason: p.reason.into_owned(),
+        }
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, get_all, module = "ferrule._engine")]
+pub(crate) struct HealthCheck {
+    namespace: String,
+    name: String,
+    port: u16,
+    local_endpoints: usize,
+}
+
+impl From<engine::HealthCheck> for HealthCheck {
+    fn from(h: engine::HealthCheck) -> Self {
+        Self { namespace: h.namespace, name: h.name, port: h.port, local_endpoints: h.local_endpoints }
+    }
+}

@@ -1,0 +1,252 @@
+//! Addresses and networks as parsed types, printed canonically.
+//!
+//! Why not pass text through: iptables reads a leading zero as octal (`010.1.1.1` becomes 8.1.1.1) and a blank inside
+//! a range breaks the whole restore. Whatever reaches a rule has been a number in between.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The two rule sets a node has. Everything downstream of the store exists once per family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// iptables.
+    V4,
+    /// ip6tables.
+    V6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family an address belongs to.
+    #[must_use]
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// `ipv4` or `ipv6`, the `ip_family` word of the API and of every report.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    /// Prefix length of a single host.
+    #[must_use]
+    pub const fn host_bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why a text is no address that may appear in a rule. The text itself is in the problem that carries this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressError {
+    /// Not an IP address at all.
+    NotAnAddress,
+    /// `::ffff:1.2.3.4`: neither family's rules can match it.
+    MappedV4,
+    /// No `/length`, or one that is out of range.
+    NotANetwork,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAnAddress => "is not an IP address",
+            Self::MappedV4 => "is an IPv4-mapped IPv6 address, which no rule can match",
+            Self::NotANetwork => "is not a CIDR (address/prefix length)",
+        })
+    }
+}
+
+/// Parse an address the way the API server always has: leading zeros in IPv4 are decimal, not octal.
+///
+/// # Errors
+/// [`AddressError::NotAnAddress`] and [`AddressError::MappedV4`].
+pub fn parse_ip(text: &str) -> Result<IpAddr, AddressError> {
+    if let Some(v4) = parse_v4(text) {
+        return Ok(IpAddr::V4(v4));
+    }
+    let v6: Ipv6Addr = text.parse().map_err(|_| AddressError::NotAnAddress)?;
+    if v6.to_ipv4_mapped().is_some() {
+        return Err(AddressError::MappedV4);
+    }
+    Ok(IpAddr::V6(v6))
+}
+
+fn parse_v4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        // The length cap is what keeps "000…0001" from being a way to write anything at all.
+        if part.is_empty() || part.len() > 8 || !part.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        *octet = part.parse::<u32>().ok().and_then(|n| u8::try_from(n).ok())?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets))
+}
+
+/// A network with no host bits set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Net {
+    addr: IpAddr,
+    len: u8,
+}
+
+impl Net {
+    /// The network that `addr` lies in; host bits are cleared, as the kernel would.
+    #[must_use]
+    pub fn new(addr: IpAddr, len: u8) -> Self {
+        let addr = match addr {
+            IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask32(len))),
+            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask128(len))),
+        };
+        Self { addr, len }
+    }
+
+    /// The network of exactly one host.
+    #[must_use]
+    pub const fn host(addr: IpAddr) -> Self {
+        let len = Family::of(addr).host_bits();
+        Self { addr, len }
+    }
+
+    /// Parse `address/length`, blanks around it allowed (users put them into source ranges).
+    ///
+    /// # Errors
+    /// [`AddressError::NotANetwork`] or why the address part is none.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (addr, len) = text.trim().split_once('/').ok_or(AddressError::NotANetwork)?;
+        let addr = parse_ip(addr)?;
+        if len.is_empty() || len.len() > 3 || !len.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(AddressError::NotANetwork);
+        }
+        let len: u8 = len.parse().map_err(|_| AddressError::NotANetwork)?;
+        if len > Family::of(addr).host_bits() {
+            return Err(AddressError::NotANetwork);
+        }
+        Ok(Self::new(addr, len))
+    }
+
+    /// Whether `ip` lies in it.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        Family::of(ip) == self.family() && Self::new(ip, self.len) == *self
+    }
+
+    /// Its family.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        Family::of(self.addr)
+    }
+
+    /// The prefix length.
+    #[must_use]
+    pub const fn prefix_len(&self) -> u8 {
+        self.len
+    }
+
+    /// The first address.
+    #[must_use]
+    pub const fn addr(&self) -> IpAddr {
+        self.addr
+    }
+
+    /// `/0`: matches everything.
+    #[must_use]
+    pub const fn is_everything(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+fn mask32(len: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0)
+}
+
+fn mask128(len: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_zeros_are_decimal() {
+        assert_eq!(parse_ip("010.001.1.09").unwrap().to_string(), "10.1.1.9");
+    }
+
+    #[test]
+    fn what_is_no_address_says_so() {
+        for bad in [
+            "",
+            " 10.0.0.1",
+            "10.0.0",
+            "10.0.0.1.2",
+            "10.0.0.256",
+            "10.0.0.-1",
+            "0x0a.0.0.1",
+            "a::b::c",
+            "::1%lo",
+            "1.2.3.4\n",
+        ] {
+            assert_eq!(parse_ip(bad), Err(AddressError::NotAnAddress), "{bad:?}");
+        }
+        assert_eq!(parse_ip("::ffff:10.0.0.1"), Err(AddressError::MappedV4));
+    }
+
+    #[test]
+    fn ipv6_is_printed_in_its_shortest_form() {
+        assert_eq!(parse_ip("FD00:0:0:0:0:0:0:01").unwrap().to_string(), "fd00::1");
+    }
+
+    #[test]
+    fn networks_lose_their_host_bits_and_blanks() {
+        assert_eq!(Net::parse(" 10.1.2.3/8 ").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(Net::parse("fd00:1::5/32").unwrap().to_string(), "fd00:1::/32");
+        assert_eq!(Net::parse("10.0.0.1/32").unwrap(), Net::host(parse_ip("10.0.0.1").unwrap()));
+        for bad in [
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "10.0.0.0/8/8",
+            "fd00::/129",
+            "/8",
+            "10.0.0.0/ 8",
+            "10.0.0.0/+8",
+        ] {
+            assert!(Net::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn containment_stays_within_a_family() {
+        let all4 = Net::parse("0.0.0.0/0").unwrap();
+        assert!(all4.contains(parse_ip("255.1.2.3").unwrap()));
+        assert!(!all4.contains(parse_ip("::1").unwrap()));
+        assert!(Net::parse("::/0").unwrap().contains(parse_ip("ff::1").unwrap()));
+        assert!(!Net::parse("10.0.0.0/25").unwrap().contains(parse_ip("10.0.0.128").unwrap()));
+    }
+}

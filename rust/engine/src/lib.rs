@@ -1,0 +1,52 @@
+//! Cluster objects in, the right rules in the kernel out: the pure core of ferrule.
+//!
+//! Nothing in this crate opens a file, starts a process, looks at a clock or knows of Python. It takes bytes (API
+//! lists, watch frames, what `iptables-save` printed) and gives bytes back (what `iptables-restore` must read).
+//!
+//! The modules, in the order data flows through them:
+//!
+//! ```text
+//! bytes ─► wire ─► store ─► endpoints ─► topology ─► ruleset ─► delta ─► restore ─► bytes
+//!            │        │          services ┘  claims ┘    │         ▲
+//!         address  problem                  rule ◄─ names         readback ◄─ iptables-save
+//! ```
+//!
+//! [`engine::Engine`] is the façade; everything else is reachable from its seven calls.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod options;
+pub mod problem;
+pub mod wire;
+
+mod store;
+
+pub mod names;
+pub mod rule;
+mod rule_parse;
+
+mod digest;
+
+mod claims;
+mod endpoints;
+mod node;
+mod services;
+mod topology;
+
+mod hooks;
+mod ruleset;
+
+mod delta;
+mod family;
+mod readback;
+mod restore;
+
+pub mod engine;
+pub mod error;
+pub mod plan;
+pub mod report;
+
+pub use engine::Engine;
+pub use error::{InputError, PlanError};
+pub use options::{LocalDetector, Options};
+pub use plan::Plan;

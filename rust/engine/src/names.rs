@@ -1,0 +1,372 @@
+//! Names: service ports and the chains derived from them (kube-proxy's own scheme, so that either program recognises
+//! the other's chains).
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+/// Transport protocol of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Lower case, as iptables and chain hashes want it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// From the API's upper-case word; absent means TCP.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "TCP" | "" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+/// Identity of a service port: `ns/name:port` (or `ns/name`) and the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortName {
+    name: Arc<str>,
+    protocol: Protocol,
+}
+
+impl PortName {
+    /// `service` is `ns/name`; an empty port name leaves no colon.
+    #[must_use]
+    pub fn new(service: &str, port: &str, protocol: Protocol) -> Self {
+        let name = if port.is_empty() { Arc::from(service) } else { Arc::from([service, ":", port].concat()) };
+        Self { name, protocol }
+    }
+
+    /// `ns/name:port`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The protocol.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The hash shared by this port's SVC, SVL, FW and EXT chains.
+    #[must_use]
+    pub fn hash(&self) -> NameHash {
+        NameHash::of(&[&self.name, self.protocol.name()])
+    }
+
+    /// The hash of one endpoint's chain; `endpoint` is `ip:port`, IPv6 in brackets.
+    #[must_use]
+    pub fn endpoint_hash(&self, endpoint: &str) -> NameHash {
+        NameHash::of(&[&self.name, self.protocol.name(), endpoint])
+    }
+}
+
+/// The 80 bits of SHA-256 that a chain name carries: 16 base32 characters are exactly 10 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameHash([u8; 10]);
+
+const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+impl NameHash {
+    fn of(parts: &[&str]) -> Self {
+        let mut sha = Sha256::new();
+        for part in parts {
+            sha.update(part.as_bytes());
+        }
+        let mut bytes = [0; 10];
+        bytes.copy_from_slice(&sha.finalize()[..10]);
+        Self(bytes)
+    }
+
+    fn to_base32(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        for (half, five) in self.0.chunks_exact(5).enumerate() {
+            let bits = five.iter().fold(0u64, |acc, &b| acc << 8 | u64::from(b));
+            for i in 0..8 {
+                let digit = bits >> (35 - 5 * i) & 31;
+                out[half * 8 + i] = BASE32[usize::try_from(digit).unwrap_or(0)];
+            }
+        }
+        out
+    }
+
+    fn from_base32(text: &[u8]) -> Option<Self> {
+        if text.len() != 16 {
+            return None;
+        }
+        let mut bytes = [0; 10];
+        for (half, eight) in text.chunks_exact(8).enumerate() {
+            let mut bits = 0u64;
+            for &c in eight {
+                let digit = match c {
+                    b'A'..=b'Z' => c - b'A',
+                    b'2'..=b'7' => c - b'2' + 26,
+                    _ => return None,
+                };
+                bits = bits << 5 | u64::from(digit);
+            }
+            bytes[half * 5..half * 5 + 5].copy_from_slice(&bits.to_be_bytes()[3..]);
+        }
+        Some(Self(bytes))
+    }
+}
+
+/// Tables we write to, in the order they are written: filter first, so that a REJECT that no longer holds is gone
+/// before nat sends traffic on, as kube-proxy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// filter
+    Filter,
+    /// nat
+    Nat,
+    /// mangle (the canary only)
+    Mangle,
+}
+
+impl Table {
+    /// All three, in writing order.
+    pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Mangle];
+
+    /// iptables' word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+            Self::Mangle => "mangle",
+        }
+    }
+
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.name().as_bytes() == text)
+    }
+}
+
+macro_rules! fixed_chains {
+    ($($(#[$doc:meta])* $variant:ident = $table:ident $name:literal,)*) => {
+        /// Chains with a name of their own, each in exactly one table.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum FixedChain { $($(#[$doc])* $variant,)* }
+
+        impl FixedChain {
+            /// Every one of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// Its table.
+            #[must_use]
+            pub const fn table(self) -> Table {
+                match self { $(Self::$variant => Table::$table,)* }
+            }
+        }
+    };
+}
+
+fixed_chains! {
+    /// Dispatch by cluster, external and load-balancer IP; the node port jump is its last rule.
+    NatServices = Nat "KUBE-SERVICES",
+    /// Dispatch by node port.
+    NatNodePorts = Nat "KUBE-NODEPORTS",
+    /// Masquerades what carries the mark.
+    Postrouting = Nat "KUBE-POSTROUTING",
+    /// Sets the mark.
+    MarkMasq = Nat "KUBE-MARK-MASQ",
+    /// Tells a flush of nat.
+    NatCanary = Nat "KUBE-PROXY-CANARY",
+    /// REJECT or DROP of cluster IPs without endpoints.
+    FilterServices = Filter "KUBE-SERVICES",
+    /// REJECT or DROP of external addresses and node ports without endpoints.
+    ExternalServices = Filter "KUBE-EXTERNAL-SERVICES",
+    /// Accepts health check node ports.
+    FilterNodePorts = Filter "KUBE-NODEPORTS",
+    /// Accepts forwarded Service traffic.
+    Forward = Filter "KUBE-FORWARD",
+    /// DROP of what loadBalancerSourceRanges did not let through.
+    ProxyFirewall = Filter "KUBE-PROXY-FIREWALL",
+    /// Tells a flush of filter.
+    FilterCanary = Filter "KUBE-PROXY-CANARY",
+    /// Tells a flush of mangle.
+    MangleCanary = Mangle "KUBE-PROXY-CANARY",
+}
+
+impl FixedChain {
+    /// Chains whose rules belong to one service port each, so that order between ports means nothing (kube-proxy
+    /// itself writes them in random order).
+    pub(crate) const fn is_dispatch(self) -> bool {
+        matches!(
+            self,
+            Self::NatServices
+                | Self::NatNodePorts
+                | Self::FilterServices
+                | Self::ExternalServices
+                | Self::FilterNodePorts
+                | Self::ProxyFirewall
+        )
+    }
+}
+
+/// Prefixes of chains named by hash; all live in nat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Prefix {
+    /// One endpoint: masquerade its own traffic, DNAT.
+    Sep,
+    /// Balances over the cluster set.
+    Svc,
+    /// Balances over the local set.
+    Svl,
+    /// Traffic from outside.
+    Ext,
+    /// Load-balancer source ranges.
+    Fw,
+}
+
+impl Prefix {
+    const ALL: [Self; 5] = [Self::Sep, Self::Svc, Self::Svl, Self::Ext, Self::Fw];
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Sep => "KUBE-SEP-",
+            Self::Svc => "KUBE-SVC-",
+            Self::Svl => "KUBE-SVL-",
+            Self::Ext => "KUBE-EXT-",
+            Self::Fw => "KUBE-FW-",
+        }
+    }
+}
+
+/// A chain that ferrule owns. Its name can only come from here, so no input text can become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ChainId {
+    /// Named by its purpose.
+    Fixed(FixedChain),
+    /// Named by a hash.
+    Hashed(Prefix, NameHash),
+}
+
+impl ChainId {
+    /// The table it lives in.
+    #[must_use]
+    pub const fn table(self) -> Table {
+        match self {
+            Self::Fixed(chain) => chain.table(),
+            Self::Hashed(..) => Table::Nat,
+        }
+    }
+
+    /// Recognise a chain by table and name; `None` is somebody else's.
+    #[must_use]
+    pub fn parse(table: Table, name: &[u8]) -> Option<Self> {
+        if let Some(&fixed) = FixedChain::ALL.iter().find(|c| c.table() == table && c.name().as_bytes() == name) {
+            return Some(Self::Fixed(fixed));
+        }
+        if table != Table::Nat {
+            return None;
+        }
+        Prefix::ALL.into_iter().find_map(|prefix| {
+            let hash = name.strip_prefix(prefix.text().as_bytes())?;
+            Some(Self::Hashed(prefix, NameHash::from_base32(hash)?))
+        })
+    }
+
+    /// Append the name.
+    pub fn write_name(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Fixed(chain) => out.extend_from_slice(chain.name().as_bytes()),
+            Self::Hashed(prefix, hash) => {
+                out.extend_from_slice(prefix.text().as_bytes());
+                out.extend_from_slice(&hash.to_base32());
+            }
+        }
+    }
+
+    /// The name alone.
+    #[must_use]
+    pub fn name(self) -> String {
+        let mut out = Vec::with_capacity(28);
+        self.write_name(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+impl fmt::Display for ChainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.table().name(), self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_kube_proxys() {
+        // From a recorded case: app/web:http over TCP, endpoint 10.128.1.10:8080.
+        let port = PortName::new("app/web", "http", Protocol::Tcp);
+        assert_eq!(ChainId::Hashed(Prefix::Svc, port.hash()).name(), "KUBE-SVC-GSODGFK7F4BKZ7VG");
+        let sep = ChainId::Hashed(Prefix::Sep, port.endpoint_hash("10.128.1.10:8080"));
+        assert_eq!(sep.to_string(), "nat KUBE-SEP-UK5NFWU76AC32MPY");
+    }
+
+    #[test]
+    fn names_parse_back_to_the_chain_they_came_from() {
+        let hash = PortName::new("a/b", "", Protocol::Udp).hash();
+        for prefix in Prefix::ALL {
+            let id = ChainId::Hashed(prefix, hash);
+            assert!(id.name().len() <= 28, "the kernel's limit");
+            assert_eq!(ChainId::parse(Table::Nat, id.name().as_bytes()), Some(id));
+            assert_eq!(ChainId::parse(Table::Filter, id.name().as_bytes()), None);
+        }
+        for &fixed in FixedChain::ALL {
+            let id = ChainId::Fixed(fixed);
+            assert_eq!(ChainId::parse(fixed.table(), id.name().as_bytes()), Some(id));
+        }
+    }
+
+    #[test]
+    fn others_chains_are_not_ours() {
+        for name in [
+            "KUBE-FIREWALL",
+            "KUBE-IPTABLES-HINT",
+            "KUBE-KUBELET-CANARY",
+            "KUBE-SVC-",
+            "KUBE-SVC-abcdefghijklmnop",
+            "KUBE-SVC-GSODGFK7F4BKZ7V1",
+            "KUBE-SVC-GSODGFK7F4BKZ7VGA",
+            "DOCKER",
+        ] {
+            for table in Table::ALL {
+                assert_eq!(ChainId::parse(table, name.as_bytes()), None, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unnamed_port_has_no_colon() {
+        assert_eq!(PortName::new("ns/name", "", Protocol::Tcp).as_str(), "ns/name");
+        assert_eq!(PortName::new("ns/name", "p", Protocol::Tcp).as_str(), "ns/name:p");
+    }
+}

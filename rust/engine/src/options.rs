@@ -1,0 +1,192 @@
+//! What the rules depend on besides cluster objects, validated once.
+
+use std::net::IpAddr;
+
+use crate::address::{Family, Net, parse_ip};
+use crate::error::InputError;
+use crate::rule::Interface;
+
+/// How traffic from this node's own Pods is told from the rest (kube-proxy's detectLocalMode).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalDetector {
+    /// Not at all: no rule depends on it.
+    #[default]
+    None,
+    /// Source inside the cluster's Pod networks, at most one a family.
+    ClusterCidr(Vec<Net>),
+    /// Source inside this node's Pod networks, read from the Node object.
+    NodeCidr,
+    /// Arrived through this bridge.
+    Bridge(Interface),
+    /// Arrived through an interface whose name starts so.
+    Prefix(Interface),
+}
+
+/// Where node ports listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NodePortAddress {
+    Net(Net),
+    /// The node's own IP.
+    Primary,
+    Localhost,
+    All,
+}
+
+/// Everything `Engine::new` needs. Build with [`Options::new`], then set fields; the setters that take text check it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // one per switch of KubeProxyConfiguration; they are independent
+pub struct Options {
+    /// Name of our Node; endpoints with this nodeName are local.
+    pub node_name: String,
+    /// Stand-ins while the Node object has no addresses, at most one a family.
+    pub(crate) node_ips: [Option<IpAddr>; 2],
+    /// Masquerade all traffic to cluster IPs.
+    pub masquerade_all: bool,
+    pub(crate) masquerade_mark: u32,
+    /// Whether MASQUERADE takes `--random-fully` here.
+    pub masquerade_random_fully: bool,
+    /// Serve node ports on 127.0.0.1 (IPv4 only).
+    pub localhost_node_ports: bool,
+    /// `nf_conntrack_tcp_be_liberal` is on: out-of-window packets are not INVALID, so nothing must drop them.
+    pub conntrack_tcp_be_liberal: bool,
+    /// The nfacct object for dropped INVALID packets exists.
+    pub nfacct_invalid_dropped: bool,
+    /// The nfacct object for node port traffic to localhost exists.
+    pub nfacct_localhost_accepted: bool,
+    pub(crate) node_port_addresses: Vec<NodePortAddress>,
+    /// How Pod traffic is recognised.
+    pub local_detector: LocalDetector,
+    /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
+    pub digest_key: [u8; 16],
+}
+
+fn wrong(name: &'static str, value: &str, reason: impl ToString) -> InputError {
+    InputError::Option { name, value: value.to_owned(), reason: reason.to_string() }
+}
+
+impl Options {
+    /// kube-proxy's defaults for a node of this name.
+    #[must_use]
+    pub fn new(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            node_ips: [None; 2],
+            masquerade_all: false,
+            masquerade_mark: 1 << 14,
+            masquerade_random_fully: true,
+            localhost_node_ports: true,
+            conntrack_tcp_be_liberal: false,
+            nfacct_invalid_dropped: false,
+            nfacct_localhost_accepted: false,
+            node_port_addresses: Vec::new(),
+            local_detector: LocalDetector::None,
+            digest_key: [0; 16],
+        }
+    }
+
+    /// Addresses to use until the Node object has some.
+    ///
+    /// # Errors
+    /// A text that is no address, or two of one family.
+    pub fn set_node_ips<S: AsRef<str>>(&mut self, ips: &[S]) -> Result<(), InputError> {
+        for text in ips.iter().map(AsRef::as_ref) {
+            let ip = parse_ip(text).map_err(|e| wrong("node_ips", text, e))?;
+            let slot = &mut self.node_ips[Family::of(ip).index()];
+            if slot.replace(ip).is_some() {
+                return Err(wrong("node_ips", text, "is the second address of its family"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which bit of the packet mark means "masquerade this".
+    ///
+    /// # Errors
+    /// A bit above 31.
+    pub fn set_masquerade_bit(&mut self, bit: u32) -> Result<(), InputError> {
+        self.masquerade_mark = 1u32
+            .checked_shl(bit)
+            .ok_or_else(|| wrong("masquerade_bit", &bit.to_string(), "must be within 0 and 31"))?;
+        Ok(())
+    }
+
+    /// CIDRs and the words `primary`, `localhost`, `all`; none of a family means everywhere in that family.
+    ///
+    /// # Errors
+    /// A text that is neither.
+    pub fn set_node_port_addresses<S: AsRef<str>>(&mut self, list: &[S]) -> Result<(), InputError> {
+        let parse = |text: &S| match text.as_ref() {
+            "primary" => Ok(NodePortAddress::Primary),
+            "localhost" => Ok(NodePortAddress::Localhost),
+            "all" => Ok(NodePortAddress::All),
+            cidr => Net::parse(cidr).map(NodePortAddress::Net).map_err(|e| wrong("node_port_addresses", cidr, e)),
+        };
+        self.node_port_addresses = list.iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// Choose the local detector by kube-proxy's mode name. `cidrs` serve `ClusterCIDR`, `interface` the two interface
+    /// modes. `ClusterCIDR` without a CIDR detects nothing, as in kube-proxy.
+    ///
+    /// # Errors
+    /// An unknown mode, a text that is no CIDR, a name no interface can have.
+    pub fn set_local_detector<S: AsRef<str>>(
+        &mut self,
+        mode: &str,
+        cidrs: &[S],
+        interface: &str,
+    ) -> Result<(), InputError> {
+        let name = |suffix: &str| {
+            Interface::new(&[interface, suffix].concat())
+                .ok_or_else(|| wrong("local_interface", interface, "is not an interface name of 1 to 15 characters"))
+        };
+        self.local_detector = match mode {
+            "None" => LocalDetector::None,
+            "ClusterCIDR" => {
+                let parse = |text: &S| Net::parse(text.as_ref()).map_err(|e| wrong("cluster_cidrs", text.as_ref(), e));
+                let nets = cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+                if nets.is_empty() { LocalDetector::None } else { LocalDetector::ClusterCidr(nets) }
+            }
+            "NodeCIDR" => LocalDetector::NodeCidr,
+            "BridgeInterface" => LocalDetector::Bridge(name("")?),
+            "InterfaceNamePrefix" => LocalDetector::Prefix(name("+")?),
+            other => return Err(wrong("local_detector", other, "is not a mode")),
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_options_name_themselves_and_their_value() {
+        let mut o = Options::new("n");
+        let texts = [
+            o.set_masquerade_bit(32).unwrap_err().to_string(),
+            o.set_node_ips(&["10.0.0.1", "10.0.0.2"]).unwrap_err().to_string(),
+            o.set_node_port_addresses(&["10.0.0.0/33"]).unwrap_err().to_string(),
+            o.set_local_detector::<&str>("BridgeInterface", &[], "a-name-of-30-characters-too-long")
+                .unwrap_err()
+                .to_string(),
+            o.set_local_detector::<&str>("InterfaceNamePrefix", &[], "two words").unwrap_err().to_string(),
+            o.set_local_detector("ClusterCIDR", &["10.0.0.0"], "").unwrap_err().to_string(),
+            o.set_local_detector::<&str>("Magic", &[], "").unwrap_err().to_string(),
+        ];
+        for (text, words) in
+            texts.iter().zip(["32", "10.0.0.2", "10.0.0.0/33", "a-name", "two words", "10.0.0.0", "Magic"])
+        {
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_bit_has_its_mark() {
+        let mut o = Options::new("n");
+        for bit in 0..32 {
+            o.set_masquerade_bit(bit).unwrap();
+            assert_eq!(o.masquerade_mark.trailing_zeros(), bit);
+        }
+    }
+}

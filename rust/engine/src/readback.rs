@@ -1,0 +1,178 @@
+//! `iptables-save` output into observed state: which of our chains exist, with which digests, and which hooks stand.
+//!
+//! A rule is parsed and written again in canonical form before it is digested, so a tool that spells a rule
+//! differently makes no difference. A rule of one of our chains that cannot be parsed makes the chain "different":
+//! it will be rewritten, never interpreted.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+
+use crate::address::Family;
+use crate::claims::Claim;
+use crate::digest::{Digest, Digester, TextHasher};
+use crate::error::InputError;
+use crate::hooks::FIREWALL;
+use crate::names::{ChainId, FixedChain, Table};
+use crate::restore::append;
+use crate::rule::{Rule, Target};
+use crate::rule_parse::parse;
+use crate::ruleset::rank_key;
+
+/// What the kernel holds, as far as it concerns us.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) chains: HashMap<ChainId, Digest>,
+    /// Our chains that rules in others' chains jump to (hooks aside).
+    pub(crate) held: BTreeSet<ChainId>,
+    /// Rules of the kernel's own chains and of KUBE-FIREWALL that could be ours.
+    pub(crate) hooks: Vec<(Table, String, Rule)>,
+    pub(crate) firewall_exists: bool,
+}
+
+/// Digest of a chain whose rules arrive line by line.
+enum Accumulator {
+    Ordered(TextHasher),
+    Dispatch { chain: FixedChain, sum: Digest, ranks: HashMap<Claim, u8>, tail_seen: bool },
+}
+
+impl Accumulator {
+    fn new(id: ChainId, digester: &Digester) -> Self {
+        match id {
+            ChainId::Fixed(chain) if chain.is_dispatch() => {
+                Self::Dispatch { chain, sum: Digest::EMPTY_SET, ranks: HashMap::new(), tail_seen: false }
+            }
+            _ => Self::Ordered(digester.stream()),
+        }
+    }
+
+    fn rule(&mut self, digester: &Digester, rule: &Rule, line: &[u8]) {
+        match self {
+            Self::Ordered(hasher) => hasher.update(line),
+            Self::Dispatch { chain, sum, ranks, tail_seen } => {
+                let is_tail = is_tail(*chain, rule);
+                if *tail_seen && !is_tail {
+                    // Unreachable behind the node port jump: the same set of rules, another meaning.
+                    sum.add(digester.text(b"a rule behind the tail"));
+                }
+                *tail_seen |= is_tail;
+                let rank = rank_key(*chain, rule).map_or(0, |key| {
+                    let next = ranks.entry(key).or_default();
+                    let rank = *next;
+                    *next = next.saturating_add(1);
+                    rank
+                });
+                sum.add(digester.ranked(rank, line));
+            }
+        }
+    }
+
+    /// A rule we would never have written.
+    fn foreign(&mut self, digester: &Digester, line: &[u8]) {
+        match self {
+            Self::Ordered(hasher) => {
+                hasher.update(b"foreign ");
+                hasher.update(line);
+            }
+            Self::Dispatch { sum, .. } => {
+                sum.add(digester.text(b"foreign "));
+                sum.add(digester.text(line));
+            }
+        }
+    }
+
+    fn finish(self) -> Digest {
+        match self {
+            Self::Ordered(hasher) => hasher.finish(),
+            Self::Dispatch { sum, .. } => sum,
+        }
+    }
+}
+
+fn is_tail(chain: FixedChain, rule: &Rule) -> bool {
+    chain == FixedChain::NatServices && rule.target == Some(Target::Jump(ChainId::Fixed(FixedChain::NatNodePorts)))
+}
+
+/// Read what `iptables-save` (of all tables) printed.
+pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<Observed, InputError> {
+    let mut observed = Observed::default();
+    let mut building: HashMap<ChainId, Accumulator> = HashMap::new();
+    let mut table: Option<(Option<Table>, &[u8])> = None;
+    let mut line_again = Vec::new();
+    for line in saved.split(|&b| b == b'\n') {
+        if let Some(name) = line.strip_prefix(b"*") {
+            if let Some((_, open)) = table {
+                return Err(cut_short(open));
+            }
+            table = Some((Table::parse(name), name));
+        } else if line == b"COMMIT" {
+            table = None;
+        } else if let Some((Some(table), _)) = table {
+            if let Some(rest) = line.strip_prefix(b":") {
+                let name = rest.split(|&b| b == b' ').next().unwrap_or_default();
+                if let Some(id) = ChainId::parse(table, name) {
+                    building.entry(id).or_insert_with(|| Accumulator::new(id, digester));
+                } else if table == Table::Filter && name == FIREWALL.as_bytes() {
+                    observed.firewall_exists = true;
+                }
+                continue;
+            }
+            let Some(rest) = without_counters(line).strip_prefix(b"-A ") else { continue };
+            let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+            let (name, body) = rest.split_at(end);
+            let rule = std::str::from_utf8(body).ok().and_then(|text| parse(family, table, text));
+            let Some(id) = ChainId::parse(table, name) else {
+                foreign_chain(&mut observed, table, name, body, rule);
+                continue;
+            };
+            let chain = building.entry(id).or_insert_with(|| Accumulator::new(id, digester));
+            match rule {
+                Some(rule) => {
+                    line_again.clear();
+                    append(family, id, &rule, &mut line_again);
+                    chain.rule(digester, &rule, &line_again);
+                }
+                None => chain.foreign(digester, line),
+            }
+        }
+    }
+    if let Some((_, open)) = table {
+        return Err(cut_short(open));
+    }
+    #[allow(clippy::iter_over_hash_type)] // from one map into another
+    for (id, chain) in building {
+        observed.chains.insert(id, chain.finish());
+    }
+    Ok(observed)
+}
+
+fn cut_short(table: &[u8]) -> InputError {
+    InputError::Saved { reason: format!("table {} has no COMMIT", String::from_utf8_lossy(table)) }
+}
+
+/// `[packets:bytes] ` in front of a rule (`iptables-save -c`).
+fn without_counters(line: &[u8]) -> &[u8] {
+    match line.strip_prefix(b"[").and_then(|rest| memchr::memmem::find(rest, b"] ").map(|at| &rest[at + 2..])) {
+        Some(rest) => rest,
+        None => line,
+    }
+}
+
+/// A rule in a chain that is not ours: a hook, or one that holds a chain of ours.
+fn foreign_chain(observed: &mut Observed, table: Table, name: &[u8], body: &[u8], rule: Option<Rule>) {
+    match rule {
+        Some(rule)
+            if matches!(rule.target, Some(Target::Jump(ChainId::Fixed(_)) | Target::JumpFirewall | Target::Drop)) =>
+        {
+            observed.hooks.push((table, String::from_utf8_lossy(name).into_owned(), rule));
+        }
+        _ => {
+            let mut words = body.split(|&b| b == b' ').filter(|w| !w.is_empty());
+            while let Some(word) = words.next() {
+                if word == b"-j" || word == b"-g" {
+                    observed.held.extend(words.next().and_then(|target| ChainId::parse(table, target)));
+                }
+            }
+        }
+    }
+}

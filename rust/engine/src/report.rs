@@ -1,0 +1,54 @@
+//! Small frozen values that the engine hands out besides plans.
+
+use crate::wire::Kind;
+
+/// What one batch of objects did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngestReport {
+    /// Kind of the batch.
+    pub kind: Kind,
+    /// `resourceVersion` of the list, or of the last frame.
+    pub resource_version: String,
+    /// Objects taken over.
+    pub applied: usize,
+    /// Objects that differ from before, deletions included.
+    pub changed: usize,
+    /// Objects that could not be decoded.
+    pub rejected: usize,
+    /// This kind has been listed.
+    pub in_sync: bool,
+    /// A BOOKMARK frame was among them.
+    pub bookmark: bool,
+    /// `code` of an ERROR frame (410: list again).
+    pub error_code: Option<u32>,
+    /// The first frame that is no watch event at all.
+    pub malformed: Option<String>,
+}
+
+/// The kernel's chains against what was believed to be applied. Names are `table CHAIN`, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DriftReport {
+    /// Ours, with other rules than we applied.
+    pub differing: Vec<String>,
+    /// Ours, gone.
+    pub missing: Vec<String>,
+    /// With our prefixes, wanted by no Service; the next plan deletes them.
+    pub stale: Vec<String>,
+    /// Stale, but a foreign rule jumps there: the kernel would refuse the deletion.
+    pub held: Vec<String>,
+    /// Jump rules that are gone from built-in chains.
+    pub hooks_missing: Vec<String>,
+}
+
+/// What the listener of a healthCheckNodePort must answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HealthCheck {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// The port to listen on.
+    pub port: u16,
+    /// Number of distinct local ready endpoint addresses.
+    pub local_endpoints: usize,
+}
