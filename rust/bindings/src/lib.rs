@@ -87,7 +87,7 @@ impl Engine {
         #[pyo3(from_py_with = crate::kind_of)] kind: Kind,
         pages: Vec<Bound<'_, PyBytes>>,
     ) -> PyResult<IngestReport> {
-        let pages: Vec<&[u8]> = pages.iter().map(|p| p.as_bytes()).collect();
+        let pages: Vec<&[u8]> = pages.iter().map(PyBytesMethods::as_bytes).collect();
         let core = &mut self.0;
         py.detach(|| core.replace(kind, &pages)).map(Into::into).map_err(|e| errors::input(&e))
     }

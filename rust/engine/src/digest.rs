@@ -82,7 +82,9 @@ mod tests {
         let d = Digester::new([7; 16]);
         let sum = |parts: &[Digest]| {
             let mut s = Digest::EMPTY_SET;
-            parts.iter().for_each(|&p| s.add(p));
+            for &part in parts {
+                s.add(part);
+            }
             s
         };
         let (a, b) = (d.ranked(0, b"a"), d.ranked(0, b"b"));
@@ -98,7 +100,9 @@ mod tests {
     fn pieces_hash_like_the_whole() {
         let d = Digester::new([3; 16]);
         let mut stream = d.stream();
-        [&b"-A X -j"[..], b"", b" DROP\n-", b"A X\n"].iter().for_each(|p| stream.update(p));
+        for piece in [&b"-A X -j"[..], b"", b" DROP\n-", b"A X\n"] {
+            stream.update(piece);
+        }
         assert_eq!(stream.finish(), d.text(b"-A X -j DROP\n-A X\n"));
     }
 

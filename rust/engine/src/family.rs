@@ -54,6 +54,18 @@ struct Share {
 }
 
 impl PortState {
+    /// Not rendered yet.
+    fn new(service: &Arc<Service>, index: usize) -> Self {
+        Self {
+            service: service.clone(),
+            index,
+            endpoints: 0,
+            reach: Reach::default(),
+            chains: Box::default(),
+            shares: Box::default(),
+        }
+    }
+
     fn port(&self) -> &ServicePort {
         &self.service.ports[self.index]
     }
@@ -164,8 +176,12 @@ impl FamilyState {
         if firewall_missing {
             builder.create_firewall();
         }
-        hooks.iter().for_each(|hook| builder.hook(hook));
-        self.delta.deletable().for_each(|chain| builder.delete(chain));
+        for hook in &hooks {
+            builder.hook(hook);
+        }
+        for chain in self.delta.deletable() {
+            builder.delete(chain);
+        }
         self.facts = Some(facts);
 
         let text = builder.finish();
@@ -242,23 +258,11 @@ impl FamilyState {
                     self.withdraw(name, &old, at, touched);
                 }
                 self.enter(name, service, index, touched);
-                match self.ports.get_mut(name) {
-                    Some(state) => {
-                        state.service = service.clone();
-                        state.index = index;
-                    }
-                    None => {
-                        let state = PortState {
-                            service: service.clone(),
-                            index,
-                            endpoints: 0,
-                            reach: Reach::default(),
-                            chains: Box::default(),
-                            shares: Box::default(),
-                        };
-                        self.ports.insert(name.clone(), state);
-                    }
-                }
+                let update = |state: &mut PortState| {
+                    state.service = service.clone();
+                    state.index = index;
+                };
+                self.ports.entry(name.clone()).and_modify(update).or_insert_with(|| PortState::new(service, index));
             }
             touched.insert(name.clone());
         }

@@ -60,7 +60,7 @@ pub struct Options {
     pub digest_key: [u8; 16],
 }
 
-fn wrong(name: &'static str, value: &str, reason: impl ToString) -> InputError {
+fn wrong(name: &'static str, value: &str, reason: &dyn std::fmt::Display) -> InputError {
     InputError::Option { name, value: value.to_owned(), reason: reason.to_string() }
 }
 
@@ -90,10 +90,10 @@ impl Options {
     /// A text that is no address, or two of one family.
     pub fn set_node_ips<S: AsRef<str>>(&mut self, ips: &[S]) -> Result<(), InputError> {
         for text in ips.iter().map(AsRef::as_ref) {
-            let ip = parse_ip(text).map_err(|e| wrong("node_ips", text, e))?;
+            let ip = parse_ip(text).map_err(|e| wrong("node_ips", text, &e))?;
             let slot = &mut self.node_ips[Family::of(ip).index()];
             if slot.replace(ip).is_some() {
-                return Err(wrong("node_ips", text, "is the second address of its family"));
+                return Err(wrong("node_ips", text, &"is the second address of its family"));
             }
         }
         Ok(())
@@ -106,7 +106,7 @@ impl Options {
     pub fn set_masquerade_bit(&mut self, bit: u32) -> Result<(), InputError> {
         self.masquerade_mark = 1u32
             .checked_shl(bit)
-            .ok_or_else(|| wrong("masquerade_bit", &bit.to_string(), "must be within 0 and 31"))?;
+            .ok_or_else(|| wrong("masquerade_bit", &bit.to_string(), &"must be within 0 and 31"))?;
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl Options {
             "primary" => Ok(NodePortAddress::Primary),
             "localhost" => Ok(NodePortAddress::Localhost),
             "all" => Ok(NodePortAddress::All),
-            cidr => Net::parse(cidr).map(NodePortAddress::Net).map_err(|e| wrong("node_port_addresses", cidr, e)),
+            cidr => Net::parse(cidr).map(NodePortAddress::Net).map_err(|e| wrong("node_port_addresses", cidr, &e)),
         };
         self.node_port_addresses = list.iter().map(parse).collect::<Result<_, _>>()?;
         Ok(())
@@ -138,19 +138,19 @@ impl Options {
     ) -> Result<(), InputError> {
         let name = |suffix: &str| {
             Interface::new(&[interface, suffix].concat())
-                .ok_or_else(|| wrong("local_interface", interface, "is not an interface name of 1 to 15 characters"))
+                .ok_or_else(|| wrong("local_interface", interface, &"is not an interface name of 1 to 15 characters"))
         };
         self.local_detector = match mode {
             "None" => LocalDetector::None,
             "ClusterCIDR" => {
-                let parse = |text: &S| Net::parse(text.as_ref()).map_err(|e| wrong("cluster_cidrs", text.as_ref(), e));
+                let parse = |text: &S| Net::parse(text.as_ref()).map_err(|e| wrong("cluster_cidrs", text.as_ref(), &e));
                 let nets = cidrs.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
                 if nets.is_empty() { LocalDetector::None } else { LocalDetector::ClusterCidr(nets) }
             }
             "NodeCIDR" => LocalDetector::NodeCidr,
             "BridgeInterface" => LocalDetector::Bridge(name("")?),
             "InterfaceNamePrefix" => LocalDetector::Prefix(name("+")?),
-            other => return Err(wrong("local_detector", other, "is not a mode")),
+            other => return Err(wrong("local_detector", other, &"is not a mode")),
         };
         Ok(())
     }

@@ -16,7 +16,7 @@ fn words(line: &str) -> Option<Vec<String>> {
     let mut out = Vec::with_capacity(16);
     let mut chars = line.chars().peekable();
     loop {
-        while chars.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+        while chars.next_if(char::is_ascii_whitespace).is_some() {}
         let mut current = String::new();
         match chars.peek() {
             None => return Some(out),
@@ -151,7 +151,7 @@ impl Parser<'_> {
                 self.rule.matches.push(Match::Comment(comment));
             }
             "--src-type" => {
-                (self.next()? == "LOCAL").then(|| self.rule.matches.push(Match::LocalAddress(Side::Source)))?
+                (self.next()? == "LOCAL").then(|| self.rule.matches.push(Match::LocalAddress(Side::Source)))?;
             }
             "--dst-type" => {
                 (self.next()? == "LOCAL").then(|| self.rule.matches.push(Match::LocalAddress(Side::Destination)))?;

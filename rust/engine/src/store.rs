@@ -246,7 +246,7 @@ impl Store {
             Kind::Service => {
                 let wire: ServiceWire<'_> = wire::decode(kind, raw, position)?;
                 let key: Arc<str> =
-                    wire::key(kind, &wire.metadata).ok_or_else(|| wire::nameless(kind, position))?.into();
+                    wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
                 let object = || format!("Service {key}");
                 let mut problems = Problems::new(&object);
                 let service = Service::build(&wire, &mut problems);
@@ -256,7 +256,7 @@ impl Store {
             Kind::EndpointSlice => {
                 let wire: SliceWire<'_> = wire::decode(kind, raw, position)?;
                 let key: Arc<str> =
-                    wire::key(kind, &wire.metadata).ok_or_else(|| wire::nameless(kind, position))?.into();
+                    wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
                 let object = || format!("EndpointSlice {key}");
                 let mut problems = Problems::new(&object);
                 let namespace = key.split_once('/').map_or("default", |(ns, _)| ns);
@@ -267,7 +267,7 @@ impl Store {
             Kind::Node => {
                 let wire: NodeWire<'_> = wire::decode(kind, raw, position)?;
                 let key: Arc<str> =
-                    wire::key(kind, &wire.metadata).ok_or_else(|| wire::nameless(kind, position))?.into();
+                    wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
                 if key != Arc::from(&*self.node_name) {
                     return Ok((key, Change::None));
                 }

@@ -437,8 +437,8 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(
 }
 
 /// An item without a usable name cannot be stored, so it cannot be kept either.
-pub(crate) fn nameless(kind: Kind, position: usize) -> Box<Rejection> {
-    Box::new(Rejection {
+pub(crate) fn nameless(kind: Kind, position: usize) -> Rejection {
+    Rejection {
         key: None,
         problem: Problem {
             object: format!("{} (item {position})", kind.name()),
@@ -447,7 +447,7 @@ pub(crate) fn nameless(kind: Kind, position: usize) -> Box<Rejection> {
             reason: "is missing or empty".into(),
             kind: ProblemKind::Rejected,
         },
-    })
+    }
 }
 
 fn explain<'a, T: Deserialize<'a>>(kind: Kind, raw: &'a RawValue, position: usize) -> Rejection {
@@ -468,7 +468,7 @@ fn explain<'a, T: Deserialize<'a>>(kind: Kind, raw: &'a RawValue, position: usiz
     }
 }
 
-/// serde_json's messages end in a position inside the item, which means nothing to a reader of the object.
+/// `serde_json`'s messages end in a position inside the item, which means nothing to a reader of the object.
 fn without_position(message: &str) -> String {
     match message.rfind(" at line ") {
         Some(end) => message[..end].to_owned(),
