@@ -9,6 +9,20 @@ from typing import Literal, final
 
 from ferrule.types import Family, Kind
 
+__all__ = [
+    "DriftReport",
+    "Engine",
+    "EngineOptions",
+    "HealthCheck",
+    "IngestReport",
+    "InputError",
+    "NotReady",
+    "Plan",
+    "Problem",
+    "StalePlan",
+    "build_info",
+]
+
 class InputError(ValueError):
     """An option or a whole batch cannot be used. Single bad objects never raise: see `Engine.problems`."""
 
@@ -26,7 +40,7 @@ class EngineOptions:
         cls,
         *,
         node_name: str,
-        node_ips: Sequence[str] = (),
+        node_ips: Sequence[str] = ...,
         masquerade_all: bool = False,
         masquerade_bit: int = 14,
         masquerade_random_fully: bool = True,
@@ -34,9 +48,9 @@ class EngineOptions:
         conntrack_tcp_be_liberal: bool = False,
         nfacct_invalid_dropped: bool = False,
         nfacct_localhost_accepted: bool = False,
-        node_port_addresses: Sequence[str] = (),
+        node_port_addresses: Sequence[str] = ...,
         local_detector: Literal["None", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = "None",
-        cluster_cidrs: Sequence[str] = (),
+        cluster_cidrs: Sequence[str] = ...,
         local_interface: str = "",
         digest_key: bytes = ...,
     ) -> EngineOptions:
@@ -58,6 +72,8 @@ class IngestReport:
     bookmark: bool
     error_code: int | None
     """The `code` of a watch ERROR frame: 410 means list again."""
+    malformed: str | None
+    """The first frame that is no watch event at all; the frames around it were applied."""
 
 @final
 class Plan:
@@ -113,7 +129,7 @@ class HealthCheck:
 class Engine:
     """Desired state from objects, applied state from confirmed plans, observed state from the kernel's own words."""
 
-    def __init__(self, options: EngineOptions, /) -> None: ...
+    def __new__(cls, options: EngineOptions, /) -> Engine: ...
     def replace(self, kind: Kind, pages: Sequence[bytes], /) -> IngestReport:
         """Swap in a whole list: each page is a `List` response or a JSON array. Objects that are not in it are gone."""
     def ingest(self, kind: Kind, frames: bytes, /) -> IngestReport:

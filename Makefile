@@ -1,0 +1,78 @@
+# One set of verbs for people, hooks and CI. Each sets up what it needs; a second run finds everything done.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CARGO ?= cargo
+STAMPS := $(VENV)/.stamps
+RUST_SOURCES := $(shell find rust Cargo.toml Cargo.lock -name target -prune -o -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.lock' \) -print 2>/dev/null)
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# ------------------------------------------------------------------ set-up
+
+$(STAMPS)/tools: hack/need-tools
+	@hack/need-tools $(PYTHON) $(CARGO)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/venv: requirements/dev.lock | $(STAMPS)/tools
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages (requirements/dev.lock)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/build: $(STAMPS)/venv pyproject.toml $(RUST_SOURCES)
+	@echo "building the engine (release)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop -q --release
+	@touch $@
+
+.PHONY: build
+build: $(STAMPS)/build ## .venv/bin/ferrule, engine in release mode
+
+.PHONY: net-tools
+net-tools:
+	@hack/need-net-tools
+
+# ------------------------------------------------------------------ what it is for
+
+KEEP ?=
+.PHONY: demo
+demo: build net-tools ## real connections through real rules, in namespaces of its own (KEEP=1 leaves them)
+	@hack/in-namespaces $(BIN)/python examples/demo.py $(if $(KEEP),--keep)
+
+.PHONY: test
+test: build net-tools ## everything that must pass: Rust, Python, real kernel, fuzz targets briefly
+	@$(CARGO) test -q --workspace --exclude ferrule-bindings
+	@hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider $(ARGS)
+
+.PHONY: lint
+lint: build ## formats, types, layers, stubs; warnings are errors
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy -q --workspace --all-targets -- -D warnings
+	@$(BIN)/ruff format -q --check python tests bench examples
+	@$(BIN)/ruff check -q python tests bench examples
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest ferrule._engine
+	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import-linter | tail -1
+	@hack/check-words
+
+.PHONY: bench
+bench: build ## engine rows (release only): time, throughput, heap
+	@$(CARGO) bench -q -p ferrule-bench
+
+.PHONY: lock
+lock: $(STAMPS)/venv ## renew requirements/dev.lock and Cargo.lock
+	@$(BIN)/pip-compile -q --upgrade --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \
+		--no-header --strip-extras --allow-unsafe -o requirements/dev.lock pyproject.toml
+	@$(CARGO) update -q
+
+.PHONY: clean
+clean: ## remove what was built
+	@rm -rf $(VENV) target dist python/ferrule/*.so .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,53 @@
+"""The host's own addresses, and word of their changes, over rtnetlink."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+from ferrule.dataplane.netlink import NLM_F_DUMP, attributes, request
+
+NETLINK_ROUTE = 0
+RTM_NEWADDR = 20
+RTM_GETADDR = 22
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV6_IFADDR = 0x100
+
+_IFADDRMSG = struct.Struct("=BBBBI")
+
+
+def local_addresses() -> list[str]:
+    """Every address of every interface in the calling thread's network namespace, both families, sorted.
+
+    IPv6 link-local addresses are included, without a zone. Raises `OSError`.
+    """
+    found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
+    for kind, answer in request(NETLINK_ROUTE, RTM_GETADDR, NLM_F_DUMP, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        if kind != RTM_NEWADDR:
+            continue
+        values = dict(attributes(answer[_IFADDRMSG.size :]))
+        # On a point-to-point link IFA_ADDRESS is the peer; IFA_LOCAL, where present, is always ours.
+        raw = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
+        if raw is not None and len(raw) in (4, 16):
+            found.add(ipaddress.ip_address(raw))
+    return [str(ip) for ip in sorted(found, key=lambda ip: (ip.version, ip.packed))]
+
+
+async def address_changes() -> AsyncIterator[None]:
+    """Yields whenever the kernel announces a new or a vanished address; a burst may come as one."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as channel:
+        channel.setblocking(False)
+        channel.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+        while True:
+            try:
+                await loop.sock_recv(channel, 1 << 16)
+            except OSError:
+                # ENOBUFS: we were too slow and lost some. Something changed, that is all a listener needs to know.
+                await asyncio.sleep(0.1)
+            yield

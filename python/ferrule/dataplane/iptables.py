@@ -1,0 +1,99 @@
+"""One family's iptables: save, restore, canaries, version. No knowledge of what the rules mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ferrule.dataplane.outcome import check, classify, says_missing
+from ferrule.dataplane.process import Runner
+from ferrule.errors import DataplaneError
+from ferrule.types import Backend, Family
+
+LOCK_SECONDS = 5
+"""`-w`: kube-proxy's own wait for the xtables lock (legacy; the nft tool accepts the option and has no lock)."""
+
+RESTORE_TIMEOUT = 300.0
+"""Seconds. A cold start of 30,000 Services in one legacy block takes 10 to 20; ten times that is hung."""
+
+SAVE_TIMEOUT = 120.0
+"""Seconds; `iptables-nft-save` of 600,000 rules takes about 10."""
+
+CANARY = "KUBE-PROXY-CANARY"
+CANARY_TABLES = ("mangle", "nat", "filter")
+"""All of them: kube-proxy asks only the first, and so misses for up to an hour that somebody flushed nat."""
+
+RANDOM_FULLY_SINCE = (1, 6, 2)
+"""First iptables whose MASQUERADE knows `--random-fully`."""
+
+
+class Dataplane(Protocol):
+    """What the sync loop needs of a kernel: the real one, or `testing.fake_dataplane`."""
+
+    @property
+    def family(self) -> Family:
+        """Whose rules."""
+
+    async def save(self) -> bytes:
+        """All tables, as iptables-save prints them. Raises `DataplaneError`."""
+
+    async def restore(self, payload: bytes) -> None:
+        """Apply restore text without flushing the rest. Raises `DataplaneError`: then the outcome is unknown."""
+
+    async def canary_present(self) -> bool:
+        """Whether our canary chains stand in every table. Raises `DataplaneError` when that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class IptablesDataplane:
+    """The kernel, through one backend's tools."""
+
+    family: Family
+    backend: Backend
+    runner: Runner = field(default_factory=Runner)
+
+    def tool(self, verb: str = "") -> str:
+        """`iptables-nft`, `ip6tables-legacy-restore`, …"""
+        name = "iptables" if self.family == "ipv4" else "ip6tables"
+        return "-".join(part for part in (name, self.backend.value, verb) if part)
+
+    async def save(self) -> bytes:
+        """See `Dataplane.save`."""
+        done = check(await self.runner.run((self.tool("save"),), timeout=SAVE_TIMEOUT))
+        return done.stdout
+
+    async def restore(self, payload: bytes) -> None:
+        """See `Dataplane.restore`."""
+        argv = (self.tool("restore"), "--noflush", "-w", str(LOCK_SECONDS))
+        check(await self.runner.run(argv, stdin=payload, timeout=RESTORE_TIMEOUT), payload)
+
+    async def canary_present(self) -> bool:
+        """See `Dataplane.canary_present`. Three short processes: a save costs seconds where rules are many."""
+        for table in CANARY_TABLES:
+            argv = (self.tool(), "-w", str(LOCK_SECONDS), "-t", table, "-S", CANARY)
+            done = await self.runner.run(argv)
+            if done.exit_code == 0:
+                continue
+            if says_missing(done):
+                return False
+            check(done)
+        return True
+
+    async def version(self) -> tuple[int, ...]:
+        """`(1, 8, 9)`; raises `DataplaneError` where the tool does not run."""
+        done = check(await self.runner.run((self.tool(), "--version")))
+        found = re.search(rb"v(\d+(?:\.\d+)*)", done.stdout)
+        return tuple(int(n) for n in found[1].split(b".")) if found else ()
+
+    async def supports_random_fully(self) -> bool:
+        """Whether MASQUERADE may carry `--random-fully`."""
+        return await self.version() >= RANDOM_FULLY_SINCE
+
+    async def works(self) -> str | None:
+        """None when rules of this family can be read; else why not, for the log."""
+        try:
+            done = await self.runner.run((self.tool(), "-w", str(LOCK_SECONDS), "-t", "nat", "-S", "OUTPUT"))
+        except DataplaneError as error:
+            return str(error)
+        return None if classify(done) is None else done.stderr.strip()

@@ -1,0 +1,76 @@
+"""The little of netlink that more than one module needs: a request, its answers, attributes. Linux UAPI only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP = 0x300
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+
+HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr: length, type, flags, sequence, port."""
+
+RECEIVE_BYTES = 1 << 17
+ANSWER_SECONDS = 2.0
+"""The kernel answers at once or not at all."""
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """`(type, value)` of each struct nlattr; the two flag bits of the type are masked out."""
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One struct nlattr, padded."""
+    length = 4 + len(value)
+    return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
+
+
+def request(protocol: int, message: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Send one message; yield `(type, body)` of each answer until the kernel is done.
+
+    Raises `OSError` with the kernel's errno, or `TimeoutError` when it stays silent.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as channel:
+        channel.settimeout(ANSWER_SECONDS)
+        channel.bind((0, 0))
+        header = HEADER.pack(HEADER.size + len(body), message, flags | NLM_F_REQUEST, 1, 0)
+        channel.send(header + body)
+        while True:
+            data = channel.recv(RECEIVE_BYTES)
+            for kind, answer in messages(data):
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    (code,) = struct.unpack_from("=i", answer)
+                    if code:
+                        raise OSError(-code, os.strerror(-code))
+                    return
+                yield kind, answer
+            if not flags & (NLM_F_DUMP | NLM_F_ACK):
+                return
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Cut a datagram into `(type, body)`."""
+    at = 0
+    while at + HEADER.size <= len(data):
+        length, kind, _, _, _ = HEADER.unpack_from(data, at)
+        if length < HEADER.size:
+            return
+        yield kind, data[at + HEADER.size : at + length]
+        at += (length + 3) & ~3

@@ -1,0 +1,132 @@
+"""The only module that starts processes.
+
+Rules of the house: a fixed argv, never a shell; the program's absolute path resolved once; a clean environment; input
+from a memfd, so that a payload of any size neither deadlocks a pipe nor keeps the event loop busy feeding one; a time
+limit after which the whole process group is killed; a session of its own, so that Ctrl-C in a terminal reaches us and
+not a restore halfway through its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from ferrule.errors import DataplaneError, FailureKind
+
+SEARCH_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin")
+"""Where system tools live; looked at before $PATH, so that a stray program earlier in it is not run as root."""
+
+STDERR_LIMIT = 64 * 1024
+"""Bytes of stderr that are kept. A tool that complains about each of 100,000 lines says nothing new after these."""
+
+REAP_SECONDS = 5.0
+"""How long a killed child may take to die before we stop waiting (it may sit in the kernel)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A process that ended by itself."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    """Negative: killed by that signal."""
+    stdout: bytes
+    stderr: str
+
+
+@cache
+def resolve(program: str) -> str | None:
+    """Absolute path of a program, or None when it is not installed."""
+    path = os.pathsep.join((*SEARCH_PATH, os.environ.get("PATH", "")))
+    return shutil.which(program, path=path)
+
+
+def _environment() -> dict[str, str]:
+    """Nothing that changes what iptables does (XTABLES_*), which libraries it loads (LD_*) or its language."""
+    return {"PATH": os.pathsep.join(SEARCH_PATH), "LC_ALL": "C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Runs programs. `prefix` goes before every command line (`ip netns exec NAME`)."""
+
+    prefix: tuple[str, ...] = ()
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:  # noqa: ASYNC109 - killing the group is the point
+        """Run to the end.
+
+        Raises `DataplaneError` of kind MISSING or HUNG; an exit code other than 0 is the caller's to judge. Cancelling
+        kills the child and waits for it.
+        """
+        command = (*self.prefix, *argv)
+        program = resolve(command[0])
+        if program is None or (self.prefix and resolve(argv[0]) is None):
+            missing = command[0] if program is None else argv[0]
+            raise DataplaneError(FailureKind.MISSING, command, stderr=f"{missing} is not installed")
+        with _input(stdin) as source:
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    program,
+                    *command[1:],
+                    stdin=source,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise DataplaneError(FailureKind.MISSING, command, stderr=str(error)) from error
+            except OSError as error:
+                raise DataplaneError(FailureKind.UNKNOWN, command, stderr=str(error)) from error
+        try:
+            async with asyncio.timeout(timeout):
+                stdout, stderr = await asyncio.gather(_read_all(child.stdout), _read_head(child.stderr))
+                exit_code = await child.wait()
+        except TimeoutError as error:
+            await _kill(child)
+            raise DataplaneError(FailureKind.HUNG, command, stderr=f"no end after {timeout:g} s: killed") from error
+        except BaseException:
+            await _kill(child)
+            raise
+        return Completed(command, exit_code, stdout, stderr.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _input(data: bytes) -> Iterator[int]:
+    descriptor = os.memfd_create("ferrule-stdin", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
+    return b"" if stream is None else await stream.read()
+
+
+async def _read_head(stream: asyncio.StreamReader | None) -> bytes:
+    """The first `STDERR_LIMIT` bytes; the rest is read and dropped, so that the child never blocks on it."""
+    kept = bytearray()
+    while stream is not None and (chunk := await stream.read(STDERR_LIMIT)):
+        kept += chunk[: STDERR_LIMIT - len(kept)]
+    return bytes(kept)
+
+
+async def _kill(child: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        child.kill()
+    waiting = asyncio.ensure_future(child.wait())
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), REAP_SECONDS)

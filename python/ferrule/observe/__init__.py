@@ -1,0 +1,1 @@
+"""What ferrule says about itself. Forbidden here: changing anything."""

@@ -1,0 +1,88 @@
+"""`ferrule render`: the whole restore text for manifests, without a kernel, a right or a cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from ferrule._engine import Engine, Problem
+from ferrule.config.schema import Settings
+from ferrule.errors import InputError
+from ferrule.manifests.documents import Complaint, Manifest, parse
+from ferrule.manifests.folder import ManifestFolder, as_list
+from ferrule.sync.options import HostFacts, engine_options
+from ferrule.types import FAMILIES, KINDS, Family
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Text a family, and what was wrong with the input."""
+
+    texts: dict[Family, bytes]
+    complaints: tuple[Complaint, ...]
+    problems: tuple[Problem, ...]
+
+
+def render(paths: Sequence[str], settings: Settings, node_name: str, families: Sequence[Family] = FAMILIES) -> Rendered:
+    """`paths` are files, folders or `-` for standard input. Raises `InputError` for one that does not exist.
+
+    The node's addresses come from its Node manifest; the kernel is taken to be a current one with nfacct.
+    """
+    manifests, complaints = _gather(paths)
+    facts = HostFacts(
+        node_name=node_name,
+        nfacct_invalid_dropped=True,
+        nfacct_localhost_accepted=True,
+        conntrack_tcp_be_liberal=settings.conntrack.tcp_be_liberal,
+    )
+    engine = Engine(engine_options(settings, facts))
+    engine.set_local_addresses(["127.0.0.1", "::1", *_node_addresses(manifests, node_name)])
+    for kind in KINDS:
+        engine.replace(kind, [as_list(manifests, kind)])
+    texts: dict[Family, bytes] = {}
+    for family in families:
+        engine.observe(family, b"")
+        plan = engine.plan(family)
+        texts[family] = b"" if plan is None else plan.payload
+    return Rendered(texts, tuple(complaints), tuple(engine.problems()))
+
+
+def _gather(paths: Sequence[str]) -> tuple[list[Manifest], list[Complaint]]:
+    manifests: dict[str, Manifest] = {}
+    complaints: list[Complaint] = []
+    for path in paths:
+        if path == "-":
+            parsed = parse("standard input", sys.stdin.buffer.read())
+            complaints += parsed.complaints
+            found: Sequence[Manifest] = parsed.manifests
+        else:
+            state = ManifestFolder(Path(path)).scan()
+            complaints += state.complaints
+            found = state.manifests
+        for manifest in found:
+            manifests.setdefault(manifest.title, manifest)
+    return list(manifests.values()), complaints
+
+
+def _node_addresses(manifests: Sequence[Manifest], node_name: str) -> list[str]:
+    for manifest in manifests:
+        if manifest.kind == "Node" and manifest.name == node_name:
+            status = orjson.loads(manifest.raw).get("status")
+            addresses = status.get("addresses") if isinstance(status, dict) else None
+            types = ("InternalIP", "ExternalIP")
+            return [a["address"] for a in addresses or [] if isinstance(a, dict) and a.get("type") in types]
+    return []
+
+
+def require_families(value: str | None) -> Sequence[Family]:
+    """`--family` as given; both when it was not."""
+    if value is None:
+        return FAMILIES
+    for family in FAMILIES:
+        if value == family:
+            return (family,)
+    raise InputError(f"--family: {value!r} is neither ipv4 nor ipv6")
