@@ -15,7 +15,7 @@ use crate::delta::Delta;
 use crate::digest::{Digest, Digester};
 use crate::endpoints;
 use crate::error::{InputError, PlanError};
-use crate::hooks::{FIREWALL, Hook, hooks};
+use crate::hooks::{Hook, hooks};
 use crate::names::{ChainId, FixedChain, PortName, Table};
 use crate::options::Options;
 use crate::plan::Plan;
@@ -38,6 +38,8 @@ const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 /// What is remembered of a service port between plans: no rule, only what they amount to.
 #[derive(Debug)]
 struct PortState {
+    /// `ns/name` of its Service.
+    key: Arc<str>,
     service: Arc<Service>,
     index: usize,
     endpoints: usize,
@@ -55,8 +57,9 @@ struct Share {
 
 impl PortState {
     /// Not rendered yet.
-    fn new(service: &Arc<Service>, index: usize) -> Self {
+    fn new(key: &Arc<str>, service: &Arc<Service>, index: usize) -> Self {
         Self {
+            key: key.clone(),
             service: service.clone(),
             index,
             endpoints: 0,
@@ -262,7 +265,10 @@ impl FamilyState {
                     state.service = service.clone();
                     state.index = index;
                 };
-                self.ports.entry(name.clone()).and_modify(update).or_insert_with(|| PortState::new(service, index));
+                self.ports
+                    .entry(name.clone())
+                    .and_modify(update)
+                    .or_insert_with(|| PortState::new(key, service, index));
             }
             touched.insert(name.clone());
         }
@@ -295,7 +301,8 @@ impl FamilyState {
 
     fn recount(&mut self, name: &PortName, store: &Store) {
         let Some(state) = self.ports.get_mut(name) else { return };
-        let now = endpoints::of_port(slices(store, name), self.family, &state.port().name, name.protocol()).len();
+        let now =
+            endpoints::of_port(store.slices_of(&state.key), self.family, &state.port().name, name.protocol()).len();
         self.endpoints = self.endpoints - state.endpoints + now;
         state.endpoints = now;
     }
@@ -315,7 +322,7 @@ impl FamilyState {
         let port = &service.ports[state.index];
         let Some(view) = PortView::new(self.family, name, &service, port) else { return };
         let ctx = Context { family: self.family, options, facts, claims: &self.claims, large: self.large };
-        let candidates = endpoints::of_port(slices(store, name), self.family, &port.name, port.protocol);
+        let candidates = endpoints::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
         let (reach, picks) = choose(&candidates, view.policies, facts.zone.as_deref());
 
         let mut sink = PlanSink { delta: &mut self.delta, builder, chains: Vec::with_capacity(picks.len() + 3) };
@@ -481,7 +488,6 @@ impl FamilyState {
         for (name, state) in &self.ports {
             for (claim, title) in claims_of(self.family, &state.service, state.port()) {
                 let Some(owner) = self.claims.owner(claim).filter(|owner| *owner != name) else { continue };
-                let (service, _) = split_name(name);
                 let value = match claim {
                     Claim::Address(ip, protocol, port) => {
                         format!("{} {}", std::net::SocketAddr::new(ip, port), protocol.name())
@@ -495,7 +501,7 @@ impl FamilyState {
                     Title::NodePort => "spec.ports[].nodePort",
                 };
                 found.push(Problem {
-                    object: format!("Service {service}"),
+                    object: format!("Service {}", state.key),
                     field: field.into(),
                     value,
                     reason: format!("belongs to {} already: {} has no rule for it", owner.as_str(), name.as_str())
@@ -515,15 +521,6 @@ impl FamilyState {
     pub(crate) fn counts(&self) -> (usize, usize, bool, (usize, usize, usize)) {
         (self.ports.len(), self.endpoints, self.large, self.delta.counts())
     }
-}
-
-/// `ns/name` and port name of a service port name. A Service name holds no colon.
-fn split_name(name: &PortName) -> (&str, &str) {
-    name.as_str().split_once(':').unwrap_or((name.as_str(), ""))
-}
-
-fn slices<'a>(store: &'a Store, name: &PortName) -> impl Iterator<Item = &'a crate::endpoints::Slice> {
-    store.slices_of(split_name(name).0)
 }
 
 fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Claim, Title)> {
@@ -566,6 +563,3 @@ fn same_hook(standing: &Rule, wanted: &Rule) -> bool {
     };
     bare(standing) == bare(wanted)
 }
-
-// `FIREWALL` is written by the restore builder; naming it here keeps the two ends of that agreement together.
-const _: &str = FIREWALL;

@@ -1,0 +1,147 @@
+//! Random clusters and what may happen to them, as the JSON an API server would send.
+
+use std::collections::BTreeMap;
+
+use ferrule_engine::wire::Kind;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// Something happens to the cluster or to the way we hear of it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Put(Kind, String, Value),
+    Delete(Kind, String),
+    /// The same object again.
+    Repeat,
+    /// The watch broke: everything is listed afresh.
+    Relist,
+    /// A sync whose restore works.
+    Sync,
+    /// A sync whose restore fails after this many tables were committed.
+    Fail(usize),
+    /// The kernel is read back.
+    Observe,
+    /// Somebody flushed a table or removed a chain.
+    Meddle(usize),
+}
+
+/// The cluster as the API server has it.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub objects: BTreeMap<(Kind, String), Value>,
+    pub last: Option<(Kind, Value)>,
+}
+
+impl World {
+    pub fn list(&self, kind: Kind) -> Vec<u8> {
+        let items: Vec<&Value> = self.objects.iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v).collect();
+        serde_json::to_vec(&json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})).unwrap()
+    }
+}
+
+fn ip4() -> impl Strategy<Value = String> {
+    (1u8..4, 1u8..6).prop_map(|(a, b)| format!("10.96.{a}.{b}"))
+}
+
+fn pod4() -> impl Strategy<Value = String> {
+    (1u8..4, 1u8..6).prop_map(|(a, b)| format!("10.128.{a}.{b}"))
+}
+
+fn port() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![Just(""), Just("http"), Just("dns")];
+    let protocol = prop_oneof![4 => Just("TCP"), 1 => Just("UDP"), 1 => Just("SCTP")];
+    (name, protocol, 1u16..5, prop_oneof![2 => Just(0u16), 1 => 30000u16..30004]).prop_map(
+        |(name, protocol, port, node)| json!({"name": name, "protocol": protocol, "port": 80 + port, "nodePort": node}),
+    )
+}
+
+fn policy() -> impl Strategy<Value = &'static str> {
+    prop_oneof![2 => Just("Cluster"), 1 => Just("Local")]
+}
+
+fn service() -> impl Strategy<Value = (String, Value)> {
+    let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
+    let type_ = prop_oneof![3 => Just("ClusterIP"), 2 => Just("NodePort"), 3 => Just("LoadBalancer"), 1 => Just("ExternalName")];
+    let ranges = prop_oneof![
+        3 => Just(json!([])), 1 => Just(json!(["203.0.113.0/24"])), 1 => Just(json!(["172.31.250.0/24", " 10.0.0.0/8 "])), 1 => Just(json!(["0.0.0.0/0"])),
+    ];
+    let rest = (policy(), policy(), any::<bool>(), ranges, any::<bool>(), any::<bool>());
+    (name, type_, ip4(), prop::collection::vec(port(), 1..3), prop::collection::vec(ip4(), 0..2), prop::collection::vec(ip4(), 0..2), rest).prop_map(
+        |(name, type_, ip, ports, external, balancer, (internal_policy, external_policy, sticky, ranges, headless, other))| {
+            let mut labels = json!({});
+            if other && headless {
+                labels["service.kubernetes.io/service-proxy-name"] = json!("other");
+            }
+            let ip = if headless && !other { "None".to_owned() } else { ip };
+            let ingress: Vec<Value> = balancer.iter().map(|ip| json!({"ip": ip})).collect();
+            let service = json!({
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": "ns", "labels": labels},
+                "spec": {
+                    "type": type_, "clusterIP": ip, "clusterIPs": [ip, "fd00::5"], "ports": ports, "externalIPs": external,
+                    "sessionAffinity": if sticky { "ClientIP" } else { "None" }, "loadBalancerSourceRanges": ranges,
+                    "internalTrafficPolicy": internal_policy, "externalTrafficPolicy": external_policy, "healthCheckNodePort": 32000,
+                },
+                "status": {"loadBalancer": {"ingress": ingress}},
+            });
+            (name.to_owned(), service)
+        },
+    )
+}
+
+fn endpoint() -> impl Strategy<Value = Value> {
+    let node = prop_oneof![Just("node-1"), Just("node-2")];
+    let zones = prop_oneof![2 => Just(json!(null)), 1 => Just(json!({"forZones": [{"name": "zone-a"}]})), 1 => Just(json!({"forNodes": [{"name": "node-1"}]}))];
+    (pod4(), node, any::<(bool, bool, bool)>(), zones).prop_map(|(ip, node, (ready, serving, terminating), hints)| {
+        json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": ready, "serving": serving, "terminating": terminating}, "hints": hints})
+    })
+}
+
+fn slice() -> impl Strategy<Value = (String, Value)> {
+    let service = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
+    let name = prop_oneof![Just("1"), Just("2")];
+    // A few slices are large enough to push the cluster over the thousand endpoints and back.
+    let endpoints = prop_oneof![
+        8 => prop::collection::vec(endpoint(), 0..5),
+        1 => Just((0..1100u32).map(|i| json!({"addresses": [format!("10.129.{}.{}", i / 250, i % 250 + 1)], "nodeName": "node-2"})).collect()),
+    ];
+    (service, name, prop::collection::vec(port(), 1..3), endpoints).prop_map(|(service, name, ports, endpoints)| {
+        let name = format!("{service}-{name}");
+        let slice = json!({
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+        });
+        (name, slice)
+    })
+}
+
+fn node() -> impl Strategy<Value = (String, Value)> {
+    let zone = prop_oneof![
+        Just(json!({})),
+        Just(json!({"topology.kubernetes.io/zone": "zone-a"})),
+        Just(json!({"topology.kubernetes.io/zone": "zone-b"}))
+    ];
+    zone.prop_map(|labels| {
+        let node = json!({"kind": "Node", "metadata": {"name": "node-1", "labels": labels}, "status": {"addresses": [{"type": "InternalIP", "address": "172.31.250.2"}]}});
+        ("node-1".to_owned(), node)
+    })
+}
+
+pub fn event() -> impl Strategy<Value = Event> {
+    let names = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
+    let slices = prop_oneof![Just("a-1"), Just("a-2"), Just("b-1"), Just("c-1")];
+    prop_oneof![
+        6 => service().prop_map(|(n, v)| Event::Put(Kind::Service, n, v)),
+        8 => slice().prop_map(|(n, v)| Event::Put(Kind::EndpointSlice, n, v)),
+        1 => node().prop_map(|(n, v)| Event::Put(Kind::Node, n, v)),
+        2 => names.prop_map(|n| Event::Delete(Kind::Service, n.to_owned())),
+        2 => slices.prop_map(|n| Event::Delete(Kind::EndpointSlice, n.to_owned())),
+        1 => Just(Event::Repeat),
+        1 => Just(Event::Relist),
+        5 => Just(Event::Sync),
+        2 => (0usize..4).prop_map(Event::Fail),
+        1 => Just(Event::Observe),
+        1 => (0usize..4).prop_map(Event::Meddle),
+    ]
+}

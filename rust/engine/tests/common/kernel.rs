@@ -1,0 +1,121 @@
+//! The rules of one family as the kernel holds them. Restore text is applied table by table, each all or nothing.
+
+use std::collections::BTreeMap;
+
+type Table = BTreeMap<String, Vec<String>>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    tables: BTreeMap<String, Table>,
+}
+
+const BUILTIN: [(&str, &[&str]); 3] = [
+    ("filter", &["INPUT", "FORWARD", "OUTPUT"]),
+    ("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
+    ("mangle", &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]),
+];
+
+impl Kernel {
+    pub fn new() -> Self {
+        let table = |chains: &[&str]| chains.iter().map(|c| ((*c).to_owned(), Vec::new())).collect();
+        Self { tables: BUILTIN.iter().map(|(name, chains)| ((*name).to_owned(), table(chains))).collect() }
+    }
+
+    /// Apply `iptables-restore --noflush` text. At most `commits` tables are committed (a tool killed halfway).
+    pub fn restore(&mut self, text: &[u8], commits: usize) -> Result<(), String> {
+        let text = std::str::from_utf8(text).map_err(|e| e.to_string())?;
+        let mut open: Option<(String, Table)> = None;
+        let mut committed = 0;
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                let table = self.tables.get(name).ok_or_else(|| format!("no table {name}"))?;
+                open = Some((name.to_owned(), table.clone()));
+            } else if line == "COMMIT" {
+                let (name, table) = open.take().ok_or("COMMIT outside a table")?;
+                check(&table)?;
+                if committed == commits {
+                    return Ok(());
+                }
+                committed += 1;
+                self.tables.insert(name, table);
+            } else {
+                let (_, table) = open.as_mut().ok_or_else(|| format!("outside a table: {line}"))?;
+                apply(table, line)?;
+            }
+        }
+        if open.is_some() { Err("no COMMIT".to_owned()) } else { Ok(()) }
+    }
+
+    pub fn save(&self) -> String {
+        let mut out = String::new();
+        for (name, table) in &self.tables {
+            out += &format!("*{name}\n");
+            for chain in table.keys() {
+                let policy = if chain.starts_with("KUBE-") { "-" } else { "ACCEPT" };
+                out += &format!(":{chain} {policy} [0:0]\n");
+            }
+            for (chain, rules) in table {
+                for rule in rules {
+                    out += &format!("-A {chain}{rule}\n");
+                }
+            }
+            out += "COMMIT\n";
+        }
+        out
+    }
+
+    pub fn chains(&self) -> usize {
+        self.tables.values().map(BTreeMap::len).sum()
+    }
+
+    /// Somebody else's edit.
+    pub fn table_mut(&mut self, name: &str) -> &mut Table {
+        self.tables.get_mut(name).unwrap()
+    }
+}
+
+fn apply(table: &mut Table, line: &str) -> Result<(), String> {
+    let (verb, rest) = line.split_at(line.len().min(3));
+    let (chain, rule) = rest.split_at(rest.find(' ').unwrap_or(rest.len()));
+    if let Some(declared) = line.strip_prefix(':') {
+        let name = declared.split(' ').next().unwrap_or_default();
+        if name.len() > 28 || name.is_empty() {
+            return Err(format!("chain name {name:?}"));
+        }
+        table.insert(name.to_owned(), Vec::new());
+        return Ok(());
+    }
+    let rules = table.get_mut(chain).ok_or_else(|| format!("no chain: {line}"))?;
+    match verb {
+        "-A " => rules.push(rule.to_owned()),
+        "-I " => rules.insert(0, rule.to_owned()),
+        "-X " if !rules.is_empty() => return Err(format!("not empty: {line}")),
+        "-X " => drop(table.remove(chain)),
+        _ => return Err(format!("not understood: {line}")),
+    }
+    Ok(())
+}
+
+fn check(table: &Table) -> Result<(), String> {
+    const TARGETS: [&str; 7] = ["ACCEPT", "DROP", "RETURN", "REJECT", "MARK", "MASQUERADE", "DNAT"];
+    for (chain, rules) in table {
+        for rule in rules {
+            let rule = unquoted(rule)?;
+            let Some((_, target)) = rule.split_once(" -j ") else { continue };
+            let target = target.split(' ').next().unwrap_or_default();
+            if !TARGETS.contains(&target) && !table.contains_key(target) {
+                return Err(format!("{chain}: no such target {target}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rule without what stands in quotes; a quote that stays open swallows the rest of the text in the real tool.
+fn unquoted(rule: &str) -> Result<String, String> {
+    let parts: Vec<&str> = rule.split('"').collect();
+    if parts.len() % 2 == 0 {
+        return Err(format!("unbalanced quote: {rule}"));
+    }
+    Ok(parts.into_iter().step_by(2).collect())
+}

@@ -1,0 +1,172 @@
+//! Invariant: after any sequence of events — permuted, repeated, squashed, with restores that fail halfway and others
+//! who meddle — the kernel holds exactly what a fresh engine writes for the final state onto an empty kernel.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use common::cluster::{Event, World, event};
+use common::kernel::Kernel;
+use ferrule_engine::address::Family;
+use ferrule_engine::wire::Kind;
+use ferrule_engine::{Engine, Options, PlanError};
+use proptest::prelude::*;
+use serde_json::json;
+
+fn engine() -> Engine {
+    let mut options = Options::new("node-1");
+    options.set_local_detector("ClusterCIDR", &["10.128.0.0/10"], "").unwrap();
+    options.nfacct_localhost_accepted = true;
+    let mut engine = Engine::new(options);
+    engine.set_local_addresses(&["127.0.0.1", "172.31.250.2"]).unwrap();
+    engine
+}
+
+fn relist(engine: &mut Engine, world: &World) {
+    for kind in Kind::ALL {
+        engine.replace(kind, &[&world.list(kind)]).unwrap();
+    }
+}
+
+fn frame(engine: &mut Engine, kind: Kind, type_: &str, object: &serde_json::Value) {
+    let frame = serde_json::to_vec(&json!({"type": type_, "object": object})).unwrap();
+    let report = engine.ingest(kind, &frame);
+    assert_eq!((report.rejected, report.malformed), (0, None));
+}
+
+/// One sync as the loop does it: observe when told so, plan, restore, report. `commits` tables reach the kernel.
+fn sync(engine: &mut Engine, kernel: &mut Kernel, commits: usize) -> bool {
+    let plan = match engine.plan(Family::V4) {
+        Err(PlanError::NotObserved) => {
+            engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+            engine.plan(Family::V4).unwrap()
+        }
+        plan => plan.unwrap(),
+    };
+    let Some(plan) = plan else { return false };
+    kernel
+        .restore(&plan.payload, commits)
+        .unwrap_or_else(|e| panic!("{e}\n{}", String::from_utf8_lossy(&plan.payload)));
+    if commits >= 3 {
+        engine.commit(&plan).unwrap();
+    } else {
+        engine.abandon(&plan).unwrap();
+    }
+    true
+}
+
+fn meddle(kernel: &mut Kernel, how: usize) {
+    let nat = kernel.table_mut("nat");
+    match how {
+        0 => nat.retain(|name, rules| {
+            rules.clear();
+            !name.starts_with("KUBE-")
+        }),
+        1 => nat.values_mut().for_each(|rules| rules.truncate(1)),
+        2 => kernel.table_mut("filter").values_mut().for_each(Vec::clear),
+        _ => nat.values_mut().for_each(|rules| rules.reverse()),
+    }
+}
+
+fn run(events: &[Event]) -> Result<(), TestCaseError> {
+    let (mut world, mut engine, mut kernel) = (World::default(), engine(), Kernel::new());
+    relist(&mut engine, &world);
+    for event in events {
+        match event {
+            Event::Put(kind, name, object) => {
+                world.objects.insert((*kind, name.clone()), object.clone());
+                world.last = Some((*kind, object.clone()));
+                frame(&mut engine, *kind, "MODIFIED", object);
+            }
+            Event::Delete(kind, name) => {
+                if let Some(object) = world.objects.remove(&(*kind, name.clone())) {
+                    frame(&mut engine, *kind, "DELETED", &object);
+                    world.last = None;
+                }
+            }
+            Event::Repeat => {
+                if let Some((kind, object)) = &world.last {
+                    frame(&mut engine, *kind, "ADDED", object);
+                }
+            }
+            Event::Relist => relist(&mut engine, &world),
+            Event::Sync => _ = sync(&mut engine, &mut kernel, 3),
+            Event::Fail(commits) => _ = sync(&mut engine, &mut kernel, *commits),
+            Event::Observe => _ = engine.observe(Family::V4, kernel.save().as_bytes()).unwrap(),
+            Event::Meddle(how) => {
+                meddle(&mut kernel, *how);
+                engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+            }
+        }
+    }
+    sync(&mut engine, &mut kernel, 3);
+    prop_assert!(!sync(&mut engine, &mut kernel, 3), "a second sync has nothing to do");
+
+    let (mut fresh, mut empty) = (self::engine(), Kernel::new());
+    relist(&mut fresh, &world);
+    sync(&mut fresh, &mut empty, 3);
+    prop_assert_eq!(kernel.save(), empty.save());
+    prop_assert_eq!(engine.problems(), fresh.problems());
+
+    // And the kernel's own words mean the same to an engine that knows nothing.
+    let mut restarted = self::engine();
+    relist(&mut restarted, &world);
+    restarted.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+    prop_assert!(restarted.plan(Family::V4).unwrap().is_none(), "a restart over right rules writes nothing");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_sequence_ends_like_a_fresh_start(events in prop::collection::vec(event(), 1..40)) {
+        run(&events)?;
+    }
+}
+
+#[test]
+fn nothing_is_planned_before_every_kind_is_listed() {
+    let mut engine = engine();
+    engine.observe(Family::V4, b"").unwrap();
+    for (listed, missing) in [(Kind::Node, "Service"), (Kind::Service, "EndpointSlice")] {
+        engine.replace(listed, &[b"[]"]).unwrap();
+        assert_eq!(engine.plan(Family::V4).unwrap_err(), PlanError::NotListed(missing));
+    }
+    engine.replace(Kind::EndpointSlice, &[b"[]"]).unwrap();
+    assert!(engine.plan(Family::V4).unwrap().is_some());
+    assert_eq!(engine.plan(Family::V4).unwrap_err(), PlanError::InFlight);
+}
+
+#[test]
+fn a_plan_of_another_generation_is_refused() {
+    let (mut engine, mut kernel) = (engine(), Kernel::new());
+    relist(&mut engine, &World::default());
+    engine.observe(Family::V4, b"").unwrap();
+    let plan = engine.plan(Family::V4).unwrap().unwrap();
+    kernel.restore(&plan.payload, 3).unwrap();
+    engine.commit(&plan).unwrap();
+    assert_eq!(engine.commit(&plan).unwrap_err(), PlanError::Stale);
+    assert_eq!(engine.abandon(&plan).unwrap_err(), PlanError::Stale);
+}
+
+#[test]
+fn same_state_same_bytes() {
+    let mut world = World::default();
+    for name in ["a", "b", "c"] {
+        let service = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"clusterIP": format!("10.0.0.{}", name.as_bytes()[0]), "ports": [{"port": 1}]}});
+        world.objects.insert((Kind::Service, name.to_owned()), service);
+    }
+    let plan = |reverse: bool| {
+        let mut engine = engine();
+        relist(&mut engine, &World::default());
+        let mut objects: Vec<_> = world.objects.iter().collect();
+        if reverse {
+            objects.reverse();
+        }
+        for ((kind, _), object) in objects {
+            frame(&mut engine, *kind, "ADDED", object);
+        }
+        engine.observe(Family::V4, b"").unwrap();
+        engine.plan(Family::V4).unwrap().unwrap().payload
+    };
+    assert_eq!(plan(false), plan(true));
+}

@@ -1,0 +1,113 @@
+"""Every recorded history, on a real kernel, both backends: our rules are stock kube-proxy's.
+
+Three modes: replayed live step by step; fresh at each step on an empty kernel; fresh over the rules of the step before
+(as a restart finds them), which must also leave nothing stale behind.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ferrule._engine import Engine
+from ferrule.dataplane import nfacct
+from ferrule.testing.netns import NetNs
+from ferrule.types import FAMILIES, Family
+from tests.conformance.normal_form import normal_form
+from tests.conformance.replay import ALL, Case, committed_payloads, load
+
+pytestmark = pytest.mark.netns
+
+TOOL = {"ipv4": "iptables", "ipv6": "ip6tables"}
+
+
+class Kernel:
+    """The rules of one namespace through one backend's tools."""
+
+    def __init__(self, netns: NetNs, backend: str) -> None:
+        self.netns = netns
+        self.backend = backend
+
+    def save(self, family: Family) -> str:
+        return self.netns.run(f"{TOOL[family]}-{self.backend}-save").stdout
+
+    def restore(self, family: Family, payload: str, *flags: str) -> None:
+        self.netns.run(f"{TOOL[family]}-{self.backend}-restore", "-w", "5", *flags, stdin=payload)
+
+    def apply(self, payloads: dict[Family, bytes]) -> None:
+        for family, payload in payloads.items():
+            self.restore(family, payload.decode(), "--noflush")
+
+    def wipe(self) -> None:
+        for family in FAMILIES:
+            blank = "".join(f"*{table}\nCOMMIT\n" for table in ("filter", "nat", "mangle"))
+            self.restore(family, blank)
+
+    def observe(self, engine: Engine) -> None:
+        for family in FAMILIES:
+            engine.observe(family, self.save(family).encode())
+
+
+@pytest.fixture(scope="module", params=["nft", "legacy"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+    with NetNs("cases") as netns:
+        for name in (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED):
+            assert netns.call(lambda name=name: nfacct.ensure(name)) is nfacct.Outcome.YES
+        yield Kernel(netns, request.param)
+
+
+def compare(kernel: Kernel, case: Case, step: int) -> None:
+    for family in FAMILIES:
+        want = case.saved(step, family)
+        got = normal_form(kernel.save(family))
+        if got != want:
+            lines = difflib.unified_diff(want.splitlines(), got.splitlines(), "stock", "ferrule", lineterm="", n=1)
+            pytest.fail(f"{case.name} step {step} {family}\n" + "\n".join(list(lines)[:60]))
+
+
+def nothing_left(engine: Engine) -> None:
+    assert [engine.plan(family) for family in FAMILIES] == [None, None]
+
+
+def replay_live(kernel: Kernel, case: Case) -> None:
+    kernel.wipe()
+    engine = case.engine()
+    kernel.observe(engine)
+    for step in case.steps:
+        load(engine, case.objects(step))
+        kernel.apply(committed_payloads(engine))
+        compare(kernel, case, step)
+        nothing_left(engine)
+
+
+def start_fresh(kernel: Kernel, case: Case) -> None:
+    for step in case.steps:
+        kernel.wipe()
+        start_over_what_is_there(kernel, case, step)
+
+
+def start_over_previous(kernel: Kernel, case: Case) -> None:
+    kernel.wipe()
+    for step in case.steps:
+        start_over_what_is_there(kernel, case, step)
+        # Observed once more: the kernel's own words digest to what we believe to have written.
+        engine = case.engine()
+        load(engine, case.objects(step))
+        kernel.observe(engine)
+        nothing_left(engine)
+
+
+def start_over_what_is_there(kernel: Kernel, case: Case, step: int) -> None:
+    engine = case.engine()
+    kernel.observe(engine)
+    load(engine, case.objects(step))
+    kernel.apply(committed_payloads(engine))
+    compare(kernel, case, step)
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
+@pytest.mark.parametrize("mode", [replay_live, start_fresh, start_over_previous], ids=lambda mode: mode.__name__)
+def test_rules_equal_stock(kernel: Kernel, case: Case, mode: Callable[[Kernel, Case], None]) -> None:
+    mode(kernel, case)
