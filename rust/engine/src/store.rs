@@ -259,7 +259,7 @@ impl Store {
                     wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
                 let object = || format!("EndpointSlice {key}");
                 let mut problems = Problems::new(&object);
-                let namespace = key.split_once('/').map_or("default", |(ns, _)| ns);
+                let namespace = wire::namespace(&wire.metadata);
                 let slice = Slice::build(&wire, namespace, &self.node_name, &mut problems);
                 self.file(kind, &key, problems.into_vec());
                 Ok((key.clone(), self.put_slice(key, slice)))

@@ -410,15 +410,18 @@ pub(crate) fn is_other_kind(raw: &RawValue, kind: Kind) -> bool {
         .is_ok_and(|p| p.kind.is_some_and(|k| !k.as_str().is_empty() && k.as_str() != kind.name()))
 }
 
+/// An object's namespace; manifests may leave it out.
+pub(crate) fn namespace<'a>(meta: &'a Meta<'_>) -> &'a str {
+    meta.namespace.as_ref().map(Text::as_str).filter(|n| !n.is_empty()).unwrap_or("default")
+}
+
 /// `ns/name` of an object as a store key; Nodes have only a name.
 pub(crate) fn key(kind: Kind, meta: &Meta<'_>) -> Option<String> {
     let name = meta.name.as_ref().map(Text::as_str).filter(|n| !n.is_empty())?;
     if kind == Kind::Node {
         return Some(name.to_owned());
     }
-    let namespace =
-        meta.namespace.as_ref().map_or("default", |n| if n.as_str().is_empty() { "default" } else { n.as_str() });
-    Some([namespace, "/", name].concat())
+    Some([namespace(meta), "/", name].concat())
 }
 
 /// An object that could not be decoded, and which one it was as far as that can be told.

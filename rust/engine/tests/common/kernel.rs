@@ -114,7 +114,7 @@ fn check(table: &Table) -> Result<(), String> {
 /// The rule without what stands in quotes; a quote that stays open swallows the rest of the text in the real tool.
 fn unquoted(rule: &str) -> Result<String, String> {
     let parts: Vec<&str> = rule.split('"').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return Err(format!("unbalanced quote: {rule}"));
     }
     Ok(parts.into_iter().step_by(2).collect())

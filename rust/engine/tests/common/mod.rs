@@ -1,5 +1,5 @@
 //! Helpers of the integration tests: a kernel that refuses what the real one refuses, and random clusters.
-#![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)] // each test file uses its own part; tests may panic
+#![allow(dead_code, clippy::unwrap_used, clippy::format_push_string, missing_docs, unreachable_pub)] // each test file uses its own part; tests may panic
 
 pub mod cluster;
 pub mod kernel;
