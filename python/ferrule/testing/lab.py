@@ -1,0 +1,244 @@
+"""A small network made of namespaces: our node with Pods behind veths, another node's Pods, and a host outside.
+
+```text
+   pod a ─┐                                             ┌─ remote pods (10.128.2.0/24)
+   pod b ─┤ node-1 (172.31.250.2, fd00:255::2) ── lan ──┤
+   client ┘  routes 10.128.1.0/24                       └─ outside (172.31.250.9)
+```
+
+Every link is a veth between two of our own namespaces; the machine's own namespace gets no address, route or bridge.
+Pods are routed, not bridged: each has a /32 (and /128) that the node reaches through its veth.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ferrule.testing.netns import NetNs, sweep
+
+NODE_NAME = "node-1"
+NODE_IPS = ("172.31.250.2", "fd00:255::2")
+OUTSIDE_IPS = ("172.31.250.9", "fd00:255::9")
+OUTSIDE_OTHER_IP = "172.31.250.77"
+"""A second address of the outside host, for what depends on who asks."""
+
+CLUSTER_CIDRS = "10.128.0.0/10,fd00:10:128::/48"
+SERVICE_RANGES = ("10.96.0.0/16", "fd00:10:96::/112", "192.0.2.0/24", "2001:db8::/64")
+"""What the outside host sends to our node: cluster IPs are not meant for it, external and LB addresses are."""
+
+PORTS = (8080, 8081)
+"""What every Pod serves, TCP and UDP."""
+
+POD_PROGRAM = Path(__file__).with_name("pod.py")
+GATEWAY = "169.254.1.1"
+READY_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request met."""
+
+    pod: str
+    """Empty when nobody answered."""
+    source: str
+    """Our address as the Pod saw it."""
+    error: str
+    """`refused`, `timeout`, another text, or empty."""
+
+
+@dataclass(slots=True)
+class Host:
+    """A namespace with addresses, and a server if it is a Pod."""
+
+    name: str
+    netns: NetNs
+    ips: tuple[str, str]
+    server: subprocess.Popen[str] | None = None
+
+    def ask(
+        self,
+        destination: str,
+        port: int,
+        *,
+        protocol: str = "tcp",
+        count: int = 1,
+        timeout: float = 1.0,
+        source: str | None = None,
+    ) -> list[Answer]:
+        """`count` new connections from here; each answer tells who served it."""
+        return self.ask_all([question(destination, port, protocol, count, timeout, source)])[0]
+
+    def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Answer]]:
+        """Several questions in one process, one after the other."""
+        limit = 10 + sum(q["timeout"] * (q["count"] // 16 + 1) for q in questions)
+        done = self.netns.run(sys.executable, "-S", str(POD_PROGRAM), "ask", stdin=json.dumps(questions) + "\n", timeout=limit)
+        return [[_answer(a) for a in answers] for answers in json.loads(done.stdout)]
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """`stream` or `knock`; returns once it runs. Close its stdin (`finish`) to get the verdict."""
+        argv = (sys.executable, "-S", str(POD_PROGRAM), *command)
+        child = self.netns.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        _wait_for(child, "open")
+        return child
+
+
+def question(
+    destination: str, port: int, protocol: str = "tcp", count: int = 1, timeout: float = 1.0, source: str | None = None
+) -> dict[str, Any]:
+    """One entry for `Host.ask_all`."""
+    return {"host": destination, "port": port, "protocol": protocol, "count": count, "timeout": timeout, "source": source}
+
+
+def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """End a `stream` or `knock` and read what it counted."""
+    out, _ = child.communicate("", timeout=30)
+    return dict(json.loads(out.strip().splitlines()[-1]))
+
+
+def pods(answers: Iterable[Answer]) -> Counter[str]:
+    """How often each Pod answered; failures count under their error."""
+    return Counter(a.pod or a.error for a in answers)
+
+
+def _answer(raw: dict[str, Any]) -> Answer:
+    if "error" in raw:
+        return Answer("", "", raw["error"])
+    return Answer(raw["pod"], str(raw["peer"][0]).removeprefix("::ffff:"), "")
+
+
+def _wait_for(child: subprocess.Popen[str], word: str) -> None:
+    assert child.stdout is not None
+    ready, _, _ = select.select([child.stdout], [], [], READY_SECONDS)
+    line = child.stdout.readline().strip() if ready else "silence"
+    if line != word:
+        child.kill()
+        raise RuntimeError(f"{child.args!r} said {line!r} instead of {word!r}")
+
+
+def _make(name: str) -> NetNs:
+    """A namespace whose IPv6 addresses work at once: duplicate detection would cost each new link a second."""
+    netns = NetNs(name).make()
+    netns.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+    return netns
+
+
+@dataclass(slots=True)
+class Lab:
+    """Build with `with Lab(local=[…], remote=[…]) as lab`. Pods are numbered from .10 on in the order given."""
+
+    local: Sequence[str] = ("a", "b", "c")
+    """Pods on our node."""
+    remote: Sequence[str] = ()
+    """Pods on the other node."""
+    hosts: dict[str, Host] = field(default_factory=dict)
+    _lan: NetNs | None = None
+
+    def __enter__(self) -> Lab:
+        sweep()
+        try:
+            self._build()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Idempotent."""
+        for host in self.hosts.values():
+            if host.server is not None:
+                host.server.kill()
+                host.server.communicate()
+            host.netns.remove()
+        self.hosts.clear()
+        if self._lan is not None:
+            self._lan.remove()
+
+    def __getitem__(self, name: str) -> Host:
+        return self.hosts[name]
+
+    @property
+    def node(self) -> Host:
+        """Where ferrule runs."""
+        return self.hosts["node"]
+
+    def pod_ip(self, name: str, *, v6: bool = False) -> str:
+        """A Pod's address."""
+        return self.hosts[name].ips[v6]
+
+    def _build(self) -> None:
+        self._lan = NetNs("lan").make()
+        self._lan.ip("link", "add", "br0", "type", "bridge")
+        self._lan.ip("link", "set", "br0", "up")
+        node = self._on_lan("node", NODE_IPS)
+        other = self._on_lan("node2", ("172.31.250.3", "fd00:255::3"))
+        outside = self._on_lan("outside", OUTSIDE_IPS)
+        outside.netns.ip("addr", "add", f"{OUTSIDE_OTHER_IP}/24", "dev", "eth0")
+        for net in SERVICE_RANGES:
+            outside.netns.ip("route", "add", net, "via", NODE_IPS[":" in net])
+        for router, nets, peer in (
+            (node, ("10.128.2.0/24", "fd00:10:128:2::/64"), other),
+            (other, ("10.128.1.0/24", "fd00:10:128:1::/64"), node),
+            (outside, ("10.128.0.0/10", "fd00:10:128::/48"), node),
+        ):
+            for net in nets:
+                router.netns.ip("route", "add", net, "via", peer.ips[":" in net])
+        for router in (node, other):
+            # A default route, so that cluster IPs get as far as the rules.
+            router.netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
+            router.netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
+            router.netns.run(
+                "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0"
+            )
+        for number, (router, name) in enumerate([(node, n) for n in self.local] + [(node, "client")] + [(other, n) for n in self.remote]):
+            self._pod(router, name, number)
+        for host in self.hosts.values():
+            if host.server is not None:
+                _wait_for(host.server, "ready")
+
+    def _on_lan(self, name: str, ips: tuple[str, str]) -> Host:
+        assert self._lan is not None
+        netns = _make(name)
+        host = self.hosts[name] = Host(name, netns, ips)
+        port = f"to-{name}"
+        self._lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", netns.name)
+        self._lan.ip("link", "set", port, "master", "br0", "up")
+        netns.ip("link", "set", "eth0", "up")
+        netns.ip("addr", "add", f"{ips[0]}/24", "dev", "eth0")
+        netns.ip("addr", "add", f"{ips[1]}/64", "dev", "eth0", "nodad")
+        return host
+
+    def _pod(self, router: Host, name: str, number: int) -> None:
+        net = 1 if router.name == "node" else 2
+        ips = (f"10.128.{net}.{10 + number}", f"fd00:10:128:{net}::{10 + number:x}")
+        netns = _make(name)
+        veth = f"veth{number}"
+        router.netns.ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", netns.name)
+        router.netns.ip("link", "set", veth, "up")
+        router.netns.ip("addr", "add", "fe80::1/64", "dev", veth, "nodad")
+        netns.ip("link", "set", "eth0", "up")
+        netns.ip("addr", "add", f"{ips[0]}/32", "dev", "eth0")
+        netns.ip("addr", "add", f"{ips[1]}/128", "dev", "eth0", "nodad")
+        # The node's end carries no IPv4 address, as with routed CNIs, so that masquerading takes the node's own.
+        mac = json.loads(router.netns.ip("-j", "link", "show", veth))[0]["address"]
+        netns.ip("neigh", "add", GATEWAY, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+        netns.ip("route", "add", GATEWAY, "dev", "eth0")
+        netns.ip("route", "add", "default", "via", GATEWAY)
+        netns.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+        router.netns.ip("route", "add", f"{ips[0]}/32", "dev", veth, "src", router.ips[0])
+        router.netns.ip("-6", "route", "add", f"{ips[1]}/128", "dev", veth, "src", router.ips[1])
+        server = netns.popen(
+            (sys.executable, "-S", str(POD_PROGRAM), "serve", name, *map(str, PORTS)), stdout=subprocess.PIPE
+        )
+        self.hosts[name] = Host(name, netns, ips, server)
