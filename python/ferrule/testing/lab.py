@@ -80,7 +80,9 @@ class Host:
     def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Answer]]:
         """Several questions in one process, one after the other."""
         limit = 10 + sum(q["timeout"] * (q["count"] // 16 + 1) for q in questions)
-        done = self.netns.run(sys.executable, "-S", str(POD_PROGRAM), "ask", stdin=json.dumps(questions) + "\n", timeout=limit)
+        done = self.netns.run(
+            sys.executable, "-S", str(POD_PROGRAM), "ask", stdin=json.dumps(questions) + "\n", timeout=limit
+        )
         return [[_answer(a) for a in answers] for answers in json.loads(done.stdout)]
 
     def start(self, *command: str) -> subprocess.Popen[str]:
@@ -95,7 +97,14 @@ def question(
     destination: str, port: int, protocol: str = "tcp", count: int = 1, timeout: float = 1.0, source: str | None = None
 ) -> dict[str, Any]:
     """One entry for `Host.ask_all`."""
-    return {"host": destination, "port": port, "protocol": protocol, "count": count, "timeout": timeout, "source": source}
+    return {
+        "host": destination,
+        "port": port,
+        "protocol": protocol,
+        "count": count,
+        "timeout": timeout,
+        "source": source,
+    }
 
 
 def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
@@ -151,7 +160,9 @@ class Lab:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     def remove(self) -> None:
@@ -198,10 +209,18 @@ class Lab:
             # A default route, so that cluster IPs get as far as the rules.
             router.netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
             router.netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
-            router.netns.run(
-                "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0"
+            # No limit on ICMP errors either: a refusal that is not sent looks like a drop.
+            settings = (
+                "ipv4.ip_forward=1",
+                "ipv6.conf.all.forwarding=1",
+                "ipv4.conf.all.rp_filter=0",
+                "ipv4.icmp_ratelimit=0",
+                "ipv6.icmp.ratelimit=0",
             )
-        for number, (router, name) in enumerate([(node, n) for n in self.local] + [(node, "client")] + [(other, n) for n in self.remote]):
+            router.netns.run("sysctl", "-qw", *(f"net.{setting}" for setting in settings))
+        for number, (router, name) in enumerate(
+            [(node, n) for n in self.local] + [(node, "client")] + [(other, n) for n in self.remote]
+        ):
             self._pod(router, name, number)
         for host in self.hosts.values():
             if host.server is not None:

@@ -81,7 +81,9 @@ class NetNs:
     def __enter__(self) -> NetNs:
         return self.make()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     @property
@@ -93,7 +95,9 @@ class NetNs:
         """`ip -n NAME …`."""
         return ip("-n", self.name, *arguments)
 
-    def run(self, *argv: str, stdin: str = "", check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, stdin: str = "", check: bool = True, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program inside to its end."""
         done = subprocess.run(
             (*self.prefix, *argv), input=stdin, capture_output=True, text=True, check=False, timeout=timeout
