@@ -25,12 +25,12 @@ $(STAMPS)/tools: hack/need-tools
 $(STAMPS)/venv: requirements/dev.lock | $(STAMPS)/tools
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "installing Python packages (requirements/dev.lock)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@hack/quietly $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/build: $(STAMPS)/venv pyproject.toml $(RUST_SOURCES)
 	@echo "building the engine (release)"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop -q --release
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) hack/quietly $(BIN)/maturin develop --release
 	@touch $@
 
 .PHONY: build

@@ -28,7 +28,7 @@ from ferrule.dataplane.instance import InstanceLock
 from ferrule.dataplane.iptables import Dataplane, IptablesDataplane
 from ferrule.dataplane.process import Runner
 from ferrule.dataplane.sysctl import ROUTE_LOCALNET, TCP_BE_LIBERAL, Sysctls
-from ferrule.errors import BugError, DataplaneError, FailureKind, FerruleError, InputError
+from ferrule.errors import BugError, DataplaneError, FerruleError, InputError
 from ferrule.manifests.documents import Complaint
 from ferrule.manifests.folder import FolderState, ManifestFolder
 from ferrule.observe.logs import kv
@@ -320,17 +320,14 @@ def _complaint_pairs(complaint: Complaint) -> dict[str, object]:
 async def _planes(runner: Runner, backend: Backend) -> list[IptablesDataplane]:
     """The families this host has; raises `DataplaneError` when it has none."""
     works = await backends.families(runner, backend)
-    for family, why_not in works.items():
-        if why_not is not None and any(reason is None for reason in works.values()):
-            log.info("One family only: this host has no rules of the other", extra=kv(without=family, reason=why_not))
     planes = [IptablesDataplane(family, backend, runner) for family, why_not in works.items() if why_not is None]
-    if planes:
-        return planes
-    plane = IptablesDataplane("ipv4", backend, runner)
-    await plane.version()  # raises MISSING with its own words
-    reason = works["ipv4"] or ""
-    kind = FailureKind.PERMISSION if "root" in reason or "ermission" in reason else FailureKind.UNKNOWN
-    raise DataplaneError(kind, (plane.tool(),), None, f"{reason} (CAP_NET_ADMIN in this network namespace is needed)")
+    for family, why_not in works.items():
+        if why_not is None:
+            continue
+        if not planes:
+            raise why_not
+        log.info("One family only: this host has no rules of the other", extra=kv(without=family, reason=str(why_not)))
+    return planes
 
 
 def node_ips(bind_address: str, addresses: Sequence[str]) -> tuple[str, ...]:

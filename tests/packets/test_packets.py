@@ -1,7 +1,7 @@
 """Real TCP and UDP packets through real rules: who answers, and which source address does the backend see?
 
-One lab serves the whole module; each case is programmed over the one before by `ferrule run --once`, so every case is also
-a restart over somebody else's rules.
+One lab serves the whole module; each case is programmed over the one before by `ferrule run --once`, so every case is
+also a restart over somebody else's rules.
 """
 
 from __future__ import annotations
@@ -346,10 +346,9 @@ class Node:
     folder: Path
 
     def command(self, *extra: str) -> list[str]:
-        return [
-            sys.executable, "-m", "ferrule", "run", "--manifests", str(self.folder / "manifests"), "--config", str(self.folder / "config.yaml"),
-            "--hostname-override", "node-1", "--backend", self.backend, *extra,
-        ]  # fmt: skip
+        paths = ("--manifests", str(self.folder / "manifests"), "--config", str(self.folder / "config.yaml"))
+        rest = ("--hostname-override", "node-1", "--backend", self.backend)
+        return [sys.executable, "-m", "ferrule", "run", *paths, *rest, *extra]
 
     def write(self, objects: list[dict[str, Any]], config: dict[str, Any] | None = None) -> None:
         (self.folder / "manifests").mkdir(exist_ok=True)

@@ -71,6 +71,6 @@ async def _holds_rules(runner: Runner, backend: Backend) -> bool:
     return any(f":{OUR_CHAIN} ".encode() in done.stdout for done in saved)
 
 
-async def families(runner: Runner, backend: Backend) -> dict[Family, str | None]:
+async def families(runner: Runner, backend: Backend) -> dict[Family, DataplaneError | None]:
     """For each family None, or why this host has no such rules (no tool, IPv6 disabled, no right)."""
     return {family: await IptablesDataplane(family, backend, runner).works() for family in FAMILIES}

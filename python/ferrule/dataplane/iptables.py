@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ferrule.dataplane.outcome import check, classify, says_missing
+from ferrule.dataplane.outcome import check, says_missing
 from ferrule.dataplane.process import Runner
-from ferrule.errors import DataplaneError
+from ferrule.errors import DataplaneError, FailureKind
 from ferrule.types import Backend, Family
 
 LOCK_SECONDS = 5
@@ -90,10 +90,11 @@ class IptablesDataplane:
         """Whether MASQUERADE may carry `--random-fully`."""
         return await self.version() >= RANDOM_FULLY_SINCE
 
-    async def works(self) -> str | None:
-        """None when rules of this family can be read; else why not, for the log."""
+    async def works(self) -> DataplaneError | None:
+        """None when rules of this family can be read; else why not."""
         try:
-            done = await self.runner.run((self.tool(), "-w", str(LOCK_SECONDS), "-t", "nat", "-S", "OUTPUT"))
+            check(await self.runner.run((self.tool(), "-w", str(LOCK_SECONDS), "-t", "nat", "-S", "OUTPUT")))
         except DataplaneError as error:
-            return str(error)
-        return None if classify(done) is None else done.stderr.strip()
+            # Somebody holds the lock just now: that is no lack of anything, and the sync has its own patience.
+            return None if error.kind is FailureKind.LOCK else error
+        return None

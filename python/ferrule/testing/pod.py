@@ -45,7 +45,7 @@ async def serve(name: str, ports: list[int]) -> None:
 
     loop = asyncio.get_running_loop()
     for port in ports:
-        for host in ("0.0.0.0", "::"):  # noqa: S104 - inside a namespace of its own
+        for host in ("0.0.0.0", "::"):
             await asyncio.start_server(connection, host, port)
         # One socket for both families.
         channel = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)

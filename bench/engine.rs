@@ -1,0 +1,178 @@
+//! Engine rows: decoding, a full plan, one changed endpoint, heap. Every row checks the result of what it timed.
+//!
+//! Run by `make bench`; refuses a debug build. What these rows do not show is in bench/README.md.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)] // a report for people; a bench may panic
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ferrule_bench::{Shape, frame, list, service, slice};
+use ferrule_engine::address::Family;
+use ferrule_engine::wire::Kind;
+use ferrule_engine::{Engine, Options};
+
+/// Counts live bytes. The only unsafe code of the project outside PyO3's macros: a global allocator cannot be safe.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on unchanged to the system allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const REPEATS: usize = 5;
+
+fn row(name: &str, value: &str, bar: &str, ok: bool) -> bool {
+    println!("{name:<44} {value:>22}   {bar:<22} {}", if ok { "ok" } else { "MISSED" });
+    ok
+}
+
+fn best(mut run: impl FnMut() -> Duration) -> Duration {
+    (0..REPEATS).map(|_| run()).min().unwrap()
+}
+
+fn options() -> Options {
+    let mut options = Options::new("node-1");
+    options.set_local_detector("ClusterCIDR", &["10.128.0.0/9"], "").unwrap();
+    options
+}
+
+struct Cluster {
+    services: Vec<u8>,
+    slices: Vec<u8>,
+}
+
+impl Cluster {
+    fn new(shape: Shape) -> Self {
+        let services: Vec<_> = (0..shape.services).map(|n| service(shape, n)).collect();
+        let slices: Vec<_> = (0..shape.services).map(|n| slice(shape, n, 0)).collect();
+        Self { services: list(&services), slices: list(&slices) }
+    }
+
+    fn load(&self) -> Engine {
+        let mut engine = Engine::new(options());
+        engine.replace(Kind::Service, &[&self.services]).unwrap();
+        engine.replace(Kind::EndpointSlice, &[&self.slices]).unwrap();
+        engine.replace(Kind::Node, &[b"[]"]).unwrap();
+        engine.observe(Family::V4, b"").unwrap();
+        engine
+    }
+}
+
+fn decode(shape: Shape, cluster: &Cluster) -> bool {
+    let bytes = (cluster.services.len() + cluster.slices.len()) as f64;
+    let time = best(|| {
+        let mut engine = Engine::new(options());
+        let start = Instant::now();
+        let a = engine.replace(Kind::Service, &[&cluster.services]).unwrap();
+        let b = engine.replace(Kind::EndpointSlice, &[&cluster.slices]).unwrap();
+        let time = start.elapsed();
+        assert_eq!((a.applied, b.applied, a.rejected + b.rejected), (shape.services, shape.services, 0));
+        time
+    });
+    let rate = bytes / time.as_secs_f64() / 1e6;
+    row(
+        &format!("decode_list_{}", shape.services),
+        &format!("{rate:.0} MB/s ({:.0} ms)", time.as_secs_f64() * 1e3),
+        ">= 100 MB/s",
+        rate >= 100.0,
+    )
+}
+
+fn full_plan(shape: Shape, cluster: &Cluster, bar: f64) -> bool {
+    let want = shape.services * (2 * shape.endpoints + shape.endpoints + 1);
+    let mut size = 0;
+    let time = best(|| {
+        let mut engine = cluster.load();
+        let start = Instant::now();
+        let plan = engine.plan(Family::V4).unwrap().unwrap();
+        let time = start.elapsed();
+        assert!(plan.rules_written >= want + shape.services, "{} rules", plan.rules_written);
+        size = plan.payload.len();
+        time
+    });
+    let value = format!("{:.0} ms, {:.1} MB", time.as_secs_f64() * 1e3, size as f64 / 1e6);
+    row(
+        &format!("plan_full_{}x{}", shape.services, shape.endpoints),
+        &value,
+        &format!("<= {bar} s"),
+        time.as_secs_f64() <= bar,
+    )
+}
+
+fn one_change(shape: Shape, cluster: &Cluster) -> bool {
+    let mut engine = cluster.load();
+    let plan = engine.plan(Family::V4).unwrap().unwrap();
+    engine.commit(&plan).unwrap();
+    let mut times = Vec::new();
+    let (mut bytes, mut allocations) = (0, 0);
+    for i in 0..500 {
+        let frame = frame(&slice(shape, i * 7919 % shape.services, i + 1));
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let start = Instant::now();
+        engine.ingest(Kind::EndpointSlice, &frame);
+        let plan = engine.plan(Family::V4).unwrap().unwrap();
+        times.push(start.elapsed());
+        allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        // The balancing chain and the new endpoint's; the old endpoint's goes.
+        assert_eq!((plan.chains_written.len(), plan.chains_deleted.len()), (2, 1), "{plan:?}");
+        bytes = plan.payload.len();
+        engine.commit(&plan).unwrap();
+    }
+    times.sort_unstable();
+    let (median, p99) = (times[250].as_secs_f64() * 1e3, times[495].as_secs_f64() * 1e3);
+    let value = format!("{median:.3} / {p99:.3} ms p99");
+    row(&format!("change_one_endpoint_{}", shape.services), &value, "<= 1 ms p99", p99 <= 1.0)
+        & row(
+            &format!("change_one_endpoint_{}_cost", shape.services),
+            &format!("{bytes} bytes, {allocations} allocs"),
+            "",
+            true,
+        )
+}
+
+fn heap(shape: Shape, cluster: &Cluster) -> bool {
+    let before = LIVE.load(Ordering::Relaxed);
+    let mut engine = cluster.load();
+    let stored = LIVE.load(Ordering::Relaxed) - before;
+    let plan = engine.plan(Family::V4).unwrap().unwrap();
+    engine.commit(&plan).unwrap();
+    drop(plan);
+    let applied = LIVE.load(Ordering::Relaxed) - before;
+    let value = format!("{} + {} bytes", stored / shape.services, (applied - stored) / shape.services);
+    row(&format!("heap_per_service_{}x{} (objects + state)", shape.services, shape.endpoints), &value, "", true)
+}
+
+fn main() {
+    assert!(!cfg!(debug_assertions), "a debug build measures nothing: use `make bench`");
+    println!("engine rows, best of {REPEATS}; {} {}", std::env::consts::ARCH, std::env::consts::OS);
+    let ten = Shape { services: 10_000, endpoints: 4, node_port_every: 10 };
+    let thirty = Shape { services: 30_000, ..ten };
+    let mut ok = true;
+    for (shape, bar) in [(ten, 0.25), (thirty, 0.5)] {
+        let cluster = Cluster::new(shape);
+        ok &= decode(shape, &cluster);
+        ok &= full_plan(shape, &cluster, bar);
+        ok &= one_change(shape, &cluster);
+        ok &= heap(shape, &cluster);
+    }
+    std::process::exit(i32::from(!ok));
+}

@@ -1,0 +1,256 @@
+"""The demo: a node, three Pods, a client Pod and a host outside, as network namespaces; ferrule in the node; a few
+hundred real connections; three edits of a manifest and what they change.
+
+Run by `make demo`; `--keep` leaves everything standing and says how to look around. Needs no cluster and touches
+nothing but namespaces of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ferrule.testing.lab import OUTSIDE_OTHER_IP, Answer, Lab, pods, question
+
+HERE = Path(__file__).parent
+PATIENCE = 15.0
+BAR = 24
+
+
+@dataclass
+class Show:
+    """Prints, and remembers what was not as it should be."""
+
+    failures: list[str] = field(default_factory=list)
+
+    def title(self, text: str) -> None:
+        """Start a section."""
+        print(f"\n{text}")
+
+    def check(self, what: str, good: bool) -> None:
+        """Remember and show what is not as it should be."""
+        if not good:
+            self.failures.append(what)
+            print(f"  !! {what}")
+
+    def row(self, who: str, service: str, to: str, answers: Sequence[Answer]) -> None:
+        """One line a Service: who asked what, who answered how often, with which source address."""
+        counts = pods(answers)
+        sources = sorted({a.source for a in answers if a.source})
+        cells = []
+        for name, n in sorted(counts.items()):
+            bar = "█" * max(1, round(BAR * n / max(1, len(answers)) / 2))
+            cells.append(f"{name} {bar} {n}")
+        seen = f"  seen as {', '.join(sources)}" if sources else ""
+        print(f"  {who:<8} → {service:<7} {to:<24} {'  '.join(cells)}{seen}")
+
+
+class Daemon:
+    """`ferrule run` in the lab's node."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        argv = (
+            sys.executable,
+            "-m",
+            "ferrule",
+            "run",
+            "--manifests",
+            str(folder),
+            "--config",
+            str(HERE / "config.yaml"),
+        )
+        self.child = lab.node.netns.popen((*argv, "--hostname-override", "node-1"), stderr=subprocess.PIPE)
+        self.log: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.child.stderr is not None
+        self.log.extend(iter(self.child.stderr.readline, ""))
+
+    def wait_for(self, word: str, after: int) -> str:
+        """The next log line with this word in it."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for line in self.log[after:]:
+                if word in line:
+                    return line
+            if self.child.poll() is not None:
+                break
+            time.sleep(0.005)
+        raise RuntimeError(f"ferrule did not say {word!r}; its log:\n" + "".join(self.log))
+
+
+ASKS: tuple[tuple[str, str, str, int, int, str | None], ...] = (
+    # who, Service, address, port, connections, source
+    ("client", "web", "10.96.0.10", 80, 60, None),
+    ("client", "cart", "10.96.0.20", 80, 30, None),
+    ("client", "search", "10.96.0.30", 9000, 30, None),
+    ("client", "search", "fd00:10:96::30", 9000, 30, None),
+    ("client", "mail", "10.96.0.40", 25, 5, None),
+    ("outside", "web", "192.0.2.10", 80, 60, None),
+    ("outside", "web", "192.0.2.10", 80, 3, OUTSIDE_OTHER_IP),
+    ("outside", "web", "172.31.250.2", 30080, 30, None),
+    ("outside", "admin", "172.31.250.2", 30443, 20, None),
+    ("a", "admin", "10.96.0.50", 443, 10, None),
+)
+
+
+def first_round(lab: Lab, show: Show) -> None:
+    """Every Service once, as the manifests say."""
+    show.title("Who asks → Service, address: which Pod answered how often, and the source address it saw")
+    total = 0
+    answers: dict[int, list[Answer]] = {}
+    for number, (who, service, to, port, count, source) in enumerate(ASKS):
+        # Two seconds tell a drop from an answer; the source that is not allowed in gets none.
+        asked = question(to, port, count=count, source=source, timeout=1.2 if source else 5.0)
+        answers[number] = lab[who].ask_all([asked])[0]
+        total += count
+        show.row(
+            who if source is None else "stranger",
+            service,
+            f"[{to}]:{port}" if ":" in to else f"{to}:{port}",
+            answers[number],
+        )
+    print(f"  {total} connections")
+
+    def served(number: int, names: str, sources: Sequence[str] | None = None) -> None:
+        who, service, to, *_ = ASKS[number]
+        show.check(f"{who} → {service} {to}: only and all of {names}", set(pods(answers[number])) == set(names.split()))
+        if sources is not None:
+            show.check(
+                f"{who} → {service} {to}: seen as {sources}", {a.source for a in answers[number]} <= set(sources)
+            )
+
+    client = lab["client"].ips
+    served(0, "a b", client)
+    show.check(
+        "the cart keeps its customer on one Pod", len(pods(answers[1])) == 1 and "timeout" not in pods(answers[1])
+    )
+    served(2, "b c", client)
+    served(3, "b c", client)
+    show.check("mail without endpoints refuses", pods(answers[4]) == Counter(refused=5))
+    served(5, "a b", ["172.31.250.2"])
+    show.check("a stranger's connections to the load balancer are dropped", pods(answers[6]) == Counter(timeout=3))
+    served(7, "a b", ["172.31.250.2"])
+    served(8, "a", ["172.31.250.2"])
+    # The only endpoint calls itself: masqueraded, or the answer would never come back through the node.
+    served(9, "a", ["172.31.250.2"])
+
+
+def edit(daemon: Daemon, show: Show, path: Path, change: Callable[[str], str]) -> None:
+    """Change a manifest, wait until the kernel has it, say how long that took."""
+    mark = len(daemon.log)
+    old = path.read_text()
+    new = change(old)
+    assert new != old
+    path.write_text(new)
+    line = daemon.wait_for('"Synced" ipFamily="ipv4"', mark)
+    found = {
+        name: re.search(rf" {name}=([\d.]+)", line)
+        for name in ("msSinceChange", "chainsWritten", "chainsDeleted", "ms")
+    }
+    numbers = {name: match[1] if match else "?" for name, match in found.items()}
+    print(
+        f"  file written → rules in the kernel: {numbers['msSinceChange']} ms (of them {numbers['ms']} ms sync); "
+        f"{numbers['chainsWritten']} chains written, {numbers['chainsDeleted']} deleted"
+    )
+    show.check("the sync said how long it took", found["msSinceChange"] is not None)
+
+
+def live_edits(lab: Lab, daemon: Daemon, show: Show, folder: Path) -> None:
+    """Three edits of manifests while traffic could flow."""
+    web, admin = folder / "10-web.yaml", folder / "50-admin.yaml"
+    ready = "  - {addresses: [10.128.1.12], nodeName: node-1, conditions: {ready: true}}\n"
+
+    show.title("Edit 1: web scales up to three Pods")
+    edit(daemon, show, web, lambda text: text + ready)
+    answers = lab["client"].ask("10.96.0.10", 80, count=60)
+    show.row("client", "web", "10.96.0.10:80", answers)
+    show.check("web is served by a, b and c", set(pods(answers)) == {"a", "b", "c"})
+
+    show.title("Edit 2: Pod a fails its readiness probe")
+    edit(
+        lab,
+        daemon,
+        show,
+        web,
+        lambda text: text.replace(
+            "[10.128.1.10], nodeName: node-1, conditions: {ready: true}",
+            "[10.128.1.10], nodeName: node-1, conditions: {ready: false}",
+        ),
+    )
+    answers = lab["client"].ask("10.96.0.10", 80, count=60)
+    show.row("client", "web", "10.96.0.10:80", answers)
+    show.check("web is served by b and c", set(pods(answers)) == {"b", "c"})
+
+    show.title("Edit 3: admin's externalTrafficPolicy becomes Local: the client's address survives")
+    edit(
+        lab,
+        daemon,
+        show,
+        admin,
+        lambda text: text.replace("externalTrafficPolicy: Cluster", "externalTrafficPolicy: Local"),
+    )
+    answers = lab["outside"].ask("172.31.250.2", 30443, count=20)
+    show.row("outside", "admin", "172.31.250.2:30443", answers)
+    show.check("admin is served by a", set(pods(answers)) == {"a"})
+    show.check("a sees the outside host's own address", {a.source for a in answers} == {"172.31.250.9"})
+
+
+def keep(lab: Lab, folder: Path) -> None:
+    """Say how to look around, and wait."""
+    node, client = lab.node.netns.name, lab["client"].netns.name
+    print(f"""
+Left standing until Ctrl-C. ferrule follows {folder}
+  the rules            ip netns exec {node} iptables-nft-save -t nat
+  as a client          ip netns exec {client} curl -m 2 telnet://10.96.0.10:80   (a question mark asks who is there)
+  edit and watch       $EDITOR {folder}/10-web.yaml
+  everything there is  ip netns list | grep ferrule-""")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+
+
+def main() -> int:
+    """Gives the exit code: 0 when everything was as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="leave everything standing and say how to look around")
+    keeping = parser.parse_args().keep
+    show = Show()
+    with tempfile.TemporaryDirectory(prefix="ferrule-demo-") as scratch, Lab(local=("a", "b", "c")) as lab:
+        folder = Path(scratch) / "shop"
+        shutil.copytree(HERE / "shop", folder)
+        daemon = Daemon(lab, folder)
+        try:
+            print("A node with Pods a, b, c and a client Pod; a host outside. ferrule follows a copy of examples/shop.")
+            print("  " + daemon.wait_for('"Starting ferrule"', 0).split('"Starting ferrule" ')[1].strip())
+            daemon.wait_for('"Synced" ipFamily="ipv6"', 0)
+            first_round(lab, show)
+            live_edits(lab, daemon, show, folder)
+            if keeping:
+                keep(lab, folder)
+        except RuntimeError as error:
+            show.failures.append(str(error))
+            print(f"  !! {error}")
+        finally:
+            daemon.child.terminate()
+            code = daemon.child.wait(10)
+    show.check("ferrule ended cleanly", code == 0)
+    good = "PASS: every connection went where the manifests say."
+    print(f"\n{'FAIL: ' + '; '.join(show.failures) if show.failures else good}")
+    return 1 if show.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

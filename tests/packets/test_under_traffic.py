@@ -1,0 +1,74 @@
+"""Traffic that goes on while rules change, and while ferrule is killed and started: nothing may break."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ferrule.testing.lab import NODE_IPS, Lab, finish
+from tests.objects import NODE, NODE_PORT, V4, endpoint, endpoint_slice, service
+from tests.process.ferrule import Ferrule, running, write
+
+pytestmark = pytest.mark.netns
+
+RATE = "60"
+"""New connections a second, from each of two clients."""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(local=("a", "b", "c")) as built:
+        yield built
+
+
+def put(folder: Path, lab: Lab, names: str, **spec: object) -> None:
+    endpoints = [endpoint(lab.pod_ip(n)) for n in names.split()]
+    write(folder, "web.yaml", [NODE, service(type="NodePort", nodePort=NODE_PORT, **spec), endpoint_slice(endpoints)])
+
+
+def wait_for_sync(daemon: Ferrule) -> None:
+    daemon.wait_for('"Starting ferrule"')
+    daemon.wait_for('"Synced"', "ipv4")
+
+
+def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backend: str) -> None:
+    folder, config = tmp_path / "manifests", tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        "clusterCIDR: 10.128.0.0/10\niptables: {minSyncPeriod: 0s}\n"
+    )
+    put(folder, lab, "a b")
+    extra = ("--backend", backend, "--config", str(config))
+    with running(lab.node.netns, folder, *extra) as daemon:
+        wait_for_sync(daemon)
+        stream = lab["client"].start("stream", V4, "80")
+        inside = lab["client"].start("knock", V4, "80", RATE)
+        outside = lab["outside"].start("knock", NODE_IPS[0], str(NODE_PORT), RATE)
+        for names, spec in (
+            ("a b c", {}),
+            ("c b", {}),
+            ("a b c", {"sessionAffinity": "ClientIP"}),
+            ("a b", {"externalTrafficPolicy": "Local"}),
+            ("a b", {"ports": [{"name": "main", "port": 80, "nodePort": NODE_PORT}, {"name": "more", "port": 81}]}),
+        ):
+            mark = len(daemon.log)
+            put(folder, lab, names, **spec)
+            daemon.wait_for('"Synced"', "ipv4", after=mark)
+            time.sleep(0.2)
+        daemon.child.send_signal(signal.SIGKILL)
+    # A new start over the rules of the old one, with something changed in between.
+    put(folder, lab, "b c")
+    with running(lab.node.netns, folder, *extra) as daemon:
+        wait_for_sync(daemon)
+        time.sleep(0.3)
+    verdicts = [finish(child) for child in (inside, outside)]
+    kept = finish(stream)
+    assert kept["broken"] is None
+    assert kept["beats"] > 20
+    for verdict in verdicts:
+        assert verdict["connections"] > 50
+        assert verdict["errors"] == []

@@ -1,0 +1,282 @@
+"""`ferrule run` as an operator meets it: live edits, bad files, signals, a second instance, a crash in mid-write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ferrule.testing.netns import NetNs
+from tests.objects import NODE, NODE_PORT, V4, endpoint, endpoint_slice, service
+from tests.process.ferrule import eventually, once, rules, running, write
+
+pytestmark = pytest.mark.netns
+
+
+def pod(last: int, **state: bool) -> dict[str, object]:
+    return endpoint(f"10.128.1.{last}", **state)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "manifests", "web.yaml", [NODE, service(), endpoint_slice([pod(10), pod(11)])])
+    return tmp_path / "manifests"
+
+
+def targets(netns: NetNs, backend: str) -> set[str]:
+    return {line.rsplit(" ", 1)[1] for line in rules(netns, backend).splitlines() if "--to-destination" in line}
+
+
+def test_edits_reach_the_kernel_live(netns: NetNs, folder: Path, backend: str) -> None:
+    with running(netns, folder, "--backend", backend) as daemon:
+        daemon.wait_for('"Synced"', "ipv4")
+        assert targets(netns, backend) == {"10.128.1.10:8080", "10.128.1.11:8080"}
+        mark = len(daemon.log)
+        write(folder, "web.yaml", [NODE, service(), endpoint_slice([pod(10), pod(12), pod(13, ready=False)])])
+        line = daemon.wait_for('"Synced"', "ipv4", after=mark)
+        assert targets(netns, backend) == {"10.128.1.10:8080", "10.128.1.12:8080"}
+        # One endpoint in, one out: its chain, the old one's deletion, the balancing chain; nothing else.
+        assert "chainsWritten=2 chainsDeleted=1" in line
+        assert "msSinceChange=" in line
+        mark = len(daemon.log)
+        (folder / "web.yaml").unlink()
+        daemon.wait_for('"Synced"', "ipv4", after=mark)
+        assert targets(netns, backend) == set()
+        assert V4 not in rules(netns, backend)
+
+
+def test_a_burst_of_edits_is_one_sync(netns: NetNs, folder: Path) -> None:
+    with running(netns, folder, "--backend", "nft") as daemon:
+        daemon.wait_for('"Synced"', "ipv4")
+        mark = len(daemon.log)
+        for n in range(20):
+            write(
+                folder,
+                f"more-{n:02}.yaml",
+                [service(f"s{n}", clusterIP=f"10.96.1.{n + 1}", clusterIPs=[f"10.96.1.{n + 1}"], ipFamilies=["IPv4"])],
+            )
+        eventually(lambda: all(f"10.96.1.{n + 1}/32" in rules(netns, "nft") for n in range(20)))
+        # Twenty files written back to back: far fewer syncs than files (two, where the burst straddles the first gap).
+        assert sum('"Synced"' in line for line in daemon.log[mark:]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("kind: Service\nmetadata: [unclosed\n", "not YAML"),
+        ("kind: Service\nmetadata:\n  name: web\n", "half-written"),
+        ("kind: Service\n\tmetadata: {}\n", "not YAML"),
+        ("a: 1\na: 2\n", "given twice"),
+        ("- 1\n- 2\n", "is no object but a number"),
+        ("metadata:\n  name: x\n", "kind"),
+        ("kind: Service\nmetadata: {}\nspec: {}\n", "metadata.name"),
+        ("\x00\x01", "not YAML"),
+    ],
+    ids=["unclosed", "half", "tab", "twice", "numbers", "kindless", "nameless", "binary"],
+)
+def test_a_file_gone_bad_keeps_its_last_good_state(netns: NetNs, folder: Path, content: str, said: str) -> None:
+    with running(netns, folder, "--backend", "nft") as daemon:
+        daemon.wait_for('"Synced"', "ipv4")
+        before = targets(netns, "nft")
+        (folder / "web.yaml").write_text(content)
+        line = daemon.wait_for('"Bad input"', "web.yaml")
+        assert said in line
+        assert "last good state" in line
+        # Meanwhile others go on.
+        mark = len(daemon.log)
+        write(
+            folder,
+            "other.yaml",
+            [service("other", clusterIP="10.96.0.99", clusterIPs=["10.96.0.99"], ipFamilies=["IPv4"])],
+        )
+        daemon.wait_for('"Synced"', "ipv4", after=mark)
+        assert targets(netns, "nft") == before
+        assert "10.96.0.99/32" in rules(netns, "nft")
+        # Mended, it counts again and the complaint is taken back.
+        mark = len(daemon.log)
+        write(folder, "web.yaml", [NODE, service(), endpoint_slice([pod(20)])])
+        daemon.wait_for('"Bad input is gone"', after=mark)
+        eventually(lambda: targets(netns, "nft") == {"10.128.1.20:8080"})
+
+
+def test_one_bad_object_is_named_and_costs_nobody_else(netns: NetNs, folder: Path) -> None:
+    bad = service(
+        "bad", clusterIP="10.96.0.66", clusterIPs=["10.96.0.66"], ipFamilies=["IPv4"], ports=[{"port": 70000}]
+    )
+    write(folder, "bad.yaml", [bad])
+    done = once(netns, folder, "--backend", "nft")
+    assert done.returncode == 1
+    line = next(line for line in done.stderr.splitlines() if '"Bad input"' in line)
+    for words in (
+        'object="Service shop/bad"',
+        'field="spec.ports[0].port"',
+        'value="70000"',
+        'file="bad.yaml, document 1"',
+    ):
+        assert words in line
+    assert len(targets(netns, "nft")) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_signals_end_it_and_leave_the_rules(netns: NetNs, folder: Path, number: int) -> None:
+    with running(netns, folder, "--backend", "nft") as daemon:
+        daemon.wait_for('"Synced"', "ipv6")
+        before = rules(netns, "nft")
+        assert daemon.stop(number) == 0
+        assert "the rules stay" in daemon.log[-1]
+        assert rules(netns, "nft").splitlines()[1:-1] == before.splitlines()[1:-1]
+
+
+def test_once_tells_by_its_exit_code(netns: NetNs, folder: Path) -> None:
+    assert once(netns, folder, "--backend", "nft").returncode == 0
+    again = once(netns, folder, "--backend", "nft")
+    assert again.returncode == 0
+    assert '"Synced"' not in again.stderr, "everything was there already: nothing is written"
+    # A foreign table lock that nobody gives back: legacy waits for it and then says so.
+    lock = netns.popen(("flock", "-o", "/run/xtables.lock", "sleep", "60"), start_new_session=True)
+    try:
+        eventually(lambda: netns.run("flock", "-n", "/run/xtables.lock", "true", check=False).returncode)
+        locked = once(netns, folder, "--backend", "legacy")
+        assert locked.returncode == 1
+        assert "lock failure" in locked.stderr
+    finally:
+        os.killpg(lock.pid, signal.SIGKILL)
+        lock.wait()
+
+
+def test_a_second_instance_says_so_and_ends(netns: NetNs, folder: Path) -> None:
+    with running(netns, folder, "--backend", "nft") as first:
+        first.wait_for('"Synced"', "ipv4")
+        second = once(netns, folder, "--backend", "nft")
+        assert second.returncode == 1
+        assert f"another ferrule (process {first.child.pid})" in second.stderr
+        assert first.child.poll() is None
+    with NetNs("elsewhere") as other:
+        assert once(other, folder, "--backend", "nft").returncode == 0, "another network namespace is another node"
+
+
+def test_killed_in_mid_write_then_a_new_start_converges(netns: NetNs, tmp_path: Path, backend: str) -> None:
+    folder = tmp_path / "manifests"
+    services = [
+        service(
+            f"s{n}",
+            clusterIP=f"10.97.{n // 250}.{n % 250 + 1}",
+            clusterIPs=[f"10.97.{n // 250}.{n % 250 + 1}"],
+            ipFamilies=["IPv4"],
+        )
+        for n in range(600)
+    ]
+    slices = [endpoint_slice([pod(n % 250 + 1) for n in range(4)], of=f"s{n}") for n in range(600)]
+    write(folder, "all.json", [])
+    (folder / "all.json").write_text(json.dumps([NODE, *services, *slices]))
+    for wait in (0.3, 0.4, 0.45, 0.5, 0.6):
+        with running(netns, folder, "--backend", backend) as daemon:
+            time.sleep(wait)  # somewhere in probing, planning or writing
+            daemon.child.send_signal(signal.SIGKILL)
+        # Whatever was there, no rule may point to a chain that does not exist: the kernel itself guarantees it, and
+        # the text must be restorable as it is.
+        saved = rules(netns, backend)
+        netns.run(f"iptables-{backend}-restore", "--test", stdin=saved)
+    assert once(netns, folder, "--backend", backend).returncode == 0
+    converged = rules(netns, backend)
+    assert converged.count("--to-destination") == 2400
+    with NetNs("clean") as clean:
+        assert once(clean, folder, "--backend", backend).returncode == 0
+        assert sorted(strip(rules(clean, backend))) == sorted(strip(converged))
+
+
+def strip(saved: str) -> list[str]:
+    return [line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
+
+
+def test_a_flushed_table_is_noticed_and_written_again(netns: NetNs, folder: Path, tmp_path: Path, backend: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        "iptables: {syncPeriod: 1s, minSyncPeriod: 0s}\n"
+    )
+    with running(netns, folder, "--backend", backend, "--config", str(config)) as daemon:
+        daemon.wait_for('"Synced"', "ipv4")
+        before = sorted(strip(rules(netns, backend)))
+        netns.run(f"iptables-{backend}", "-w", "5", "-t", "nat", "-F")
+        netns.run(f"iptables-{backend}", "-w", "5", "-t", "nat", "-X")
+        daemon.wait_for("Somebody flushed our tables")
+        eventually(lambda: sorted(strip(rules(netns, backend))) == before)
+
+
+def test_the_other_backends_rules_are_removed_after_ours_stand(netns: NetNs, folder: Path) -> None:
+    assert once(netns, folder, "--backend", "legacy").returncode == 0
+    done = once(netns, folder, "--backend", "nft")
+    assert done.returncode == 0
+    assert "The other backend held Service rules" in done.stderr
+    assert "KUBE-SVC" not in rules(netns, "legacy")
+    assert len(targets(netns, "nft")) == 2
+
+
+def test_the_backend_follows_kubelets_hint(netns: NetNs, folder: Path) -> None:
+    netns.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    done = once(netns, folder)
+    assert 'backend="legacy"' in done.stderr
+    assert "kubelet's hint chain" in done.stderr
+    netns.run("iptables-nft", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    assert 'backend="nft"' in once(netns, folder).stderr
+
+
+def test_route_localnet_follows_the_rules(netns: NetNs, folder: Path, tmp_path: Path) -> None:
+    setting = ("cat", "/proc/sys/net/ipv4/conf/all/route_localnet")
+    config = tmp_path / "config.yaml"
+    head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+    config.write_text(head + "iptables: {localhostNodePorts: false}\n")
+    write(
+        folder,
+        "np.yaml",
+        [
+            service(
+                "np",
+                type="NodePort",
+                nodePort=NODE_PORT,
+                clusterIP="10.96.0.11",
+                clusterIPs=["10.96.0.11"],
+                ipFamilies=["IPv4"],
+            )
+        ],
+    )
+    once(netns, folder, "--config", str(config))
+    assert netns.run(*setting).stdout.strip() == "0"
+    once(netns, folder)
+    assert netns.run(*setting).stdout.strip() == "1"
+
+
+def test_without_rights_one_sentence_says_so(netns: NetNs, folder: Path) -> None:
+    argv = (
+        "setpriv",
+        "--bounding-set=-all",
+        sys.executable,
+        "-m",
+        "ferrule",
+        "run",
+        "--manifests",
+        str(folder),
+        "--once",
+    )
+    done = netns.run(*argv, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "CAP_NET_ADMIN" in done.stderr
+
+
+def test_a_tool_that_is_missing_is_named(netns: NetNs, folder: Path) -> None:
+    script = (
+        "import ferrule.dataplane.process as p, sys, shutil;"
+        "p.resolve = lambda name: None if 'tables' in name else shutil.which(name);"
+        f"from ferrule.cli import main; sys.exit(main(['run', '--once', '--manifests', {str(folder)!r}]))"
+    )
+    done = netns.run(sys.executable, "-c", script, check=False)
+    assert done.returncode == 1
+    assert "is not installed" in done.stderr
+    assert "apt-get install iptables" in done.stderr

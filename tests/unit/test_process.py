@@ -1,0 +1,146 @@
+"""Processes: input of any size, time limits, cancellation, a clean environment, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from ferrule.dataplane.outcome import check, classify, quote
+from ferrule.dataplane.process import STDERR_LIMIT, Completed, Runner
+from ferrule.errors import DataplaneError, FailureKind
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[..., Completed]:
+    factory = uvloop.new_event_loop if request.param == "uvloop" else None
+
+    def call(*argv: str, **options: object) -> Completed:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(Runner().run(argv, **options))  # type: ignore[arg-type]
+
+    return call
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def test_large_input_comes_back_whole(run: Callable[..., Completed]) -> None:
+    run("true")
+    before = descriptors()
+    data = os.urandom(1 << 20) * 8
+    assert run("cat", stdin=data).stdout == data
+    assert descriptors() <= before, "no descriptor is left open"
+
+
+def test_exit_codes_and_stderr(run: Callable[..., Completed]) -> None:
+    done = run("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.exit_code, done.stdout, done.stderr) == (3, b"out\n", "err\n")
+    assert run("sh", "-c", "kill -9 $$").exit_code == -9
+
+
+def test_gigabytes_of_stderr_are_not_kept(run: Callable[..., Completed]) -> None:
+    done = run("sh", "-c", "head -c 30000000 /dev/zero >&2; echo fine")
+    assert len(done.stderr) == STDERR_LIMIT
+    assert done.stdout == b"fine\n"
+
+
+def test_what_hangs_is_killed_with_its_children(run: Callable[..., Completed], tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    with pytest.raises(DataplaneError) as caught:
+        run("sh", "-c", f"sleep 1000 & echo $! > {mark}; wait", timeout=0.3)
+    assert caught.value.kind is FailureKind.HUNG
+    pid = int(mark.read_text())
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError("the grandchild lives on")
+
+
+def test_a_missing_program_is_named(run: Callable[..., Completed]) -> None:
+    with pytest.raises(DataplaneError, match="no-such-program is not installed") as caught:
+        run("no-such-program")
+    assert caught.value.kind is FailureKind.MISSING
+
+
+def test_the_environment_is_clean(run: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XTABLES_LIBDIR", "/evil")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    names = {line.split(b"=")[0] for line in run("env").stdout.splitlines()}
+    assert names <= {b"PATH", b"LC_ALL", b"PWD", b"SHLVL", b"_"}
+
+
+def test_cancelling_kills_and_reaps() -> None:
+    async def scenario() -> None:
+        task = asyncio.create_task(Runner().run(("sleep", "1000")))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not any(
+        "sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()
+    )
+
+
+def done(code: int, stderr: str = "", stdout: bytes = b"") -> Completed:
+    return Completed(("iptables-restore",), code, stdout, stderr)
+
+
+LEGACY, NFT = "iptables-restore v1.8.9 (legacy): ", "iptables-nft-restore v1.8.9 (nf_tables): "
+
+TEXTS = [
+    (2, NFT + 'unknown option "--bogus"\nError occurred at line: 3\n', FailureKind.SYNTAX),
+    (2, NFT + "Chain 'NOSUCH' does not exist\nError occurred at line: 4\n", FailureKind.SYNTAX),
+    (2, NFT + "chain name `AAAAAAAAAAAAAAAAAAAAAAAAAAAAA' too long (must be under 29 chars)\n", FailureKind.SYNTAX),
+    (4, NFT + "\nline 2: CHAIN_DEL failed (Device or resource busy): chain A\n", FailureKind.KERNEL),
+    (4, NFT + "\nline 7: RULE_APPEND failed (No such file or directory): rule in chain X\n", FailureKind.KERNEL),
+    (1, "iptables-nft-restore: COMMIT expected at line 3\n", FailureKind.SYNTAX),
+    (
+        2,
+        LEGACY + "Couldn't load target `NOSUCH':No such file or directory\n\nError occurred at line: 3\n",
+        FailureKind.SYNTAX,
+    ),
+    (2, LEGACY + "Invalid chain name `AAAAAAAAAAAAAAAAAAAAAAAAAAAAA' (28 chars max)\n", FailureKind.SYNTAX),
+    (1, "iptables-restore: line 2 failed\n", FailureKind.KERNEL),
+    (2, LEGACY + "iptables-restore: unable to initialize table 'nat'\n", FailureKind.KERNEL),
+    (4, "Another app is currently holding the xtables lock. Stopped waiting after 1s.\n", FailureKind.LOCK),
+    (4, NFT + "Could not fetch rule set generation id: Permission denied (you must be root)\n", FailureKind.PERMISSION),
+    (4, "Fatal: can't open lock file /run/xtables.lock: Permission denied\n", FailureKind.PERMISSION),
+    (-9, "", FailureKind.KILLED),
+    (1, "what nobody has seen yet\n", FailureKind.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("code", "stderr", "kind"), TEXTS)
+def test_stderr_is_classified_once(code: int, stderr: str, kind: FailureKind) -> None:
+    assert classify(done(code, stderr)) is kind
+
+
+def test_success_and_the_two_lies() -> None:
+    assert classify(done(0)) is None
+    assert classify(done(0, stdout=b"# Table `nat' is incompatible, use 'nft' tool.\n")) is FailureKind.UNKNOWN
+    assert (
+        classify(done(0, NFT + "Could not fetch rule set generation id: Permission denied (you must be root)"))
+        is FailureKind.PERMISSION
+    )
+
+
+def test_offending_lines_are_quoted_with_neighbours() -> None:
+    payload = b"\n".join(b"rule %d" % n for n in range(1, 10))
+    marks = {3: " ", 4: " ", 5: ">", 6: ">", 7: " ", 8: " "}
+    assert quote(payload, [5, 6]) == [f"{mark} line {n}: rule {n}" for n, mark in marks.items()]
+    assert quote(payload, [1])[0] == "> line 1: rule 1"
+    assert quote(payload, [99]) == []
+    with pytest.raises(DataplaneError, match=r"> line 3: rule 3"):
+        check(done(2, TEXTS[0][1]), payload)

@@ -1,0 +1,228 @@
+"""When to sync, and what the loop makes of success and failure. Virtual time, a fake kernel, the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ferrule._engine import Engine, EngineOptions, NotReady
+from ferrule.errors import FailureKind
+from ferrule.sync.cadence import RETRY_FIRST, RETRY_MAX, Cadence
+from ferrule.sync.loop import Changes, SyncLoop, SyncReport
+from ferrule.testing.fake_dataplane import FakeDataplane
+from ferrule.types import KINDS
+from tests.objects import endpoint, endpoint_slice, service
+
+# ---------------------------------------------------------------- cadence
+
+
+def test_nothing_wanted_nothing_due() -> None:
+    cadence = Cadence(1.0)
+    assert cadence.due_at() is None
+    cadence.request()
+    assert cadence.due_at() == float("-inf"), "the first change after calm is not delayed"
+
+
+def test_the_gap_counts_from_the_end_of_a_sync() -> None:
+    cadence = Cadence(1.0)
+    cadence.request()
+    cadence.started()
+    cadence.request()  # something changes while it runs
+    cadence.succeeded(now=50.0)
+    assert cadence.due_at() == 51.0
+
+
+def test_failures_are_retried_sooner_first_then_slower_and_success_resets() -> None:
+    cadence = Cadence(1.0)
+    delays = []
+    for _ in range(12):
+        cadence.started()
+        delays.append(cadence.failed(now=0.0))
+        assert cadence.due_at() == delays[-1]
+    assert delays[:4] == [RETRY_FIRST, 2 * RETRY_FIRST, 4 * RETRY_FIRST, 8 * RETRY_FIRST]
+    assert delays[-1] == RETRY_MAX
+    cadence.request()
+    assert cadence.due_at() == 1.0, "a change may be the cure: tried after the gap already"
+    cadence.started()
+    cadence.succeeded(now=5.0)
+    assert cadence.due_at() is None
+    cadence.started()
+    assert cadence.failed(now=9.0) == RETRY_FIRST
+
+
+@given(st.lists(st.sampled_from(["request", "ok", "fail"]), max_size=60))
+def test_requests_are_never_forgotten(events: list[str]) -> None:
+    cadence, owed = Cadence(0.5), False
+    for now, event in enumerate(events):
+        if event == "request":
+            cadence.request()
+            owed = True
+        elif cadence.due_at() is not None:
+            cadence.started()
+            if event == "ok":
+                cadence.succeeded(float(now))
+                owed = False
+            else:
+                cadence.failed(float(now))
+                owed = True
+        assert (cadence.due_at() is not None) is owed
+
+
+# ---------------------------------------------------------------- loop
+
+
+class Bench:
+    """A loop over fake kernels with a clock that the test turns."""
+
+    def __init__(self, *families: str) -> None:
+        self.now = 0.0
+        self.planes = [FakeDataplane(f) for f in families or ("ipv4",)]  # type: ignore[arg-type]
+        self.engine = Engine(EngineOptions(node_name="node-1"))
+        self.cadence = Cadence(1.0)
+        self.reports: list[SyncReport] = []
+        self.loop = SyncLoop(
+            self.engine, self.planes, self.cadence, clock=lambda: self.now, on_sync=self.reports.append
+        )
+
+    def submit(self, *objects: dict[str, Any]) -> None:
+        lists = {kind: json.dumps([o for o in objects if o["kind"] == kind]).encode() for kind in KINDS}
+        self.loop.submit(Changes(lists))
+
+    def sync(self) -> SyncReport:
+        return asyncio.run(self.loop.sync())
+
+    @property
+    def kernel(self) -> FakeDataplane:
+        return self.planes[0]
+
+
+WEB = [service(), endpoint_slice([endpoint("10.128.1.10")])]
+
+
+def test_nothing_is_written_before_every_kind_is_listed() -> None:
+    bench = Bench()
+    bench.loop.submit(Changes({"Service": b"[]"}))
+    with pytest.raises(NotReady):
+        bench.sync()
+    assert bench.kernel.restores == []
+
+
+def test_a_sync_with_nothing_to_do_runs_no_process() -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+    assert bench.sync().plans["ipv4"].full
+    saves = bench.kernel.saves
+    bench.submit(*WEB)
+    report = bench.sync()
+    assert (report.ok, report.plans) == (True, {})
+    assert len(bench.kernel.restores) == 1
+    assert bench.kernel.saves == saves
+
+
+@pytest.mark.parametrize("commits", [0, 1, 2, 99])
+@pytest.mark.parametrize("kind", [FailureKind.LOCK, FailureKind.KILLED, FailureKind.HUNG, FailureKind.KERNEL])
+def test_a_failed_restore_is_looked_at_and_finished(kind: FailureKind, commits: int) -> None:
+    bench, clean = Bench(), Bench()
+    for b in (bench, clean):
+        b.submit(*WEB)
+    clean.sync()
+    bench.kernel.fail_next(kind, commits)
+    report = bench.sync()
+    assert not report.ok
+    assert report.failures["ipv4"].kind is kind
+    assert bench.cadence.due_at() == RETRY_FIRST
+    bench.sync()
+    assert bench.kernel.text() == clean.kernel.text()
+    assert bench.kernel.saves == 2, "the outcome was unknown, so the kernel was read again"
+    if commits == 99:
+        assert len(bench.kernel.restores) == 1, "it had worked after all: nothing is written twice"
+
+
+def test_a_save_that_fails_is_retried_and_writes_nothing() -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+    bench.kernel.save_failures.append(FailureKind.HUNG)
+    assert not bench.sync().ok
+    assert bench.kernel.restores == []
+    assert bench.sync().ok
+
+
+def test_one_family_failing_does_not_hold_up_the_other() -> None:
+    bench = Bench("ipv4", "ipv6")
+    bench.submit(*WEB)
+    bench.kernel.fail_next(FailureKind.LOCK)
+    report = bench.sync()
+    assert set(report.failures) == {"ipv4"}
+    assert set(report.plans) == {"ipv6"}
+    report = bench.sync()
+    assert set(report.plans) == {"ipv4"}
+    assert len(bench.planes[1].restores) == 1
+
+
+def test_recheck_repairs_what_somebody_else_did() -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+    bench.sync()
+    before = bench.kernel.text()
+    nat = bench.kernel.tables["nat"]
+    for chain in [c for c in nat if c.startswith("KUBE-")]:
+        del nat[chain]
+    nat["OUTPUT"].clear()
+    nat["MINE"] = ["-j RETURN"]
+    bench.loop.recheck("ipv4")
+    bench.sync()
+    assert sorted(bench.kernel.text().replace(":MINE - [0:0]\n", "").replace("-A MINE -j RETURN\n", "")) == sorted(
+        before
+    )
+    assert nat["MINE"] == ["-j RETURN"] or bench.kernel.tables["nat"]["MINE"] == ["-j RETURN"]
+
+
+def test_a_cancelled_restore_leaves_no_wrong_belief() -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+
+    async def interrupted() -> None:
+        started = asyncio.Event()
+        original = bench.kernel.restore
+
+        async def slow(payload: bytes) -> None:
+            started.set()
+            await asyncio.sleep(3600)
+            await original(payload)
+
+        bench.kernel.restore = slow  # type: ignore[method-assign]
+        task = asyncio.create_task(bench.loop.sync())
+        await started.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        bench.kernel.restore = original  # type: ignore[method-assign]
+
+    asyncio.run(interrupted())
+    assert bench.sync().plans["ipv4"].full
+    assert "10.128.1.10:8080" in bench.kernel.text()
+
+
+def test_the_loop_sleeps_until_something_is_due() -> None:
+    async def scenario() -> int:
+        bench = Bench()
+        clock = asyncio.get_running_loop().time
+        loop = SyncLoop(bench.engine, bench.planes, Cadence(0.0), clock=clock, on_sync=bench.reports.append)
+        task = asyncio.create_task(loop.run())
+        await asyncio.sleep(0.05)
+        assert bench.reports == []
+        for objects in (WEB, WEB[:1]):
+            loop.submit(Changes({k: json.dumps([o for o in objects if o["kind"] == k]).encode() for k in KINDS}))
+            seen = len(bench.reports)
+            while len(bench.reports) == seen:  # noqa: ASYNC110 - the report is a list
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return len(bench.reports)
+
+    assert asyncio.run(scenario()) == 2
