@@ -12,7 +12,7 @@ use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
 use ferrule_engine::{Engine, Options};
 
-/// Counts live bytes. The only unsafe code of the project outside PyO3's macros: a global allocator cannot be safe.
+/// Counts live bytes. The only unsafe code of the project outside `PyO3`'s macros: a global allocator cannot be safe.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -162,7 +162,10 @@ fn heap(shape: Shape, cluster: &Cluster) -> bool {
 }
 
 fn main() {
-    assert!(!cfg!(debug_assertions), "a debug build measures nothing: use `make bench`");
+    if cfg!(debug_assertions) {
+        println!("a debug build measures nothing: use `make bench`");
+        std::process::exit(2);
+    }
     println!("engine rows, best of {REPEATS}; {} {}", std::env::consts::ARCH, std::env::consts::OS);
     let ten = Shape { services: 10_000, endpoints: 4, node_port_every: 10 };
     let thirty = Shape { services: 30_000, ..ten };

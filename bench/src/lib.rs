@@ -35,7 +35,7 @@ fn managed_fields(manager: &str) -> Value {
 #[must_use]
 pub fn service(shape: Shape, n: usize) -> Value {
     let ip = cluster_ip(n);
-    let node_port = if n % shape.node_port_every == 0 { 20_000 + n % 40_000 } else { 0 };
+    let node_port = if n.is_multiple_of(shape.node_port_every) { 20_000 + n % 40_000 } else { 0 };
     json!({
         "metadata": {"name": format!("service-{n}"), "namespace": format!("team-{}", n % 50), "uid": format!("{n:032x}"),
             "resourceVersion": "12345", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"app": format!("service-{n}")},

@@ -36,10 +36,9 @@ def chains(saved: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(("lines", "kind"), REFUSALS)
+# An open quote the real tool accepts, and eats the rest of the text: there the fake is stricter on purpose.
+@pytest.mark.parametrize(("lines", "kind"), [r for r in REFUSALS if '"open' not in r[0][-1]])
 def test_the_kernel_refuses_it_too(netns: NetNs, backend: str, lines: list[str], kind: FailureKind) -> None:
-    if '"open' in lines[-1]:
-        pytest.skip("the real tool accepts this and eats the rest of the text: the fake is stricter on purpose")
     with pytest.raises(DataplaneError) as caught:
         asyncio.run(real(netns, backend).restore(NAT.format("\n".join(lines)).encode()))
     # legacy cannot tell a missing chain from a refusal; both are its KERNEL.

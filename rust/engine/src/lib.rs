@@ -38,6 +38,7 @@ mod ruleset;
 
 mod delta;
 mod family;
+mod ports;
 mod readback;
 mod restore;
 

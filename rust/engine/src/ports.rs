@@ -1,0 +1,328 @@
+//! Service ports between plans: which exist, what they claim, and what their rules amount to.
+//!
+//! Rules themselves are not kept. A port remembers its chains' names, its share of each dispatch chain's digest and what
+//! of it can be reached; from that and the store, any rule can be made again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::address::Family;
+use crate::claims::{Claim, Claims, Title};
+use crate::delta::Delta;
+use crate::digest::{Digest, Digester};
+use crate::endpoints;
+use crate::names::{ChainId, FixedChain, PortName};
+use crate::options::Options;
+use crate::problem::{Problem, ProblemKind};
+use crate::restore::{RestoreBuilder, append};
+use crate::rule::Rule;
+use crate::ruleset::{Context, NodeFacts, PortView, Sink, dispatch_rules, port_chains, rank_key};
+use crate::services::{Service, ServicePort};
+use crate::store::Store;
+use crate::topology::{Reach, choose};
+
+/// Above this many endpoints in a family, rules about single endpoints carry no comments: 40 % less text, and a
+/// shorter walk per packet (kube-proxy's `largeClusterEndpointsThreshold`).
+const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
+
+/// What is remembered of a service port between plans: no rule, only what they amount to.
+#[derive(Debug)]
+struct PortState {
+    /// `ns/name` of its Service.
+    key: Arc<str>,
+    service: Arc<Service>,
+    index: usize,
+    endpoints: usize,
+    reach: Reach,
+    chains: Box<[ChainId]>,
+    shares: Box<[Share]>,
+}
+
+/// A port's part in a dispatch chain's digest.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    chain: FixedChain,
+    digest: Digest,
+}
+
+impl PortState {
+    /// Not rendered yet.
+    fn new(key: &Arc<str>, service: &Arc<Service>, index: usize) -> Self {
+        Self {
+            key: key.clone(),
+            service: service.clone(),
+            index,
+            endpoints: 0,
+            reach: Reach::default(),
+            chains: Box::default(),
+            shares: Box::default(),
+        }
+    }
+
+    fn port(&self) -> &ServicePort {
+        &self.service.ports[self.index]
+    }
+}
+
+/// All service ports of one family.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    family: Family,
+    states: BTreeMap<PortName, PortState>,
+    of_service: HashMap<Arc<str>, Vec<PortName>>,
+    claims: Claims,
+    endpoints: usize,
+    large: bool,
+    dispatch: [Digest; FixedChain::ALL.len()],
+}
+
+/// Forwards chains to the text builder and the delta.
+struct PlanSink<'a, 'b> {
+    delta: &'a mut Delta,
+    builder: &'a mut RestoreBuilder<'b>,
+    chains: Vec<ChainId>,
+}
+
+impl Sink for PlanSink<'_, '_> {
+    fn chain(&mut self, id: ChainId, rules: &[Rule]) {
+        let delta = &mut *self.delta;
+        self.builder.chain(id, rules, |digest| {
+            delta.want(id, digest);
+            delta.differs(id)
+        });
+        self.chains.push(id);
+    }
+}
+
+impl Ports {
+    pub(crate) fn new(family: Family) -> Self {
+        Self {
+            family,
+            states: BTreeMap::new(),
+            of_service: HashMap::new(),
+            claims: Claims::default(),
+            endpoints: 0,
+            large: false,
+            dispatch: [Digest::EMPTY_SET; FixedChain::ALL.len()],
+        }
+    }
+
+    /// What rule generators may look at.
+    pub(crate) fn context<'a>(&'a self, options: &'a Options, facts: &'a NodeFacts) -> Context<'a> {
+        Context { family: self.family, options, facts, claims: &self.claims, large: self.large }
+    }
+
+    /// Sum of the ports' shares of a dispatch chain.
+    pub(crate) fn dispatch_digest(&self, chain: FixedChain) -> Digest {
+        self.dispatch[chain as usize]
+    }
+
+    /// Hand every port's dispatch rules to `emit`, ports in name order.
+    pub(crate) fn dispatch_rules(&self, ctx: &Context<'_>, emit: &mut dyn FnMut(FixedChain, Rule)) {
+        for (name, state) in &self.states {
+            if let Some(view) = PortView::new(self.family, name, &state.service, state.port()) {
+                dispatch_rules(ctx, &view, state.reach, emit);
+            }
+        }
+    }
+
+    /// Services that have ports here.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.of_service.keys()
+    }
+
+    /// Ports with a chain that must be written.
+    pub(crate) fn differing(&self, delta: &Delta) -> impl Iterator<Item = &PortName> {
+        self.states.iter().filter(|(_, state)| state.chains.iter().any(|&c| delta.differs(c))).map(|(name, _)| name)
+    }
+
+    /// Numbers for a snapshot: ports, endpoints, large mode.
+    pub(crate) fn counts(&self) -> (usize, usize, bool) {
+        (self.states.len(), self.endpoints, self.large)
+    }
+
+    /// After `restructure`: count the touched ports' endpoints. Crossing the large mode's line touches every port.
+    pub(crate) fn recount(&mut self, touched: &mut BTreeSet<PortName>, store: &Store) {
+        touched.retain(|name| self.states.contains_key(name));
+        for name in &*touched {
+            self.recount_one(name, store);
+        }
+        let large = self.endpoints > LARGE_CLUSTER_ENDPOINTS;
+        if large != self.large {
+            self.large = large;
+            touched.extend(self.states.keys().cloned());
+        }
+    }
+
+    /// Match a Service's ports and claims to its object; `touched` collects the ports to render.
+    pub(crate) fn restructure(
+        &mut self,
+        key: &Arc<str>,
+        store: &Store,
+        delta: &mut Delta,
+        touched: &mut BTreeSet<PortName>,
+    ) {
+        let service = store.service(key).filter(|s| s.cluster_ips[self.family.index()].is_some());
+        let names: Vec<PortName> = service
+            .map_or_else(Vec::new, |s| s.ports.iter().map(|p| PortName::new(key, &p.name, p.protocol)).collect());
+        let before = self.of_service.remove(key).unwrap_or_default();
+        for gone in before.iter().filter(|n| !names.contains(n)) {
+            self.drop_port(gone, delta, touched);
+        }
+        let Some(service) = service else { return };
+        for (index, name) in names.iter().enumerate() {
+            let unchanged = self.states.get(name).is_some_and(|s| s.index == index && Arc::ptr_eq(&s.service, service));
+            if !unchanged {
+                let old = self.states.get(name).map(|s| (s.service.clone(), s.index));
+                if let Some((old, at)) = old {
+                    self.withdraw(name, &old, at, touched);
+                }
+                self.enter(name, service, index, touched);
+                let update = |state: &mut PortState| {
+                    state.service = service.clone();
+                    state.index = index;
+                };
+                self.states
+                    .entry(name.clone())
+                    .and_modify(update)
+                    .or_insert_with(|| PortState::new(key, service, index));
+            }
+            touched.insert(name.clone());
+        }
+        self.of_service.insert(key.clone(), names);
+    }
+
+    fn enter(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut BTreeSet<PortName>) {
+        for (claim, title) in claims_of(self.family, service, &service.ports[index]) {
+            touched.extend(self.claims.enter(claim, title, name));
+        }
+    }
+
+    fn withdraw(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut BTreeSet<PortName>) {
+        for (claim, title) in claims_of(self.family, service, &service.ports[index]) {
+            touched.extend(self.claims.withdraw(claim, title, name));
+        }
+    }
+
+    fn drop_port(&mut self, name: &PortName, delta: &mut Delta, touched: &mut BTreeSet<PortName>) {
+        let Some(state) = self.states.remove(name) else { return };
+        self.withdraw(name, &state.service, state.index, touched);
+        self.endpoints -= state.endpoints;
+        for &chain in &state.chains {
+            delta.unwant(chain);
+        }
+        for share in &state.shares {
+            self.dispatch[share.chain as usize].subtract(share.digest);
+        }
+    }
+
+    fn recount_one(&mut self, name: &PortName, store: &Store) {
+        let Some(state) = self.states.get_mut(name) else { return };
+        let now =
+            endpoints::of_port(store.slices_of(&state.key), self.family, &state.port().name, name.protocol()).len();
+        self.endpoints = self.endpoints - state.endpoints + now;
+        state.endpoints = now;
+    }
+
+    /// Render a port's chains and dispatch rules; offers the chains to the builder.
+    pub(crate) fn render(
+        &mut self,
+        name: &PortName,
+        store: &Store,
+        options: &Options,
+        facts: &NodeFacts,
+        digester: &Digester,
+        delta: &mut Delta,
+        builder: &mut RestoreBuilder<'_>,
+    ) {
+        let Some(state) = self.states.get_mut(name) else { return };
+        let service = state.service.clone();
+        let port = &service.ports[state.index];
+        let Some(view) = PortView::new(self.family, name, &service, port) else { return };
+        let ctx = Context { family: self.family, options, facts, claims: &self.claims, large: self.large };
+        let candidates = endpoints::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
+        let (reach, picks) = choose(&candidates, view.policies, facts.zone.as_deref());
+
+        let mut sink = PlanSink { delta: &mut *delta, builder, chains: Vec::with_capacity(picks.len() + 3) };
+        port_chains(&ctx, &view, reach, &picks, &mut sink);
+        let chains = sink.chains;
+        for old in state.chains.iter().filter(|c| !chains.contains(c)) {
+            delta.unwant(*old);
+        }
+        state.chains = chains.into();
+        state.reach = reach;
+
+        let shares = shares(&ctx, &view, reach, digester);
+        for old in &state.shares {
+            self.dispatch[old.chain as usize].subtract(old.digest);
+        }
+        for new in &shares {
+            self.dispatch[new.chain as usize].add(new.digest);
+        }
+        state.shares = shares;
+    }
+
+    /// Ports that another port keeps from an address, as of the last plan.
+    pub(crate) fn conflicts(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        for (name, state) in &self.states {
+            for (claim, title) in claims_of(self.family, &state.service, state.port()) {
+                let Some(owner) = self.claims.owner(claim).filter(|owner| *owner != name) else { continue };
+                let value = match claim {
+                    Claim::Address(ip, protocol, port) => {
+                        format!("{} {}", SocketAddr::new(ip, port), protocol.name())
+                    }
+                    Claim::NodePort(protocol, port) => format!("{port} {}", protocol.name()),
+                };
+                let field = match title {
+                    Title::ClusterIp => "spec.clusterIPs",
+                    Title::LoadBalancer => "status.loadBalancer.ingress",
+                    Title::External => "spec.externalIPs",
+                    Title::NodePort => "spec.ports[].nodePort",
+                };
+                found.push(Problem {
+                    object: format!("Service {}", state.key),
+                    field: field.into(),
+                    value,
+                    reason: format!("belongs to {} already: {} has no rule for it", owner.as_str(), name.as_str())
+                        .into(),
+                    kind: ProblemKind::Conflict,
+                });
+            }
+        }
+        found
+    }
+}
+
+fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Claim, Title)> {
+    let address = |ip| Claim::Address(ip, port.protocol, port.port);
+    let cluster = service.cluster_ips[family.index()].into_iter().map(|ip| (address(ip), Title::ClusterIp));
+    let balancer = service.load_balancer_ips_of(family).map(|ip| (address(ip), Title::LoadBalancer));
+    let external = service.external_ips_of(family).map(|ip| (address(ip), Title::External));
+    let node_port = port.node_port.map(|n| (Claim::NodePort(port.protocol, n), Title::NodePort));
+    cluster.chain(balancer).chain(external).chain(node_port).collect()
+}
+
+fn shares(ctx: &Context<'_>, view: &PortView<'_>, reach: Reach, digester: &Digester) -> Box<[Share]> {
+    let mut shares: Vec<Share> = Vec::with_capacity(3);
+    let mut keys: Vec<(FixedChain, Claim)> = Vec::new();
+    let mut line = Vec::with_capacity(192);
+    dispatch_rules(ctx, view, reach, &mut |chain, rule| {
+        line.clear();
+        append(ctx.family, ChainId::Fixed(chain), &rule, &mut line);
+        let rank = rank_key(chain, &rule).map_or(0, |key| {
+            let earlier = keys.iter().filter(|k| **k == (chain, key)).count();
+            keys.push((chain, key));
+            u8::try_from(earlier).unwrap_or(u8::MAX)
+        });
+        let digest = digester.ranked(rank, &line);
+        match shares.iter_mut().find(|s| s.chain == chain) {
+            Some(share) => share.digest.add(digest),
+            None => shares.push(Share { chain, digest }),
+        }
+    });
+    shares.into()
+}

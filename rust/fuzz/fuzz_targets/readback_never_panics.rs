@@ -1,0 +1,24 @@
+//! Invariant: no text in place of iptables-save's makes read-back panic; after it, one plan brings everything right.
+#![no_main]
+
+use ferrule_engine::address::Family;
+use ferrule_engine::wire::Kind;
+use ferrule_engine::{Engine, Options};
+use libfuzzer_sys::fuzz_target;
+
+const SERVICES: &[u8] = br#"[{"metadata":{"name":"web","namespace":"app"},"spec":{"type":"NodePort","clusterIP":"10.96.10.1","ports":[{"name":"http","port":80,"nodePort":30080}]}}]"#;
+const SLICES: &[u8] = br#"[{"metadata":{"name":"web-1","namespace":"app","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[{"addresses":["10.128.1.10"]}]}]"#;
+
+fuzz_target!(|data: &[u8]| {
+    let mut engine = Engine::new(Options::new("node-1"));
+    for (kind, list) in [(Kind::Service, SERVICES), (Kind::EndpointSlice, SLICES), (Kind::Node, b"[]".as_slice())] {
+        engine.replace(kind, &[list]).expect("a list");
+    }
+    if engine.observe(Family::V4, data).is_err() {
+        return;
+    }
+    if let Some(plan) = engine.plan(Family::V4).expect("observed") {
+        engine.commit(&plan).expect("in flight");
+    }
+    assert!(engine.plan(Family::V4).expect("observed").is_none());
+});
