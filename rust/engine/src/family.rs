@@ -14,7 +14,7 @@ use crate::hooks::{Hook, hooks};
 use crate::names::{ChainId, FixedChain, PortName, Table};
 use crate::options::Options;
 use crate::plan::Plan;
-use crate::ports::Ports;
+use crate::ports::{Inputs, Ports};
 use crate::problem::Problem;
 use crate::readback;
 use crate::report::DriftReport;
@@ -42,16 +42,17 @@ pub(crate) struct FamilyState {
     delta: Delta,
     /// Ports with chains that may differ from the applied ones although nothing about them changed.
     unconfirmed: BTreeSet<PortName>,
-    /// Hooks seen missing; `None`: nobody knows.
-    missing_hooks: Option<MissingHooks>,
-    observed_hooks: Vec<(Table, String, Rule)>,
+    /// Rules of ours seen in others' chains; `None`: nobody knows.
+    standing: Option<Standing>,
     in_flight: Option<InFlight>,
     generation: u64,
 }
 
-#[derive(Debug, Default)]
-struct MissingHooks {
-    firewall: bool,
+/// What an observation, or a confirmed plan since, found in chains that are not ours.
+#[derive(Debug)]
+struct Standing {
+    hooks: Vec<(Table, String, Rule)>,
+    firewall_exists: bool,
 }
 
 impl FamilyState {
@@ -62,8 +63,7 @@ impl FamilyState {
             facts: None,
             delta: Delta::default(),
             unconfirmed: BTreeSet::new(),
-            missing_hooks: None,
-            observed_hooks: Vec::new(),
+            standing: None,
             in_flight: None,
             generation: 0,
         }
@@ -84,7 +84,7 @@ impl FamilyState {
         if self.in_flight.is_some() {
             return Err(PlanError::InFlight);
         }
-        let Some(firewall_missing) = self.missing_hooks.as_ref().map(|m| m.firewall) else {
+        let Some(firewall_missing) = self.standing.as_ref().map(|s| !s.firewall_exists) else {
             return Err(PlanError::NotObserved);
         };
         let facts = NodeFacts::of(self.family, options, store.node(), local_addresses);
@@ -92,8 +92,9 @@ impl FamilyState {
 
         let full = self.delta.nothing_applied();
         let mut builder = RestoreBuilder::new(self.family, digester);
+        let inputs = Inputs { store, options, facts: &facts, digester };
         for name in &touched {
-            self.ports.render(name, store, options, &facts, digester, &mut self.delta, &mut builder);
+            self.ports.render(name, &inputs, &mut self.delta, &mut builder);
         }
         self.fixed_chains(options, &facts, digester, &mut builder);
         let hooks = self.missing(&facts);
@@ -209,8 +210,9 @@ impl FamilyState {
     /// Hooks that the last observation did not show.
     fn missing(&self, facts: &NodeFacts) -> Vec<Hook> {
         let stands = |hook: &Hook| {
-            self.observed_hooks
+            self.standing
                 .iter()
+                .flat_map(|s| &s.hooks)
                 .any(|(table, chain, rule)| *table == hook.table && chain == hook.chain && same_hook(rule, &hook.rule))
         };
         hooks(self.family, facts.localhost_node_ports).into_iter().filter(|hook| !stands(hook)).collect()
@@ -239,9 +241,9 @@ impl FamilyState {
         self.delta.commit(&done.written, &done.deleted);
         if done.hooked {
             let localhost = self.facts.as_ref().is_some_and(|f| f.localhost_node_ports);
-            self.observed_hooks =
-                hooks(self.family, localhost).into_iter().map(|h| (h.table, h.chain.to_owned(), h.rule)).collect();
-            self.missing_hooks = Some(MissingHooks::default());
+            let wanted = hooks(self.family, localhost).into_iter();
+            let hooks = wanted.map(|h| (h.table, h.chain.to_owned(), h.rule)).collect();
+            self.standing = Some(Standing { hooks, firewall_exists: true });
         }
         Ok(())
     }
@@ -252,7 +254,7 @@ impl FamilyState {
         self.unconfirmed.extend(failed.ports);
         if failed.hooked {
             // Inserting a hook twice would leave two: only a look can tell.
-            self.missing_hooks = None;
+            self.standing = None;
         }
         Ok(())
     }
@@ -261,9 +263,8 @@ impl FamilyState {
         let observed = readback::read(self.family, digester, saved)?;
         let believed = !self.delta.nothing_applied();
         let drift = self.delta.observe(observed.chains, observed.held);
-        let had_hooks = self.missing_hooks.is_some() && believed;
-        self.observed_hooks = observed.hooks;
-        self.missing_hooks = Some(MissingHooks { firewall: !observed.firewall_exists });
+        let had_hooks = self.standing.is_some() && believed;
+        self.standing = Some(Standing { hooks: observed.hooks, firewall_exists: observed.firewall_exists });
         self.in_flight = None;
         self.unconfirmed.extend(self.ports.differing(&self.delta).cloned());
         let mut report = DriftReport::default();

@@ -67,6 +67,15 @@ impl PortState {
     }
 }
 
+/// What rendering reads besides the port itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) options: &'a Options,
+    pub(crate) facts: &'a NodeFacts,
+    pub(crate) digester: &'a Digester,
+}
+
 /// All service ports of one family.
 #[derive(Debug)]
 pub(crate) struct Ports {
@@ -231,13 +240,11 @@ impl Ports {
     pub(crate) fn render(
         &mut self,
         name: &PortName,
-        store: &Store,
-        options: &Options,
-        facts: &NodeFacts,
-        digester: &Digester,
+        inputs: &Inputs<'_>,
         delta: &mut Delta,
         builder: &mut RestoreBuilder<'_>,
     ) {
+        let Inputs { store, options, facts, digester } = *inputs;
         let Some(state) = self.states.get_mut(name) else { return };
         let service = state.service.clone();
         let port = &service.ports[state.index];
