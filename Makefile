@@ -50,7 +50,13 @@ demo: build net-tools ## real connections through real rules, in namespaces of i
 .PHONY: test
 test: build net-tools ## everything that must pass: Rust, Python, real kernel, fuzz targets briefly
 	@$(CARGO) test -q --workspace --exclude ferrule-bindings
+	@hack/fuzz 5
 	@hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider $(ARGS)
+
+SECONDS_EACH ?= 60
+.PHONY: fuzz
+fuzz: $(STAMPS)/tools ## each fuzz target for a minute
+	@hack/fuzz $(SECONDS_EACH)
 
 .PHONY: lint
 lint: build ## formats, types, layers, stubs; warnings are errors
