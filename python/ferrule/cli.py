@@ -145,7 +145,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 failed with a reason on stderr, 2 wrong arguments."""
+    """Entry point. Exit codes: 0 done, 1 failed with a reason on stderr, 2 wrong arguments, 130 interrupted."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.version:
@@ -158,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # ValueError: an option that only the engine could judge (`_engine.InputError`).
         print(f"ferrule: {_advice(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell counts it: 128 + SIGINT
     except BrokenPipeError:
         sys.stderr.close()
         return 1

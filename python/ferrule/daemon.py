@@ -111,6 +111,7 @@ class Daemon:
         )
         self._state: FolderState | None = None
         self._reported: dict[str, dict[str, object]] = {}
+        self._noted: set[Complaint] = set()
         self._complete: set[Family] = set()
         self._problems: list[Problem] = []
 
@@ -209,8 +210,10 @@ class Daemon:
     def _take(self, state: FolderState) -> None:
         first = self._state is None
         self._state = state
-        for note in state.notes if first else ():
-            log.info("Ignored", extra=kv(file=note.file, document=note.document, reason=note.reason))
+        for note in state.notes:
+            if note not in self._noted:
+                log.info("Ignored", extra=kv(file=note.file, document=note.document, reason=note.reason))
+        self._noted = set(state.notes)
         self._report_problems()
         kinds = state.changed if not first else frozenset(state.lists)
         # Files that were there before us say nothing about how long a change takes.

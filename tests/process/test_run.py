@@ -132,6 +132,23 @@ def test_signals_end_it_and_leave_the_rules(netns: NetNs, folder: Path, number: 
         assert rules(netns, "nft").splitlines()[1:-1] == before.splitlines()[1:-1]
 
 
+def test_objects_that_make_no_rules_are_noted_once(netns: NetNs, folder: Path) -> None:
+    with running(netns, folder, "--backend", "nft") as daemon:
+        daemon.wait_for('"Synced"', "ipv4")
+        write(folder, "pod.yaml", [{"kind": "Pod", "metadata": {"name": "x"}}])
+        write(
+            folder,
+            "more.yaml",
+            [service("more", clusterIP="10.96.0.77", clusterIPs=["10.96.0.77"], ipFamilies=["IPv4"])],
+        )
+        daemon.wait_for("kind Pod makes no rules: ignored", "pod.yaml")
+        eventually(lambda: "10.96.0.77/32" in rules(netns, "nft"))
+        write(folder, "pod.yaml", [{"kind": "Pod", "metadata": {"name": "y"}}])
+        write(folder, "more.yaml", [])
+        eventually(lambda: "10.96.0.77/32" not in rules(netns, "nft"))
+        assert sum("kind Pod" in line for line in daemon.log) == 1
+
+
 def test_once_tells_by_its_exit_code(netns: NetNs, folder: Path) -> None:
     assert once(netns, folder, "--backend", "nft").returncode == 0
     again = once(netns, folder, "--backend", "nft")

@@ -136,7 +136,7 @@ def _wait_for(child: subprocess.Popen[str], word: str) -> None:
 def _make(name: str) -> NetNs:
     """A namespace whose IPv6 addresses work at once: duplicate detection would cost each new link a second."""
     netns = NetNs(name).make()
-    netns.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+    netns.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
     return netns
 
 
@@ -210,14 +210,13 @@ class Lab:
             router.netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
             router.netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
             # No limit on ICMP errors either: a refusal that is not sent looks like a drop.
-            settings = (
-                "ipv4.ip_forward=1",
-                "ipv6.conf.all.forwarding=1",
-                "ipv4.conf.all.rp_filter=0",
-                "ipv4.icmp_ratelimit=0",
-                "ipv6.icmp.ratelimit=0",
+            router.netns.sysctl(
+                ipv4__ip_forward=1,
+                ipv6__conf__all__forwarding=1,
+                ipv4__conf__all__rp_filter=0,
+                ipv4__icmp_ratelimit=0,
+                ipv6__icmp__ratelimit=0,
             )
-            router.netns.run("sysctl", "-qw", *(f"net.{setting}" for setting in settings))
         for number, (router, name) in enumerate(
             [(node, n) for n in self.local] + [(node, "client")] + [(other, n) for n in self.remote]
         ):

@@ -106,6 +106,11 @@ class NetNs:
             raise RuntimeError(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
         return done
 
+    def sysctl(self, **settings: int) -> None:
+        """Set `net.*` values inside: `ipv4__ip_forward=1`. (The tool of that name is not on every machine.)"""
+        lines = [f"echo {value} > /proc/sys/net/{name.replace('__', '/')}" for name, value in settings.items()]
+        self.run("sh", "-ec", "\n".join(lines))
+
     def popen(self, argv: Sequence[str], **options: object) -> subprocess.Popen[str]:
         """Start a program inside."""
         return subprocess.Popen((*self.prefix, *argv), text=True, **options)  # type: ignore[call-overload,no-any-return]

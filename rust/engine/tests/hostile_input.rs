@@ -113,6 +113,19 @@ fn two_services_with_one_address_have_one_owner() {
 }
 
 #[test]
+fn a_service_without_ports_has_no_rules_and_says_so() {
+    let (victim_service, victim_slice) = victim();
+    let (alone, _) = payload(std::slice::from_ref(&victim_service), std::slice::from_ref(&victim_slice));
+    for ports in [json!([]), Value::Null] {
+        let bare =
+            json!({"metadata": {"name": "bare", "namespace": "n"}, "spec": {"clusterIP": "10.0.0.1", "ports": ports}});
+        let found = problems(&[bare.clone(), victim_service.clone()], std::slice::from_ref(&victim_slice));
+        assert_eq!(found, ["Service n/bare | spec.ports |  | ignored"]);
+        assert_eq!(payload(&[bare, victim_service.clone()], std::slice::from_ref(&victim_slice)).0, alone);
+    }
+}
+
+#[test]
 fn an_external_ip_never_takes_anothers_cluster_ip() {
     let (victim_service, victim_slice) = victim();
     let thief = json!({"metadata": {"name": "a", "namespace": "a"}, "spec": {"clusterIP": "10.0.0.1", "externalIPs": ["10.0.0.9"], "ports": [{"port": 80}]}});
