@@ -180,7 +180,6 @@ def live_edits(lab: Lab, daemon: Daemon, show: Show, folder: Path) -> None:
 
     show.title("Edit 2: Pod a fails its readiness probe")
     edit(
-        lab,
         daemon,
         show,
         web,
@@ -195,7 +194,6 @@ def live_edits(lab: Lab, daemon: Daemon, show: Show, folder: Path) -> None:
 
     show.title("Edit 3: admin's externalTrafficPolicy becomes Local: the client's address survives")
     edit(
-        lab,
         daemon,
         show,
         admin,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrule.testing.netns import NetNs
+from ferrule.testing.netns import NetNs, small_transactions_only
 from tests.objects import NODE, NODE_PORT, V4, endpoint, endpoint_slice, service
 from tests.process.ferrule import eventually, once, rules, running, write
 
@@ -178,6 +178,9 @@ def test_a_second_instance_says_so_and_ends(netns: NetNs, folder: Path) -> None:
 
 
 def test_killed_in_mid_write_then_a_new_start_converges(netns: NetNs, tmp_path: Path, backend: str) -> None:
+    why_not = small_transactions_only(backend)
+    if why_not:
+        pytest.skip(why_not)
     folder = tmp_path / "manifests"
     services = [
         service(

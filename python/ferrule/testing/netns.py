@@ -45,6 +45,17 @@ def why_no_namespaces() -> str | None:
         return f"no network namespaces here: {error}"
 
 
+def small_transactions_only(backend: str) -> str | None:
+    """Why a large restore cannot work here, for the skip; None where it can.
+
+    The nft tool sends a transaction as one message and raises its socket's buffer for that, which only real root may.
+    """
+    mapped = Path("/proc/self/uid_map").read_text().split()
+    if backend == "nft" and mapped != ["0", "0", "4294967295"]:
+        return "unprivileged user namespace: the nft tool may not raise its socket buffer for a large transaction"
+    return None
+
+
 def sweep() -> None:
     """Remove namespaces whose maker is dead (killed with -9, say)."""
     if not NAMES.is_dir():

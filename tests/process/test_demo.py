@@ -1,0 +1,24 @@
+"""The demo is a promise on the README's first screen: it must pass, say so, and leave nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ferrule.testing.netns import NAMES
+
+pytestmark = pytest.mark.netns
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+
+
+def test_the_demo_passes_and_cleans_up() -> None:
+    demo = subprocess.Popen((sys.executable, str(DEMO)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 0, out
+    assert out.rstrip().endswith("PASS: every connection went where the manifests say.")
+    assert len(out.splitlines()) < 60
+    assert not [name for name in NAMES.iterdir() if name.name.startswith(f"ferrule-{demo.pid}-")]
