@@ -10,20 +10,18 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ferrule.testing.daemon import Ferrule
 from ferrule.testing.lab import OUTSIDE_OTHER_IP, Answer, Lab, pods, question
 
 HERE = Path(__file__).parent
-PATIENCE = 15.0
 BAR = 24
 
 
@@ -53,41 +51,6 @@ class Show:
             cells.append(f"{name} {bar} {n}")
         seen = f"  seen as {', '.join(sources)}" if sources else ""
         print(f"  {who:<8} → {service:<7} {to:<24} {'  '.join(cells)}{seen}")
-
-
-class Daemon:
-    """`ferrule run` in the lab's node."""
-
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        argv = (
-            sys.executable,
-            "-m",
-            "ferrule",
-            "run",
-            "--manifests",
-            str(folder),
-            "--config",
-            str(HERE / "config.yaml"),
-        )
-        self.child = lab.node.netns.popen((*argv, "--hostname-override", "node-1"), stderr=subprocess.PIPE)
-        self.log: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.child.stderr is not None
-        self.log.extend(iter(self.child.stderr.readline, ""))
-
-    def wait_for(self, word: str, after: int) -> str:
-        """The next log line with this word in it."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            for line in self.log[after:]:
-                if word in line:
-                    return line
-            if self.child.poll() is not None:
-                break
-            time.sleep(0.005)
-        raise RuntimeError(f"ferrule did not say {word!r}; its log:\n" + "".join(self.log))
 
 
 ASKS: tuple[tuple[str, str, str, int, int, str | None], ...] = (
@@ -147,14 +110,14 @@ def first_round(lab: Lab, show: Show) -> None:
     served(9, "a", ["172.31.250.2"])
 
 
-def edit(daemon: Daemon, show: Show, path: Path, change: Callable[[str], str]) -> None:
+def edit(daemon: Ferrule, show: Show, path: Path, change: Callable[[str], str]) -> None:
     """Change a manifest, wait until the kernel has it, say how long that took."""
     mark = len(daemon.log)
     old = path.read_text()
     new = change(old)
     assert new != old
     path.write_text(new)
-    line = daemon.wait_for('"Synced" ipFamily="ipv4"', mark)
+    line = daemon.wait_for('"Synced" ipFamily="ipv4"', after=mark)
     found = {
         name: re.search(rf" {name}=([\d.]+)", line)
         for name in ("msSinceChange", "chainsWritten", "chainsDeleted", "ms")
@@ -167,7 +130,7 @@ def edit(daemon: Daemon, show: Show, path: Path, change: Callable[[str], str]) -
     show.check("the sync said how long it took", found["msSinceChange"] is not None)
 
 
-def live_edits(lab: Lab, daemon: Daemon, show: Show, folder: Path) -> None:
+def live_edits(lab: Lab, daemon: Ferrule, show: Show, folder: Path) -> None:
     """Three edits of manifests while traffic could flow."""
     web, admin = folder / "10-web.yaml", folder / "50-admin.yaml"
     ready = "  - {addresses: [10.128.1.12], nodeName: node-1, conditions: {ready: true}}\n"
@@ -229,21 +192,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ferrule-demo-") as scratch, Lab(local=("a", "b", "c")) as lab:
         folder = Path(scratch) / "shop"
         shutil.copytree(HERE / "shop", folder)
-        daemon = Daemon(lab, folder)
+        daemon = Ferrule(lab.node.netns, folder, "--config", str(HERE / "config.yaml"))
         try:
             print("A node with Pods a, b, c and a client Pod; a host outside. ferrule follows a copy of examples/shop.")
-            print("  " + daemon.wait_for('"Starting ferrule"', 0).split('"Starting ferrule" ')[1].strip())
-            daemon.wait_for('"Synced" ipFamily="ipv6"', 0)
+            print("  " + daemon.wait_for('"Starting ferrule"').split('"Starting ferrule" ')[1].strip())
+            daemon.wait_for('"Synced" ipFamily="ipv6"')
             first_round(lab, show)
             live_edits(lab, daemon, show, folder)
             if keeping:
                 keep(lab, folder)
-        except RuntimeError as error:
+        except (AssertionError, RuntimeError) as error:
             show.failures.append(str(error))
             print(f"  !! {error}")
         finally:
-            daemon.child.terminate()
-            code = daemon.child.wait(10)
+            code = daemon.stop()
+            daemon.kill()
     show.check("ferrule ended cleanly", code == 0)
     good = "PASS: every connection went where the manifests say."
     print(f"\n{'FAIL: ' + '; '.join(show.failures) if show.failures else good}")

@@ -82,7 +82,9 @@ class Plan:
     family: Family
     generation: int
     payload: bytes
-    """iptables-restore input, for `--noflush`."""
+    """iptables-restore input, for `--noflush`. Each access copies it."""
+    payload_size: int
+    """Bytes, without a copy."""
     chains_written: tuple[str, ...]
     """`table CHAIN`, sorted."""
     chains_deleted: tuple[str, ...]

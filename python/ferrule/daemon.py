@@ -114,6 +114,7 @@ class Daemon:
         self._noted: set[Complaint] = set()
         self._complete: set[Family] = set()
         self._problems: list[Problem] = []
+        self._cleaning: asyncio.Task[None] | None = None
 
     @classmethod
     async def build(cls, options: DaemonOptions, folder: ManifestFolder) -> Daemon:
@@ -256,7 +257,7 @@ class Daemon:
                     chainsWritten=len(plan.chains_written),
                     chainsDeleted=len(plan.chains_deleted),
                     rules=plan.rules_written,
-                    bytes=len(plan.payload),
+                    bytes=plan.payload_size,
                     ms=round(report.seconds * 1000, 1),
                     msSinceChange=since,
                 ),

@@ -7,7 +7,6 @@ also a restart over somebody else's rules.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ferrule.testing.daemon import command
 from ferrule.testing.lab import CLUSTER_CIDRS, NODE_IPS, OUTSIDE_IPS, OUTSIDE_OTHER_IP, Lab, pods
 from tests.objects import (
     EXTERNAL_IP,
@@ -345,11 +345,6 @@ class Node:
     backend: str
     folder: Path
 
-    def command(self, *extra: str) -> list[str]:
-        paths = ("--manifests", str(self.folder / "manifests"), "--config", str(self.folder / "config.yaml"))
-        rest = ("--hostname-override", "node-1", "--backend", self.backend)
-        return [sys.executable, "-m", "ferrule", "run", *paths, *rest, *extra]
-
     def write(self, objects: list[dict[str, Any]], config: dict[str, Any] | None = None) -> None:
         (self.folder / "manifests").mkdir(exist_ok=True)
         settings = {"clusterCIDR": CLUSTER_CIDRS} | (config or {})
@@ -362,7 +357,8 @@ class Node:
 
     def program(self, objects: list[dict[str, Any]], config: dict[str, Any] | None = None) -> None:
         self.write(objects, config)
-        self.lab.node.netns.run(*self.command("--once"))
+        extra = ("--config", str(self.folder / "config.yaml"), "--backend", self.backend, "--once")
+        self.lab.node.netns.run(*command(self.folder / "manifests", *extra))
 
 
 @pytest.fixture(scope="module", params=["nft", "legacy"])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ferrule.testing.daemon import Ferrule
 from ferrule.testing.lab import NODE_IPS, Lab, finish
 from tests.objects import NODE, NODE_PORT, V4, endpoint, endpoint_slice, service
-from tests.process.ferrule import Ferrule, running, write
+from tests.process.ferrule import write
 
 pytestmark = pytest.mark.netns
 
@@ -43,7 +44,7 @@ def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backen
     )
     put(folder, lab, "a b")
     extra = ("--backend", backend, "--config", str(config))
-    with running(lab.node.netns, folder, *extra) as daemon:
+    with Ferrule(lab.node.netns, folder, *extra) as daemon:
         wait_for_sync(daemon)
         stream = lab["client"].start("stream", V4, "80")
         inside = lab["client"].start("knock", V4, "80", RATE)
@@ -62,7 +63,7 @@ def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backen
         daemon.child.send_signal(signal.SIGKILL)
     # A new start over the rules of the old one, with something changed in between.
     put(folder, lab, "b c")
-    with running(lab.node.netns, folder, *extra) as daemon:
+    with Ferrule(lab.node.netns, folder, *extra) as daemon:
         wait_for_sync(daemon)
         time.sleep(0.3)
     verdicts = [finish(child) for child in (inside, outside)]

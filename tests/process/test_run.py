@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ferrule.testing.daemon import Ferrule, eventually
 from ferrule.testing.netns import NetNs, small_transactions_only
 from tests.objects import NODE, NODE_PORT, V4, endpoint, endpoint_slice, service
-from tests.process.ferrule import eventually, once, rules, running, write
+from tests.process.ferrule import once, rules, write
 
 pytestmark = pytest.mark.netns
 
@@ -33,7 +34,7 @@ def targets(netns: NetNs, backend: str) -> set[str]:
 
 
 def test_edits_reach_the_kernel_live(netns: NetNs, folder: Path, backend: str) -> None:
-    with running(netns, folder, "--backend", backend) as daemon:
+    with Ferrule(netns, folder, "--backend", backend) as daemon:
         daemon.wait_for('"Synced"', "ipv4")
         assert targets(netns, backend) == {"10.128.1.10:8080", "10.128.1.11:8080"}
         mark = len(daemon.log)
@@ -51,7 +52,7 @@ def test_edits_reach_the_kernel_live(netns: NetNs, folder: Path, backend: str) -
 
 
 def test_a_burst_of_edits_is_one_sync(netns: NetNs, folder: Path) -> None:
-    with running(netns, folder, "--backend", "nft") as daemon:
+    with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv4")
         mark = len(daemon.log)
         for n in range(20):
@@ -80,7 +81,7 @@ def test_a_burst_of_edits_is_one_sync(netns: NetNs, folder: Path) -> None:
     ids=["unclosed", "half", "tab", "twice", "numbers", "kindless", "nameless", "binary"],
 )
 def test_a_file_gone_bad_keeps_its_last_good_state(netns: NetNs, folder: Path, content: str, said: str) -> None:
-    with running(netns, folder, "--backend", "nft") as daemon:
+    with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv4")
         before = targets(netns, "nft")
         (folder / "web.yaml").write_text(content)
@@ -124,7 +125,7 @@ def test_one_bad_object_is_named_and_costs_nobody_else(netns: NetNs, folder: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_signals_end_it_and_leave_the_rules(netns: NetNs, folder: Path, number: int) -> None:
-    with running(netns, folder, "--backend", "nft") as daemon:
+    with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv6")
         before = rules(netns, "nft")
         assert daemon.stop(number) == 0
@@ -133,7 +134,7 @@ def test_signals_end_it_and_leave_the_rules(netns: NetNs, folder: Path, number: 
 
 
 def test_objects_that_make_no_rules_are_noted_once(netns: NetNs, folder: Path) -> None:
-    with running(netns, folder, "--backend", "nft") as daemon:
+    with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv4")
         write(folder, "pod.yaml", [{"kind": "Pod", "metadata": {"name": "x"}}])
         write(
@@ -167,7 +168,7 @@ def test_once_tells_by_its_exit_code(netns: NetNs, folder: Path) -> None:
 
 
 def test_a_second_instance_says_so_and_ends(netns: NetNs, folder: Path) -> None:
-    with running(netns, folder, "--backend", "nft") as first:
+    with Ferrule(netns, folder, "--backend", "nft") as first:
         first.wait_for('"Synced"', "ipv4")
         second = once(netns, folder, "--backend", "nft")
         assert second.returncode == 1
@@ -195,7 +196,7 @@ def test_killed_in_mid_write_then_a_new_start_converges(netns: NetNs, tmp_path: 
     write(folder, "all.json", [])
     (folder / "all.json").write_text(json.dumps([NODE, *services, *slices]))
     for wait in (0.3, 0.4, 0.45, 0.5, 0.6):
-        with running(netns, folder, "--backend", backend) as daemon:
+        with Ferrule(netns, folder, "--backend", backend) as daemon:
             time.sleep(wait)  # somewhere in probing, planning or writing
             daemon.child.send_signal(signal.SIGKILL)
         # Whatever was there, no rule may point to a chain that does not exist: the kernel itself guarantees it, and
@@ -220,7 +221,7 @@ def test_a_flushed_table_is_noticed_and_written_again(netns: NetNs, folder: Path
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
         "iptables: {syncPeriod: 1s, minSyncPeriod: 0s}\n"
     )
-    with running(netns, folder, "--backend", backend, "--config", str(config)) as daemon:
+    with Ferrule(netns, folder, "--backend", backend, "--config", str(config)) as daemon:
         daemon.wait_for('"Synced"', "ipv4")
         before = sorted(strip(rules(netns, backend)))
         netns.run(f"iptables-{backend}", "-w", "5", "-t", "nat", "-F")

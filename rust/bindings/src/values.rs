@@ -56,6 +56,11 @@ impl Plan {
     }
 
     #[getter]
+    const fn payload_size(&self) -> usize {
+        self.0.payload.len()
+    }
+
+    #[getter]
     fn chains_written<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.0.chains_written)
     }

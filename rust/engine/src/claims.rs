@@ -44,6 +44,8 @@ enum Claimants {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_claim: HashMap<Claim, Claimants>,
+    /// Claims with more than one claimant.
+    contested: usize,
 }
 
 impl Claims {
@@ -61,6 +63,7 @@ impl Claims {
                 let displaced = (new < old && new.port != old.port).then(|| old.port.clone());
                 let mut both = vec![old, new];
                 both.sort_unstable();
+                self.contested += 1;
                 *slot = Claimants::Several(both);
                 displaced
             }
@@ -90,10 +93,16 @@ impl Claims {
                 let heir = list[0].port.clone();
                 if list.len() == 1 {
                     *slot = Claimants::One(list.remove(0));
+                    self.contested -= 1;
                 }
                 (at == 0 && heir != *port).then_some(heir)
             }
         }
+    }
+
+    /// Nothing has more than one claimant, so there is no loser to look for.
+    pub(crate) const fn all_uncontested(&self) -> bool {
+        self.contested == 0
     }
 
     /// Who owns it, if anyone claims it.
@@ -163,5 +172,6 @@ mod tests {
         assert_eq!(claims.enter(CLAIM, Title::LoadBalancer, &port("a/a")), None);
         assert_eq!(claims.withdraw(CLAIM, Title::LoadBalancer, &port("a/a")), None);
         assert!(claims.owns(CLAIM, &port("a/a")));
+        assert!(claims.all_uncontested());
     }
 }

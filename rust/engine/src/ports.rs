@@ -275,6 +275,9 @@ impl Ports {
     /// Ports that another port keeps from an address, as of the last plan.
     pub(crate) fn conflicts(&self) -> Vec<Problem> {
         let mut found = Vec::new();
+        if self.claims.all_uncontested() {
+            return found;
+        }
         for (name, state) in &self.states {
             for (claim, title) in claims_of(self.family, &state.service, state.port()) {
                 let Some(owner) = self.claims.owner(claim).filter(|owner| *owner != name) else { continue };

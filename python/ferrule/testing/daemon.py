@@ -1,0 +1,93 @@
+"""`ferrule run` as a process in a namespace, with its log at hand. For tests and the demo."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ferrule.testing.netns import NetNs
+
+PATIENCE = 20.0
+"""Seconds until something that must happen counts as not happening. Nothing asserts that it happens faster."""
+
+T = TypeVar("T")
+
+
+def command(manifests: Path, *extra: str) -> tuple[str, ...]:
+    """The command line, for the node of the lab and of the recordings."""
+    return (
+        sys.executable,
+        "-m",
+        "ferrule",
+        "run",
+        "--manifests",
+        str(manifests),
+        "--hostname-override",
+        "node-1",
+        *extra,
+    )
+
+
+class Ferrule:
+    """A running daemon. Lines of its log arrive in `log`. As a context manager it is killed at the end."""
+
+    def __init__(self, netns: NetNs, manifests: Path, *extra: str) -> None:
+        self.child = netns.popen(command(manifests, *extra), stderr=subprocess.PIPE)
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Ferrule:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _read(self) -> None:
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            self.log.append(line.rstrip())
+
+    def wait_for(self, *words: str, after: int = 0) -> str:
+        """The first log line from index `after` on that holds all the words. Raises once the daemon is gone."""
+
+        def found() -> str | None:
+            line = next((line for line in self.log[after:] if all(word in line for word in words)), None)
+            if line is None and self.child.poll() is not None and not self._reader.is_alive():
+                raise AssertionError(f"ferrule ended without saying {words}:\n" + "\n".join(self.log))
+            return line
+
+        return eventually(found, lambda: f"no {words} in:\n" + "\n".join(self.log))
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait; gives the exit code."""
+        self.child.send_signal(number)
+        code = self.child.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def kill(self) -> None:
+        """End it if it still runs."""
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        if self.child.stderr is not None:
+            self.child.stderr.close()
+
+
+def eventually(probe: Callable[[], T | None], complaint: Callable[[], str] = lambda: "did not happen") -> T:
+    """What `probe` gives once it is truthy."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        value = probe()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(complaint())
