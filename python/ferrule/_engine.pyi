@@ -52,11 +52,13 @@ class EngineOptions:
         local_detector: Literal["None", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = "None",
         cluster_cidrs: Sequence[str] = ...,
         local_interface: str = "",
+        ordered_blocks: bool = False,
         digest_key: bytes = ...,
     ) -> EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
         are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
-        name or the prefix of its mode; `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a
+        name or the prefix of its mode; `ordered_blocks` cuts large writes into transactions (for the nft backend, whose
+        tool is quadratic in the size of one); `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a
         collision."""
 
 @final
@@ -91,6 +93,8 @@ class Plan:
     hooks_inserted: tuple[str, ...]
     """Jump rules put (back) into built-in chains, as `table rule`."""
     rules_written: int
+    blocks: int
+    """Transactions that the payload is cut into."""
     full: bool
     """Every owned chain is in it (a first start on an empty kernel)."""
 

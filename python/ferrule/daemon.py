@@ -134,6 +134,7 @@ class Daemon:
         facts = HostFacts(
             node_name=name,
             node_ips=node_ips(settings.bind_address, addresses),
+            ordered_blocks=choice.backend is Backend.NFT,
             random_fully=await planes[0].supports_random_fully(),
             nfacct_invalid_dropped=counters[nfacct.INVALID_DROPPED] is nfacct.Outcome.YES,
             nfacct_localhost_accepted=counters[nfacct.LOCALHOST_ACCEPTED] is nfacct.Outcome.YES,
@@ -258,6 +259,7 @@ class Daemon:
                     chainsDeleted=len(plan.chains_deleted),
                     rules=plan.rules_written,
                     bytes=plan.payload_size,
+                    blocks=plan.blocks,
                     ms=round(report.seconds * 1000, 1),
                     msSinceChange=since,
                 ),

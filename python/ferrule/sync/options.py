@@ -27,6 +27,8 @@ class HostFacts:
     node_name: str
     node_ips: tuple[str, ...] = ()
     """Stand-ins for a Node object without addresses, at most one a family."""
+    ordered_blocks: bool = False
+    """Cut large writes into transactions: what the nft backend needs and legacy must not have."""
     random_fully: bool = True
     nfacct_invalid_dropped: bool = False
     nfacct_localhost_accepted: bool = False
@@ -53,6 +55,7 @@ def engine_options(settings: Settings, facts: HostFacts, *, digest_key: bytes = 
         local_detector=mode,
         cluster_cidrs=_cidrs(settings.cluster_cidr),
         local_interface=interface,
+        ordered_blocks=facts.ordered_blocks,
         digest_key=digest_key,
     )
 

@@ -7,7 +7,7 @@ mod values;
 
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine as Core, Options};
+use ferrule_engine::{Engine as Core, Options, WriteStrategy};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use values::{DriftReport, HealthCheck, IngestReport, Plan, Problem};
@@ -22,7 +22,7 @@ impl EngineOptions {
     #[pyo3(signature = (*, node_name, node_ips=vec![], masquerade_all=false, masquerade_bit=14, masquerade_random_fully=true,
         localhost_node_ports=true, conntrack_tcp_be_liberal=false, nfacct_invalid_dropped=false,
         nfacct_localhost_accepted=false, node_port_addresses=vec![], local_detector="None", cluster_cidrs=vec![],
-        local_interface="", digest_key=[0; 16]))]
+        local_interface="", ordered_blocks=false, digest_key=[0; 16]))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, clippy::needless_pass_by_value)] // keyword arguments of a Python constructor
     fn new(
         node_name: &str,
@@ -38,6 +38,7 @@ impl EngineOptions {
         local_detector: &str,
         cluster_cidrs: Vec<String>,
         local_interface: &str,
+        ordered_blocks: bool,
         digest_key: [u8; 16],
     ) -> PyResult<Self> {
         let mut options = Options::new(node_name);
@@ -47,6 +48,7 @@ impl EngineOptions {
         options.conntrack_tcp_be_liberal = conntrack_tcp_be_liberal;
         options.nfacct_invalid_dropped = nfacct_invalid_dropped;
         options.nfacct_localhost_accepted = nfacct_localhost_accepted;
+        options.write_strategy = if ordered_blocks { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock };
         options.digest_key = digest_key;
         options
             .set_node_ips(&node_ips)

@@ -81,6 +81,11 @@ impl Plan {
     }
 
     #[getter]
+    const fn blocks(&self) -> usize {
+        self.0.blocks
+    }
+
+    #[getter]
     const fn full(&self) -> bool {
         self.0.full
     }

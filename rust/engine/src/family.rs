@@ -18,10 +18,11 @@ use crate::ports::{Inputs, Ports};
 use crate::problem::Problem;
 use crate::readback;
 use crate::report::DriftReport;
-use crate::restore::{RestoreBuilder, append};
+use crate::restore::restore_text;
 use crate::rule::{Match, Rule};
 use crate::ruleset::{NodeFacts, dispatch_tail, fixed_rules};
 use crate::store::Store;
+use crate::writes::{Writes, append};
 
 /// The plan whose outcome is awaited.
 #[derive(Debug)]
@@ -91,29 +92,29 @@ impl FamilyState {
         let touched = self.refresh(store, &facts);
 
         let full = self.delta.nothing_applied();
-        let mut builder = RestoreBuilder::new(self.family, digester);
+        let mut writes = Writes::new(self.family, digester);
         let inputs = Inputs { store, options, facts: &facts, digester };
         for name in &touched {
-            self.ports.render(name, &inputs, &mut self.delta, &mut builder);
+            self.ports.render(name, &inputs, &mut self.delta, &mut writes);
         }
-        self.fixed_chains(options, &facts, digester, &mut builder);
+        self.fixed_chains(options, &facts, digester, &mut writes);
         let hooks = self.missing(&facts);
         if firewall_missing {
-            builder.create_firewall();
+            writes.create_firewall();
         }
         for hook in &hooks {
-            builder.hook(hook);
+            writes.hook(hook);
         }
         for chain in self.delta.deletable() {
-            builder.delete(chain);
+            writes.delete(chain);
         }
         self.facts = Some(facts);
 
-        let text = builder.finish();
-        if text.bytes.is_empty() {
-            self.unconfirmed.clear();
+        if writes.is_empty() {
             return Ok(None);
         }
+        let text = restore_text(&writes, options.write_strategy);
+        let (written, deleted) = (writes.written(), writes.deleted());
         self.generation += 1;
         let names = |chains: &[ChainId]| {
             let mut names: Vec<String> = chains.iter().map(ToString::to_string).collect();
@@ -123,17 +124,18 @@ impl FamilyState {
         let plan = Plan {
             family: self.family,
             generation: self.generation,
-            chains_written: names(&text.written),
-            chains_deleted: names(&text.deleted),
+            chains_written: names(&written),
+            chains_deleted: names(&deleted),
             hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
-            rules_written: text.rules,
+            rules_written: writes.rules,
+            blocks: text.blocks,
             payload: text.bytes,
             full,
         };
         self.in_flight = Some(InFlight {
             generation: self.generation,
-            written: text.written,
-            deleted: text.deleted,
+            written,
+            deleted,
             hooked: !hooks.is_empty() || firewall_missing,
             ports: touched,
         });
@@ -158,20 +160,14 @@ impl FamilyState {
     }
 
     /// Everything that is no service port's own chain: dispatch, masquerade, forwarding, canaries.
-    fn fixed_chains(
-        &mut self,
-        options: &Options,
-        facts: &NodeFacts,
-        digester: &Digester,
-        builder: &mut RestoreBuilder<'_>,
-    ) {
+    fn fixed_chains(&mut self, options: &Options, facts: &NodeFacts, digester: &Digester, writes: &mut Writes<'_>) {
         let ctx = self.ports.context(options, facts);
         let mut changed = Vec::new();
         for &chain in FixedChain::ALL {
             let id = ChainId::Fixed(chain);
             if !chain.is_dispatch() {
                 let delta = &mut self.delta;
-                builder.chain(id, &fixed_rules(&ctx, chain), |digest| {
+                writes.chain(id, &fixed_rules(&ctx, chain), |digest| {
                     delta.want(id, digest);
                     delta.differs(id)
                 });
@@ -188,7 +184,7 @@ impl FamilyState {
             }
             self.delta.want(id, digest);
             if self.delta.differs(id) {
-                builder.open(id);
+                writes.open(chain);
                 changed.push(chain);
             }
         }
@@ -197,12 +193,12 @@ impl FamilyState {
         }
         self.ports.dispatch_rules(&ctx, &mut |chain, rule| {
             if changed.contains(&chain) {
-                builder.rule(ChainId::Fixed(chain), &rule);
+                writes.dispatch(chain, &rule);
             }
         });
         if changed.contains(&FixedChain::NatServices) {
             for rule in dispatch_tail(&ctx) {
-                builder.rule(ChainId::Fixed(FixedChain::NatServices), &rule);
+                writes.dispatch_tail(FixedChain::NatServices, &rule);
             }
         }
     }

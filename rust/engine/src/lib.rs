@@ -41,6 +41,7 @@ mod family;
 mod ports;
 mod readback;
 mod restore;
+mod writes;
 
 pub mod engine;
 pub mod error;
@@ -49,5 +50,5 @@ pub mod report;
 
 pub use engine::Engine;
 pub use error::{InputError, PlanError};
-pub use options::{LocalDetector, Options};
+pub use options::{LocalDetector, Options, WriteStrategy};
 pub use plan::Plan;

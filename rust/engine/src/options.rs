@@ -22,6 +22,16 @@ pub enum LocalDetector {
     Prefix(Interface),
 }
 
+/// How a large write is cut into transactions. Small ones are always one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteStrategy {
+    /// One transaction a table: for iptables-legacy, where every COMMIT swaps the whole table.
+    #[default]
+    OneBlock,
+    /// Several, in an order that keeps every moment valid: for iptables-nft, which is quadratic in the size of one.
+    OrderedBlocks,
+}
+
 /// Where node ports listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodePortAddress {
@@ -56,6 +66,8 @@ pub struct Options {
     pub(crate) node_port_addresses: Vec<NodePortAddress>,
     /// How Pod traffic is recognised.
     pub local_detector: LocalDetector,
+    /// How large writes are cut.
+    pub write_strategy: WriteStrategy,
     /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
     pub digest_key: [u8; 16],
 }
@@ -80,6 +92,7 @@ impl Options {
             nfacct_localhost_accepted: false,
             node_port_addresses: Vec::new(),
             local_detector: LocalDetector::None,
+            write_strategy: WriteStrategy::default(),
             digest_key: [0; 16],
         }
     }

@@ -17,12 +17,12 @@ use crate::endpoints;
 use crate::names::{ChainId, FixedChain, PortName};
 use crate::options::Options;
 use crate::problem::{Problem, ProblemKind};
-use crate::restore::{RestoreBuilder, append};
 use crate::rule::Rule;
 use crate::ruleset::{Context, NodeFacts, PortView, Sink, dispatch_rules, port_chains, rank_key};
 use crate::services::{Service, ServicePort};
 use crate::store::Store;
 use crate::topology::{Reach, choose};
+use crate::writes::{Writes, append};
 
 /// Above this many endpoints in a family, rules about single endpoints carry no comments: 40 % less text, and a
 /// shorter walk per packet (kube-proxy's `largeClusterEndpointsThreshold`).
@@ -88,17 +88,17 @@ pub(crate) struct Ports {
     dispatch: [Digest; FixedChain::ALL.len()],
 }
 
-/// Forwards chains to the text builder and the delta.
+/// Forwards chains to the writes and the delta.
 struct PlanSink<'a, 'b> {
     delta: &'a mut Delta,
-    builder: &'a mut RestoreBuilder<'b>,
+    writes: &'a mut Writes<'b>,
     chains: Vec<ChainId>,
 }
 
 impl Sink for PlanSink<'_, '_> {
     fn chain(&mut self, id: ChainId, rules: &[Rule]) {
         let delta = &mut *self.delta;
-        self.builder.chain(id, rules, |digest| {
+        self.writes.chain(id, rules, |digest| {
             delta.want(id, digest);
             delta.differs(id)
         });
@@ -236,14 +236,8 @@ impl Ports {
         state.endpoints = now;
     }
 
-    /// Render a port's chains and dispatch rules; offers the chains to the builder.
-    pub(crate) fn render(
-        &mut self,
-        name: &PortName,
-        inputs: &Inputs<'_>,
-        delta: &mut Delta,
-        builder: &mut RestoreBuilder<'_>,
-    ) {
+    /// Render a port's chains and dispatch rules; offers the chains to `writes`.
+    pub(crate) fn render(&mut self, name: &PortName, inputs: &Inputs<'_>, delta: &mut Delta, writes: &mut Writes<'_>) {
         let Inputs { store, options, facts, digester } = *inputs;
         let Some(state) = self.states.get_mut(name) else { return };
         let service = state.service.clone();
@@ -253,7 +247,7 @@ impl Ports {
         let candidates = endpoints::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
         let (reach, picks) = choose(&candidates, view.policies, facts.zone.as_deref());
 
-        let mut sink = PlanSink { delta: &mut *delta, builder, chains: Vec::with_capacity(picks.len() + 3) };
+        let mut sink = PlanSink { delta: &mut *delta, writes, chains: Vec::with_capacity(picks.len() + 3) };
         port_chains(&ctx, &view, reach, &picks, &mut sink);
         let chains = sink.chains;
         for old in state.chains.iter().filter(|c| !chains.contains(c)) {

@@ -14,10 +14,10 @@ use crate::digest::{Digest, Digester, TextHasher};
 use crate::error::InputError;
 use crate::hooks::FIREWALL;
 use crate::names::{ChainId, FixedChain, Table};
-use crate::restore::append;
 use crate::rule::{Rule, Target};
 use crate::rule_parse::parse;
 use crate::ruleset::rank_key;
+use crate::writes::append;
 
 /// What the kernel holds, as far as it concerns us.
 #[derive(Debug, Default)]

@@ -8,12 +8,13 @@ use common::cluster::{Event, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine, Options, PlanError};
+use ferrule_engine::{Engine, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
-fn engine() -> Engine {
+fn engine(strategy: WriteStrategy) -> Engine {
     let mut options = Options::new("node-1");
+    options.write_strategy = strategy;
     options.set_local_detector("ClusterCIDR", &["10.128.0.0/10"], "").unwrap();
     options.nfacct_localhost_accepted = true;
     let mut engine = Engine::new(options);
@@ -33,8 +34,8 @@ fn frame(engine: &mut Engine, kind: Kind, type_: &str, object: &serde_json::Valu
     assert_eq!((report.rejected, report.malformed), (0, None));
 }
 
-/// One sync as the loop does it: observe when told so, plan, restore, report. `commits` tables reach the kernel.
-fn sync(engine: &mut Engine, kernel: &mut Kernel, commits: usize) -> bool {
+/// One sync as the loop does it: observe when told so, plan, restore, report. `Some(n)`: the restore dies after n COMMITs.
+fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> bool {
     let plan = match engine.plan(Family::V4) {
         Err(PlanError::NotObserved) => {
             engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
@@ -44,9 +45,9 @@ fn sync(engine: &mut Engine, kernel: &mut Kernel, commits: usize) -> bool {
     };
     let Some(plan) = plan else { return false };
     kernel
-        .restore(&plan.payload, commits)
+        .restore(&plan.payload, dies_after.unwrap_or(usize::MAX))
         .unwrap_or_else(|e| panic!("{e}\n{}", String::from_utf8_lossy(&plan.payload)));
-    if commits >= 3 {
+    if dies_after.is_none() {
         engine.commit(&plan).unwrap();
     } else {
         engine.abandon(&plan).unwrap();
@@ -67,8 +68,8 @@ fn meddle(kernel: &mut Kernel, how: usize) {
     }
 }
 
-fn run(events: &[Event]) -> Result<(), TestCaseError> {
-    let (mut world, mut engine, mut kernel) = (World::default(), engine(), Kernel::new());
+fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
+    let (mut world, mut engine, mut kernel) = (World::default(), engine(strategy), Kernel::new());
     relist(&mut engine, &world);
     for event in events {
         match event {
@@ -89,8 +90,8 @@ fn run(events: &[Event]) -> Result<(), TestCaseError> {
                 }
             }
             Event::Relist => relist(&mut engine, &world),
-            Event::Sync => _ = sync(&mut engine, &mut kernel, 3),
-            Event::Fail(commits) => _ = sync(&mut engine, &mut kernel, *commits),
+            Event::Sync => _ = sync(&mut engine, &mut kernel, None),
+            Event::Fail(commits) => _ = sync(&mut engine, &mut kernel, Some(*commits)),
             Event::Observe => _ = engine.observe(Family::V4, kernel.save().as_bytes()).unwrap(),
             Event::Meddle(how) => {
                 meddle(&mut kernel, *how);
@@ -98,17 +99,17 @@ fn run(events: &[Event]) -> Result<(), TestCaseError> {
             }
         }
     }
-    sync(&mut engine, &mut kernel, 3);
-    prop_assert!(!sync(&mut engine, &mut kernel, 3), "a second sync has nothing to do");
+    sync(&mut engine, &mut kernel, None);
+    prop_assert!(!sync(&mut engine, &mut kernel, None), "a second sync has nothing to do");
 
-    let (mut fresh, mut empty) = (self::engine(), Kernel::new());
+    let (mut fresh, mut empty) = (self::engine(strategy), Kernel::new());
     relist(&mut fresh, &world);
-    sync(&mut fresh, &mut empty, 3);
+    sync(&mut fresh, &mut empty, None);
     prop_assert_eq!(kernel.save(), empty.save());
     prop_assert_eq!(engine.problems(), fresh.problems());
 
     // And the kernel's own words mean the same to an engine that knows nothing.
-    let mut restarted = self::engine();
+    let mut restarted = self::engine(strategy);
     relist(&mut restarted, &world);
     restarted.observe(Family::V4, kernel.save().as_bytes()).unwrap();
     prop_assert!(restarted.plan(Family::V4).unwrap().is_none(), "a restart over right rules writes nothing");
@@ -118,14 +119,14 @@ fn run(events: &[Event]) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_sequence_ends_like_a_fresh_start(events in prop::collection::vec(event(), 1..40)) {
-        run(&events)?;
+    fn any_sequence_ends_like_a_fresh_start(events in prop::collection::vec(event(), 1..40), ordered in any::<bool>()) {
+        run(&events, if ordered { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock })?;
     }
 }
 
 #[test]
 fn nothing_is_planned_before_every_kind_is_listed() {
-    let mut engine = engine();
+    let mut engine = engine(WriteStrategy::OneBlock);
     engine.observe(Family::V4, b"").unwrap();
     for (listed, missing) in [(Kind::Node, "Service"), (Kind::Service, "EndpointSlice")] {
         engine.replace(listed, &[b"[]"]).unwrap();
@@ -138,7 +139,7 @@ fn nothing_is_planned_before_every_kind_is_listed() {
 
 #[test]
 fn a_plan_of_another_generation_is_refused() {
-    let (mut engine, mut kernel) = (engine(), Kernel::new());
+    let (mut engine, mut kernel) = (engine(WriteStrategy::OneBlock), Kernel::new());
     relist(&mut engine, &World::default());
     engine.observe(Family::V4, b"").unwrap();
     let plan = engine.plan(Family::V4).unwrap().unwrap();
@@ -156,7 +157,7 @@ fn same_state_same_bytes() {
         world.objects.insert((Kind::Service, name.to_owned()), service);
     }
     let plan = |reverse: bool| {
-        let mut engine = engine();
+        let mut engine = engine(WriteStrategy::OneBlock);
         relist(&mut engine, &World::default());
         let mut objects: Vec<_> = world.objects.iter().collect();
         if reverse {

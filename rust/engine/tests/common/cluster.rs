@@ -140,7 +140,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Repeat),
         1 => Just(Event::Relist),
         5 => Just(Event::Sync),
-        2 => (0usize..4).prop_map(Event::Fail),
+        2 => (0usize..9).prop_map(Event::Fail),
         1 => Just(Event::Observe),
         1 => (0usize..4).prop_map(Event::Meddle),
     ]
