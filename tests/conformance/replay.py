@@ -34,11 +34,12 @@ class Case:
     def saved(self, step: int, family: Family) -> str:
         return (self.folder / f"step{step}.{family}.save").read_text()
 
-    def engine(self) -> Engine:
+    def engine(self, *, ordered_blocks: bool = False) -> Engine:
         """An engine with this case's configuration on the recorded node."""
         settings = load_config(self.folder / "config.yaml")
         facts = HostFacts(
             node_name="node-1",
+            ordered_blocks=ordered_blocks,
             nfacct_invalid_dropped=True,
             nfacct_localhost_accepted=True,
             conntrack_tcp_be_liberal=settings.conntrack.tcp_be_liberal,

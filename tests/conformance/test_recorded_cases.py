@@ -30,6 +30,10 @@ class Kernel:
         self.netns = netns
         self.backend = backend
 
+    def engine(self, case: Case) -> Engine:
+        """As the daemon would build it for this backend."""
+        return case.engine(ordered_blocks=self.backend == "nft")
+
     def save(self, family: Family) -> str:
         return self.netns.run(f"{TOOL[family]}-{self.backend}-save").stdout
 
@@ -73,7 +77,7 @@ def nothing_left(engine: Engine) -> None:
 
 def replay_live(kernel: Kernel, case: Case) -> None:
     kernel.wipe()
-    engine = case.engine()
+    engine = kernel.engine(case)
     kernel.observe(engine)
     for step in case.steps:
         load(engine, case.objects(step))
@@ -93,14 +97,14 @@ def start_over_previous(kernel: Kernel, case: Case) -> None:
     for step in case.steps:
         start_over_what_is_there(kernel, case, step)
         # Observed once more: the kernel's own words digest to what we believe to have written.
-        engine = case.engine()
+        engine = kernel.engine(case)
         load(engine, case.objects(step))
         kernel.observe(engine)
         nothing_left(engine)
 
 
 def start_over_what_is_there(kernel: Kernel, case: Case, step: int) -> None:
-    engine = case.engine()
+    engine = kernel.engine(case)
     kernel.observe(engine)
     load(engine, case.objects(step))
     kernel.apply(committed_payloads(engine))

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from ferrule.dataplane.outcome import check, classify, quote
-from ferrule.dataplane.process import STDERR_LIMIT, Completed, Runner
+from ferrule.dataplane.process import STACK_BYTES, STDERR_LIMIT, Completed, Runner
 from ferrule.errors import DataplaneError, FailureKind
 
 
@@ -76,6 +76,11 @@ def test_the_environment_is_clean(run: Callable[..., Completed], monkeypatch: py
     monkeypatch.setenv("LD_PRELOAD", "")
     names = {line.split(b"=")[0] for line in run("env").stdout.splitlines()}
     assert names <= {b"PATH", b"LC_ALL", b"PWD", b"SHLVL", b"_"}
+
+
+def test_tools_get_a_deep_stack(run: Callable[..., Completed]) -> None:
+    kib = run("sh", "-c", "ulimit -s").stdout.strip()
+    assert kib == b"unlimited" or int(kib) >= STACK_BYTES // 1024
 
 
 def test_cancelling_kills_and_reaps() -> None:
