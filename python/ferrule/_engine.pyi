@@ -58,8 +58,8 @@ class EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
         are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
         name or the prefix of its mode; `ordered_blocks` cuts large writes into transactions (for the nft backend, whose
-        tool is quadratic in the size of one); `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a
-        collision."""
+        tool is quadratic in the size of one); `digest_key` (16 bytes) keys chain digests so that no tenant can aim
+        for a collision."""
 
 @final
 class IngestReport:

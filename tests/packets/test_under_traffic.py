@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from ferrule.testing.daemon import Ferrule
 from ferrule.testing.lab import NODE_IPS, Lab, finish
+from ferrule.testing.netns import small_transactions_only
 from tests.objects import NODE, NODE_PORT, V4, endpoint, endpoint_slice, service
 from tests.process.ferrule import write
 
@@ -73,3 +75,39 @@ def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backen
     for verdict in verdicts:
         assert verdict["connections"] > 50
         assert verdict["errors"] == []
+
+
+def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: str) -> None:
+    """Six hundred Services come and go around one that is in use: on nft in several transactions each time."""
+    why_not = small_transactions_only(backend)
+    if why_not:
+        pytest.skip(why_not)
+    folder, config = tmp_path / "manifests", tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        "clusterCIDR: 10.128.0.0/10\niptables: {minSyncPeriod: 0s}\n"
+    )
+    many = []
+    for n in range(600):
+        ip = f"10.97.{n // 250}.{n % 250 + 1}"
+        many.append(service(f"s{n}", clusterIP=ip, clusterIPs=[ip], ipFamilies=["IPv4"]))
+        many.append(endpoint_slice([endpoint(f"10.129.{n // 250}.{n % 250 + 1}")], of=f"s{n}"))
+    put(folder, lab, "a b c")
+    with Ferrule(lab.node.netns, folder, "--backend", backend, "--config", str(config)) as daemon:
+        wait_for_sync(daemon)
+        stream = lab["client"].start("stream", V4, "80")
+        inside = lab["client"].start("knock", V4, "80", RATE)
+        for present in (True, False, True):
+            mark = len(daemon.log)
+            if present:
+                (folder / ".many").write_text(json.dumps(many))
+                (folder / ".many").rename(folder / "many.json")
+            else:
+                (folder / "many.json").unlink()
+            line = daemon.wait_for('"Synced"', "ipv4", after=mark)
+            assert ("blocks=1 " in line) is (backend == "legacy")
+            time.sleep(0.2)
+    verdict, kept = finish(inside), finish(stream)
+    assert kept["broken"] is None
+    assert verdict["connections"] > 10
+    assert verdict["errors"] == []
