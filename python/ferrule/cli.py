@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="ferrule",
+        allow_abbrev=False,
         description="Kubernetes Service proxy: keeps a node's iptables rules such that Services reach their Pods.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_epilog(
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _cleanup_parser(commands)
     version = commands.add_parser(
         "version",
+        allow_abbrev=False,
         help="print version and build",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_epilog(_Example("ferrule version", "ferrule 0.1.0 (release, …)")),
@@ -57,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser(
         "run",
+        allow_abbrev=False,
         help="program the kernel and keep it in step",
         description="Follow a folder of manifests (YAML with several documents, Lists, JSON) and keep this network "
         "namespace's iptables rules in step with it. SIGTERM and Ctrl-C end it and leave the rules in place.",
@@ -102,6 +105,7 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _render_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     render = commands.add_parser(
         "render",
+        allow_abbrev=False,
         help="print the restore text for manifests",
         description="Print what `iptables-restore --noflush` would be given on a fresh node. Needs no root and no "
         "kernel. Bad input is reported on stderr and costs nobody else anything; the exit code is 1 if there was any.",
@@ -128,6 +132,7 @@ def _render_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 def _cleanup_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     clean = commands.add_parser(
         "cleanup",
+        allow_abbrev=False,
         help="remove every rule and chain of ours",
         description="Remove what ferrule or kube-proxy wrote, in both backends and both families. Foreign chains and "
         "kubelet's stay. Goes on after errors and lists them all; exit code 1 if there were any.",

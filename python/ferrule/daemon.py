@@ -248,7 +248,10 @@ class Daemon:
     # ------------------------------------------------------------------ after a sync
 
     def _after_sync(self, report: SyncReport) -> None:
-        self._complete |= {p.family for p in self._planes} - report.failures.keys()
+        complete = {p.family for p in self._planes} - report.failures.keys()
+        for family in sorted(complete - self._complete - report.plans.keys()):
+            log.info("Synced: the kernel had everything already", extra=kv(ipFamily=family))
+        self._complete |= complete
         for family, plan in report.plans.items():
             since = None if report.changed_at is None else round((time.time() - report.changed_at) * 1000, 1)
             log.info(

@@ -48,6 +48,7 @@ def test_every_help_has_an_example(command: tuple[str, ...], capsys: pytest.Capt
         (["render", "--manifests", ".", "--family", "ipv5"], "invalid choice: 'ipv5'"),
         (["cleanup", "everything"], "unrecognized arguments: everything"),
         (["run", "--manifests", ".", "--onec"], "unrecognized arguments: --onec"),
+        (["run", "--manifests", ".", "--on"], "unrecognized arguments: --on"),
     ],
 )
 def test_wrong_arguments_exit_2(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
