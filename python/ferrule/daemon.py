@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from ferrule._engine import Engine, Problem, build_info
 from ferrule.cleanup import cleanup
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT, Settings
@@ -38,6 +40,10 @@ from ferrule.sync.options import HostFacts, engine_options
 from ferrule.types import Backend, Family
 
 log = logging.getLogger(__name__)
+
+REREAD_SECONDS = 3600.0
+"""A small rule set is read back and compared whole this often, as kube-proxy rewrites its own hourly. Above a thousand
+endpoints only the canaries are asked: there a read-back costs seconds."""
 
 SHUTDOWN_SECONDS = 0.8
 """How long tasks may take to end after SIGTERM; the promise to the outside is one second."""
@@ -231,8 +237,13 @@ class Daemon:
                 self._loop.set_local_addresses(found)
 
     async def _watch_canaries(self) -> None:
+        reread_at = time.monotonic() + REREAD_SECONDS
         while True:
             await asyncio.sleep(self._sync_period)
+            if time.monotonic() >= reread_at:
+                reread_at = time.monotonic() + REREAD_SECONDS
+                for family in self._small_families():
+                    self._loop.recheck(family)
             for plane in self._planes:
                 try:
                     present = await plane.canary_present()
@@ -244,6 +255,10 @@ class Daemon:
                 if not present and plane.family in self._complete:
                     log.warning("Somebody flushed our tables: writing them again", extra=kv(ipFamily=plane.family))
                     self._loop.recheck(plane.family)
+
+    def _small_families(self) -> list[Family]:
+        families = orjson.loads(self._engine.snapshot())["families"]
+        return [plane.family for plane in self._planes if not families[plane.family]["largeMode"]]
 
     # ------------------------------------------------------------------ after a sync
 

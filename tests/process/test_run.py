@@ -231,6 +231,34 @@ def test_a_flushed_table_is_noticed_and_written_again(netns: NetNs, folder: Path
         eventually(lambda: sorted(strip(rules(netns, backend))) == before)
 
 
+def test_a_small_rule_set_is_read_back_now_and_then(netns: NetNs, folder: Path, tmp_path: Path) -> None:
+    """With the hour shortened: one edited rule, which no canary shows, is found and mended; nothing else is written."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        "iptables: {syncPeriod: 1s, minSyncPeriod: 0s}\n"
+    )
+    script = (
+        "import sys, ferrule.daemon as d; d.REREAD_SECONDS = 0.5; from ferrule.cli import main;"
+        f"sys.exit(main(['run', '--manifests', {str(folder)!r}, '--config', {str(config)!r}, '--backend', 'nft']))"
+    )
+    assert once(netns, folder, "--backend", "nft", "--config", str(config)).returncode == 0
+    before = sorted(strip(rules(netns, "nft")))
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        child = netns.popen((sys.executable, "-c", script), stderr=stderr)
+    try:
+        eventually(lambda: "the kernel had everything already" in log.read_text())
+        netns.run("iptables-nft", "-t", "nat", "-I", "KUBE-MARK-MASQ", "-p", "udp", "-j", "RETURN")
+        eventually(lambda: '"Synced"' in log.read_text())
+        assert sorted(strip(rules(netns, "nft"))) == before
+    finally:
+        child.terminate()
+        child.wait(20)
+    assert "Rules were changed behind our back" in log.read_text()
+    assert "chainsWritten=1 chainsDeleted=0" in log.read_text()
+
+
 def test_the_other_backends_rules_are_removed_after_ours_stand(netns: NetNs, folder: Path) -> None:
     assert once(netns, folder, "--backend", "legacy").returncode == 0
     done = once(netns, folder, "--backend", "nft")
