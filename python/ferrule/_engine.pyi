@@ -13,6 +13,7 @@ __all__ = [
     "DriftReport",
     "Engine",
     "EngineOptions",
+    "FamilyFacts",
     "HealthCheck",
     "IngestReport",
     "InputError",
@@ -93,6 +94,8 @@ class Plan:
     hooks_inserted: tuple[str, ...]
     """Jump rules put (back) into built-in chains, as `table rule`."""
     rules_written: int
+    rules_by_table: tuple[int, int, int]
+    """Of them in filter, nat, mangle."""
     blocks: int
     """Transactions that the payload is cut into."""
     full: bool
@@ -132,12 +135,34 @@ class HealthCheck:
     local_endpoints: int
 
 @final
+class FamilyFacts:
+    """Numbers of one family as of its last plan."""
+
+    service_ports: int
+    endpoints: int
+    large_mode: bool
+    rules: tuple[int, int, int]
+    """Desired rules in filter, nat, mangle."""
+    no_local_internal: int
+    """Ports with internalTrafficPolicy Local that have endpoints, but none on this node."""
+    no_local_external: int
+
+@final
 class Engine:
     """Desired state from objects, applied state from confirmed plans, observed state from the kernel's own words."""
 
     def __new__(cls, options: EngineOptions, /) -> Engine: ...
     def replace(self, kind: Kind, pages: Sequence[bytes], /) -> IngestReport:
         """Swap in a whole list: each page is a `List` response or a JSON array. Objects that are not in it are gone."""
+    def begin_list(self, kind: Kind, /) -> None:
+        """A `List` response begins to arrive; one that was arriving is forgotten."""
+    def feed_list(self, kind: Kind, chunk: bytes, /) -> None:
+        """More of its text, cut anywhere; decoded at once, in force only after `end_list`. Raises `InputError`; the list
+        is forgotten then, and nothing has changed."""
+    def end_list(self, kind: Kind, /) -> IngestReport:
+        """Swap the list in whole. Raises `InputError` if its text is incomplete; nothing has changed then."""
+    def abort_list(self, kind: Kind, /) -> None:
+        """The rest will not come."""
     def ingest(self, kind: Kind, frames: bytes, /) -> IngestReport:
         """Apply newline-delimited watch frames."""
     def set_local_addresses(self, addresses: Sequence[str], /) -> bool:
@@ -153,6 +178,9 @@ class Engine:
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the objects now, sorted; small."""
     def health_checks(self) -> list[HealthCheck]: ...
+    def facts(self, family: Family, /) -> FamilyFacts: ...
+    def take_change_triggers(self) -> list[str]:
+        """RFC 3339 times at which endpoint changes happened that watches brought since the last call."""
     def localhost_node_ports(self) -> bool:
         """Whether rules for 127.0.0.0/8 node ports are in force, and so whether route_localnet is needed."""
     def snapshot(self) -> bytes:

@@ -10,7 +10,7 @@ use ferrule_engine::wire::Kind;
 use ferrule_engine::{Engine as Core, Options, WriteStrategy};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use values::{DriftReport, HealthCheck, IngestReport, Plan, Problem};
+use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Plan, Problem};
 
 /// See `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
@@ -92,6 +92,46 @@ impl Engine {
         let pages: Vec<&[u8]> = pages.iter().map(PyBytesMethods::as_bytes).collect();
         let core = &mut self.0;
         py.detach(|| core.replace(kind, &pages)).map(Into::into).map_err(|e| errors::input(&e))
+    }
+
+    #[pyo3(signature = (kind, /))]
+    fn begin_list(&mut self, #[pyo3(from_py_with = crate::kind_of)] kind: Kind) {
+        self.0.begin_list(kind);
+    }
+
+    #[pyo3(signature = (kind, chunk, /))]
+    fn feed_list(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::kind_of)] kind: Kind,
+        chunk: &[u8],
+    ) -> PyResult<()> {
+        let core = &mut self.0;
+        py.detach(|| core.feed_list(kind, chunk)).map_err(|e| errors::input(&e))
+    }
+
+    #[pyo3(signature = (kind, /))]
+    fn end_list(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::kind_of)] kind: Kind,
+    ) -> PyResult<IngestReport> {
+        let core = &mut self.0;
+        py.detach(|| core.end_list(kind)).map(Into::into).map_err(|e| errors::input(&e))
+    }
+
+    #[pyo3(signature = (kind, /))]
+    fn abort_list(&mut self, #[pyo3(from_py_with = crate::kind_of)] kind: Kind) {
+        self.0.abort_list(kind);
+    }
+
+    fn take_change_triggers(&mut self) -> Vec<String> {
+        self.0.take_change_triggers().into_iter().map(String::from).collect()
+    }
+
+    #[pyo3(signature = (family, /))]
+    fn facts(&self, #[pyo3(from_py_with = crate::family_of)] family: Family) -> FamilyFacts {
+        self.0.facts(family).into()
     }
 
     #[pyo3(signature = (kind, frames, /))]
@@ -186,6 +226,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<DriftReport>()?;
     m.add_class::<Problem>()?;
     m.add_class::<HealthCheck>()?;
+    m.add_class::<FamilyFacts>()?;
     m.add("InputError", m.py().get_type::<errors::InputError>())?;
     m.add("NotReady", m.py().get_type::<errors::NotReady>())?;
     m.add("StalePlan", m.py().get_type::<errors::StalePlan>())?;

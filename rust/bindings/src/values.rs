@@ -81,6 +81,12 @@ impl Plan {
     }
 
     #[getter]
+    const fn rules_by_table(&self) -> (usize, usize, usize) {
+        let [filter, nat, mangle] = self.0.rules_by_table;
+        (filter, nat, mangle)
+    }
+
+    #[getter]
     const fn blocks(&self) -> usize {
         self.0.blocks
     }
@@ -157,5 +163,30 @@ pub(crate) struct HealthCheck {
 impl From<engine::HealthCheck> for HealthCheck {
     fn from(h: engine::HealthCheck) -> Self {
         Self { namespace: h.namespace, name: h.name, port: h.port, local_endpoints: h.local_endpoints }
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, get_all, module = "ferrule._engine")]
+pub(crate) struct FamilyFacts {
+    service_ports: usize,
+    endpoints: usize,
+    large_mode: bool,
+    rules: (usize, usize, usize),
+    no_local_internal: usize,
+    no_local_external: usize,
+}
+
+impl From<engine::FamilyFacts> for FamilyFacts {
+    fn from(f: engine::FamilyFacts) -> Self {
+        let [filter, nat, mangle] = f.rules;
+        Self {
+            service_ports: f.service_ports,
+            endpoints: f.endpoints,
+            large_mode: f.large_mode,
+            rules: (filter, nat, mangle),
+            no_local_internal: f.no_local_internal,
+            no_local_external: f.no_local_external,
+        }
     }
 }

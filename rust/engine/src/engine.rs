@@ -19,15 +19,17 @@
 //! Thread safety: `&mut self` everywhere state changes; the caller owns the engine from one thread at a time.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::address::{Family, parse_ip};
+use crate::conntrack;
 use crate::digest::Digester;
 use crate::error::{InputError, PlanError};
 use crate::family::FamilyState;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::problem::Problem;
-use crate::report::{DriftReport, HealthCheck, IngestReport};
+use crate::report::{DriftReport, FamilyFacts, HealthCheck, IngestReport};
 use crate::store::Store;
 use crate::wire::Kind;
 
@@ -60,6 +62,43 @@ impl Engine {
     /// A page that is no list; then nothing changed.
     pub fn replace(&mut self, kind: Kind, pages: &[&[u8]]) -> Result<IngestReport, InputError> {
         self.store.replace(kind, pages)
+    }
+
+    /// A list of this kind begins to arrive; one that was arriving is forgotten.
+    pub fn begin_list(&mut self, kind: Kind) {
+        self.store.begin_list(kind);
+    }
+
+    /// More of the list's text, cut anywhere.
+    ///
+    /// # Errors
+    /// Text that is no list. The list is forgotten, and nothing has changed.
+    pub fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
+        self.store.feed_list(kind, chunk)
+    }
+
+    /// The list is complete: swap it in whole.
+    ///
+    /// # Errors
+    /// Text that ends too early. The list is forgotten, and nothing has changed.
+    pub fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
+        self.store.end_list(kind)
+    }
+
+    /// The rest of the list will not come.
+    pub fn abort_list(&mut self, kind: Kind) {
+        self.store.abort_list(kind);
+    }
+
+    /// Trigger times (as annotated) of endpoint changes seen by watches since the last call.
+    pub fn take_change_triggers(&mut self) -> Vec<Box<str>> {
+        self.store.take_triggers()
+    }
+
+    /// Numbers for metrics, as of the family's last plan.
+    #[must_use]
+    pub fn facts(&self, family: Family) -> FamilyFacts {
+        self.families[family.index()].facts()
     }
 
     /// Apply newline-delimited watch frames.
@@ -117,6 +156,13 @@ impl Engine {
     /// Output that is cut short; then nothing changed.
     pub fn observe(&mut self, family: Family, saved: &[u8]) -> Result<DriftReport, InputError> {
         self.families[family.index()].observe(&self.digester, saved)
+    }
+
+    /// What makes a tracked UDP flow stale, as of the last confirmed plan; `None` when nothing that matters to one has
+    /// changed since the last view, or while a plan's outcome is unknown. The first call after the first plan always
+    /// gives a view: flows may be older than we are.
+    pub fn conntrack_view(&mut self, family: Family) -> Option<Arc<conntrack::View>> {
+        self.families[family.index()].conntrack_view(&self.local_addresses)
     }
 
     /// Everything that is wrong with the objects now; conflicts as of the last plan.

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::address::Family;
+use crate::conntrack::{Latest, NodeAddresses, View};
 use crate::delta::Delta;
 use crate::digest::Digester;
 use crate::error::{InputError, PlanError};
@@ -17,7 +19,7 @@ use crate::plan::Plan;
 use crate::ports::{Inputs, Ports};
 use crate::problem::Problem;
 use crate::readback;
-use crate::report::DriftReport;
+use crate::report::{DriftReport, FamilyFacts};
 use crate::restore::restore_text;
 use crate::rule::{Match, Rule};
 use crate::ruleset::{NodeFacts, dispatch_tail, fixed_rules};
@@ -47,6 +49,11 @@ pub(crate) struct FamilyState {
     standing: Option<Standing>,
     in_flight: Option<InFlight>,
     generation: u64,
+    /// The last plan is in the kernel, or there was nothing to write.
+    settled: bool,
+    tracked: Latest,
+    /// Rules in chains that belong to no port, by table, as of the last plan.
+    fixed: [usize; 3],
 }
 
 /// What an observation, or a confirmed plan since, found in chains that are not ours.
@@ -67,6 +74,9 @@ impl FamilyState {
             standing: None,
             in_flight: None,
             generation: 0,
+            settled: false,
+            tracked: Latest::default(),
+            fixed: [0; 3],
         }
     }
 
@@ -89,6 +99,7 @@ impl FamilyState {
             return Err(PlanError::NotObserved);
         };
         let facts = NodeFacts::of(self.family, options, store.node(), local_addresses);
+        self.settled = false;
         let touched = self.refresh(store, &facts);
 
         let full = self.delta.nothing_applied();
@@ -111,6 +122,7 @@ impl FamilyState {
         self.facts = Some(facts);
 
         if writes.is_empty() {
+            self.settled = true;
             return Ok(None);
         }
         let text = restore_text(&writes, options.write_strategy);
@@ -127,7 +139,8 @@ impl FamilyState {
             chains_written: names(&written),
             chains_deleted: names(&deleted),
             hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
-            rules_written: writes.rules,
+            rules_written: writes.rules.iter().sum(),
+            rules_by_table: writes.rules,
             blocks: text.blocks,
             payload: text.bytes,
             full,
@@ -163,11 +176,14 @@ impl FamilyState {
     fn fixed_chains(&mut self, options: &Options, facts: &NodeFacts, digester: &Digester, writes: &mut Writes<'_>) {
         let ctx = self.ports.context(options, facts);
         let mut changed = Vec::new();
+        let mut counts = [0; 3];
         for &chain in FixedChain::ALL {
             let id = ChainId::Fixed(chain);
             if !chain.is_dispatch() {
                 let delta = &mut self.delta;
-                writes.chain(id, &fixed_rules(&ctx, chain), |digest| {
+                let rules = fixed_rules(&ctx, chain);
+                counts[chain.table() as usize] += rules.len();
+                writes.chain(id, &rules, |digest| {
                     delta.want(id, digest);
                     delta.differs(id)
                 });
@@ -177,6 +193,7 @@ impl FamilyState {
             if chain == FixedChain::NatServices {
                 let mut line = Vec::new();
                 for rule in dispatch_tail(&ctx) {
+                    counts[chain.table() as usize] += 1;
                     line.clear();
                     append(self.family, id, &rule, &mut line);
                     digest.add(digester.ranked(0, &line));
@@ -188,6 +205,7 @@ impl FamilyState {
                 changed.push(chain);
             }
         }
+        self.fixed = counts;
         if changed.is_empty() {
             return;
         }
@@ -234,6 +252,7 @@ impl FamilyState {
 
     pub(crate) fn commit(&mut self, plan: &Plan) -> Result<(), PlanError> {
         let done = self.take_in_flight(plan)?;
+        self.settled = true;
         self.delta.commit(&done.written, &done.deleted);
         if done.hooked {
             let localhost = self.facts.as_ref().is_some_and(|f| f.localhost_node_ports);
@@ -282,6 +301,19 @@ impl FamilyState {
         Ok(report)
     }
 
+    // ---------------------------------------------------------------- tracked flows
+
+    /// What makes a UDP flow stale now; `None` when nothing that matters to one changed since the last view, or while
+    /// the rules are not what the last plan wanted: a flow deleted then would come back as it was.
+    pub(crate) fn conntrack_view(&mut self, local_addresses: &[IpAddr]) -> Option<Arc<View>> {
+        let facts = self.facts.as_ref().filter(|_| self.settled)?;
+        let node = NodeAddresses::of(self.family, facts, local_addresses);
+        if !self.ports.udp_changed() && self.tracked.node() == Some(&node) {
+            return None;
+        }
+        self.tracked.renew(self.ports.udp_view(node))
+    }
+
     // ---------------------------------------------------------------- for people
 
     /// Ports that another port keeps from an address, as of the last plan.
@@ -291,6 +323,20 @@ impl FamilyState {
 
     pub(crate) fn localhost_node_ports(&self) -> bool {
         self.facts.as_ref().is_some_and(|f| f.localhost_node_ports)
+    }
+
+    /// Numbers for metrics, as of the last plan.
+    pub(crate) fn facts(&self) -> FamilyFacts {
+        let (ports, endpoints, large) = self.ports.counts();
+        let (rules, orphaned) = self.ports.totals();
+        FamilyFacts {
+            service_ports: ports,
+            endpoints,
+            large_mode: large,
+            rules: std::array::from_fn(|i| rules[i] + self.fixed[i]),
+            no_local_internal: orphaned.internal,
+            no_local_external: orphaned.external,
+        }
     }
 
     /// Numbers for a snapshot: ports, endpoints, large mode, (desired, applied, stale) chains.

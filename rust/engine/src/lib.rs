@@ -19,6 +19,7 @@ pub mod options;
 pub mod problem;
 pub mod wire;
 
+mod list;
 mod store;
 
 pub mod names;
@@ -28,6 +29,7 @@ mod rule_parse;
 mod digest;
 
 mod claims;
+pub mod conntrack;
 mod endpoints;
 mod node;
 mod services;

@@ -19,6 +19,8 @@ pub struct Plan {
     pub hooks_inserted: Vec<String>,
     /// Rules in the text, hooks aside.
     pub rules_written: usize,
+    /// Rules in the text by table: filter, nat, mangle.
+    pub rules_by_table: [usize; 3],
     /// Transactions the text is cut into.
     pub blocks: usize,
     /// The kernel held nothing of ours before.

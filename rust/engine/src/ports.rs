@@ -11,10 +11,11 @@ use hashbrown::HashMap;
 
 use crate::address::Family;
 use crate::claims::{Claim, Claims, Title};
+use crate::conntrack::{NodeAddresses, Target, View};
 use crate::delta::Delta;
 use crate::digest::{Digest, Digester};
-use crate::endpoints;
-use crate::names::{ChainId, FixedChain, PortName};
+use crate::endpoints::{self, Candidate};
+use crate::names::{ChainId, FixedChain, PortName, Protocol};
 use crate::options::Options;
 use crate::problem::{Problem, ProblemKind};
 use crate::rule::Rule;
@@ -39,6 +40,18 @@ struct PortState {
     reach: Reach,
     chains: Box<[ChainId]>,
     shares: Box<[Share]>,
+    /// Of a UDP port: who may answer its flows.
+    target: Option<Arc<Target>>,
+    /// Rules by table, dispatch included.
+    rules: [usize; 3],
+    orphaned: Orphaned,
+}
+
+/// A policy asks for endpoints of this node; there are endpoints, but none here: its traffic is dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Orphaned {
+    pub(crate) internal: usize,
+    pub(crate) external: usize,
 }
 
 /// A port's part in a dispatch chain's digest.
@@ -46,6 +59,7 @@ struct PortState {
 struct Share {
     chain: FixedChain,
     digest: Digest,
+    rules: usize,
 }
 
 impl PortState {
@@ -59,7 +73,25 @@ impl PortState {
             reach: Reach::default(),
             chains: Box::default(),
             shares: Box::default(),
+            rules: [0; 3],
+            orphaned: Orphaned::default(),
+            target: None,
         }
+    }
+
+    /// Take over who may answer the port's flows; true if that differs from before.
+    fn retarget(&mut self, candidates: &[Candidate<'_>]) -> bool {
+        // Ready without serving is what publishNotReadyAddresses makes: rules lead there, so replies may come from it.
+        let able = candidates.iter().filter(|c| c.endpoint.state.serving || c.endpoint.state.ready);
+        let serving: Vec<SocketAddr> = able.map(Candidate::address).collect();
+        if let Some(before) = &self.target {
+            if before.serving() == serving {
+                return false;
+            }
+            before.retire();
+        }
+        self.target = Some(Arc::new(Target::new(serving)));
+        true
     }
 
     fn port(&self) -> &ServicePort {
@@ -86,6 +118,11 @@ pub(crate) struct Ports {
     endpoints: usize,
     large: bool,
     dispatch: [Digest; FixedChain::ALL.len()],
+    udp: BTreeSet<PortName>,
+    /// A UDP port's addresses or endpoints changed since the last view.
+    udp_changed: bool,
+    rules: [usize; 3],
+    orphaned: Orphaned,
 }
 
 /// Forwards chains to the writes and the delta.
@@ -93,6 +130,7 @@ struct PlanSink<'a, 'b> {
     delta: &'a mut Delta,
     writes: &'a mut Writes<'b>,
     chains: Vec<ChainId>,
+    rules: [usize; 3],
 }
 
 impl Sink for PlanSink<'_, '_> {
@@ -103,6 +141,7 @@ impl Sink for PlanSink<'_, '_> {
             delta.differs(id)
         });
         self.chains.push(id);
+        self.rules[id.table() as usize] += rules.len();
     }
 }
 
@@ -116,6 +155,10 @@ impl Ports {
             endpoints: 0,
             large: false,
             dispatch: [Digest::EMPTY_SET; FixedChain::ALL.len()],
+            udp: BTreeSet::new(),
+            udp_changed: false,
+            rules: [0; 3],
+            orphaned: Orphaned::default(),
         }
     }
 
@@ -151,6 +194,11 @@ impl Ports {
     /// Numbers for a snapshot: ports, endpoints, large mode.
     pub(crate) fn counts(&self) -> (usize, usize, bool) {
         (self.states.len(), self.endpoints, self.large)
+    }
+
+    /// Rules of all ports by table, and ports without a local endpoint that must have one.
+    pub(crate) const fn totals(&self) -> ([usize; 3], Orphaned) {
+        (self.rules, self.orphaned)
     }
 
     /// After `restructure`: count the touched ports' endpoints. Crossing the large mode's line touches every port.
@@ -205,6 +253,10 @@ impl Ports {
     }
 
     fn enter(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut BTreeSet<PortName>) {
+        if name.protocol() == Protocol::Udp {
+            self.udp.insert(name.clone());
+            self.udp_changed = true;
+        }
         for (claim, title) in claims_of(self.family, service, &service.ports[index]) {
             touched.extend(self.claims.enter(claim, title, name));
         }
@@ -218,6 +270,12 @@ impl Ports {
 
     fn drop_port(&mut self, name: &PortName, delta: &mut Delta, touched: &mut BTreeSet<PortName>) {
         let Some(state) = self.states.remove(name) else { return };
+        if self.udp.remove(name) {
+            self.udp_changed = true;
+        }
+        if let Some(target) = &state.target {
+            target.retire();
+        }
         self.withdraw(name, &state.service, state.index, touched);
         self.endpoints -= state.endpoints;
         for &chain in &state.chains {
@@ -226,6 +284,11 @@ impl Ports {
         for share in &state.shares {
             self.dispatch[share.chain as usize].subtract(share.digest);
         }
+        for (total, own) in self.rules.iter_mut().zip(state.rules) {
+            *total -= own;
+        }
+        self.orphaned.internal -= state.orphaned.internal;
+        self.orphaned.external -= state.orphaned.external;
     }
 
     fn recount_one(&mut self, name: &PortName, store: &Store) {
@@ -246,10 +309,14 @@ impl Ports {
         let ctx = Context { family: self.family, options, facts, claims: &self.claims, large: self.large };
         let candidates = endpoints::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
         let (reach, picks) = choose(&candidates, view.policies, facts.zone.as_deref());
+        if port.protocol == Protocol::Udp {
+            self.udp_changed |= state.retarget(&candidates);
+        }
 
-        let mut sink = PlanSink { delta: &mut *delta, writes, chains: Vec::with_capacity(picks.len() + 3) };
+        let mut sink =
+            PlanSink { delta: &mut *delta, writes, chains: Vec::with_capacity(picks.len() + 3), rules: [0; 3] };
         port_chains(&ctx, &view, reach, &picks, &mut sink);
-        let chains = sink.chains;
+        let (chains, mut rules) = (sink.chains, sink.rules);
         for old in state.chains.iter().filter(|c| !chains.contains(c)) {
             delta.unwant(*old);
         }
@@ -263,7 +330,45 @@ impl Ports {
         for new in &shares {
             self.dispatch[new.chain as usize].add(new.digest);
         }
+        for share in &shares {
+            rules[share.chain.table() as usize] += share.rules;
+        }
         state.shares = shares;
+        let missing = usize::from(reach.any && !reach.local && view.policies.use_local());
+        let orphaned = Orphaned {
+            internal: missing * usize::from(view.policies.internal_local),
+            external: missing * usize::from(view.policies.external_local),
+        };
+        for (total, (old, new)) in self.rules.iter_mut().zip(state.rules.into_iter().zip(rules)) {
+            *total = *total - old + new;
+        }
+        self.orphaned.internal = self.orphaned.internal - state.orphaned.internal + orphaned.internal;
+        self.orphaned.external = self.orphaned.external - state.orphaned.external + orphaned.external;
+        state.rules = rules;
+        state.orphaned = orphaned;
+    }
+
+    /// Whether a UDP port's addresses or endpoints changed since the last `udp_view`.
+    pub(crate) const fn udp_changed(&self) -> bool {
+        self.udp_changed
+    }
+
+    /// Every address and port that UDP service ports own, and who may answer there, as of the last plan.
+    pub(crate) fn udp_view(&mut self, node: NodeAddresses) -> View {
+        self.udp_changed = false;
+        let (mut addresses, mut node_ports) = (HashMap::new(), HashMap::new());
+        for name in &self.udp {
+            let Some(state) = self.states.get(name) else { continue };
+            let Some(target) = &state.target else { continue };
+            for (claim, _) in claims_of(self.family, &state.service, state.port()) {
+                match claim {
+                    _ if !self.claims.owns(claim, name) => {}
+                    Claim::Address(ip, _, port) => _ = addresses.insert(SocketAddr::new(ip, port), target.clone()),
+                    Claim::NodePort(_, port) => _ = node_ports.insert(port, target.clone()),
+                }
+            }
+        }
+        View::new(self.family, addresses, node_ports, node)
     }
 
     /// Ports that another port keeps from an address, as of the last plan.
@@ -324,8 +429,11 @@ fn shares(ctx: &Context<'_>, view: &PortView<'_>, reach: Reach, digester: &Diges
         });
         let digest = digester.ranked(rank, &line);
         match shares.iter_mut().find(|s| s.chain == chain) {
-            Some(share) => share.digest.add(digest),
-            None => shares.push(Share { chain, digest }),
+            Some(share) => {
+                share.digest.add(digest);
+                share.rules += 1;
+            }
+            None => shares.push(Share { chain, digest, rules: 1 }),
         }
     });
     shares.into()

@@ -52,3 +52,20 @@ pub struct HealthCheck {
     /// Number of distinct local ready endpoint addresses.
     pub local_endpoints: usize,
 }
+
+/// Numbers of one family as of its last plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FamilyFacts {
+    /// Service ports.
+    pub service_ports: usize,
+    /// Endpoints of all ports, any health.
+    pub endpoints: usize,
+    /// Above a thousand endpoints: rules about single endpoints carry no comments.
+    pub large_mode: bool,
+    /// Desired rules by table: filter, nat, mangle.
+    pub rules: [usize; 3],
+    /// Ports with internalTrafficPolicy Local, endpoints somewhere and none here.
+    pub no_local_internal: usize,
+    /// The same for externalTrafficPolicy Local.
+    pub no_local_external: usize,
+}

@@ -272,7 +272,7 @@ mod tests {
         writes.chain(CHAIN, &[Rule::default().target(Target::Drop)], |_| false);
         assert!(writes.is_empty());
         assert_eq!(restore_text(&writes, WriteStrategy::OrderedBlocks), RestoreText::default());
-        assert_eq!((writes.rules, writes.written().len()), (0, 0));
+        assert_eq!((writes.rules, writes.written().len()), ([0; 3], 0));
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
         for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
             assert_eq!(text(&writes, strategy), want);
         }
-        assert_eq!(writes.rules, 1);
+        assert_eq!(writes.rules.iter().sum::<usize>(), 1);
     }
 
     /// Each port with an endpoint chain, a balancing chain that jumps there, and a dispatch rule.

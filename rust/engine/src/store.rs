@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use crate::address::Family;
 use crate::endpoints::Slice;
 use crate::error::InputError;
+use crate::list::ListReader;
 use crate::node::Node;
 use crate::problem::{Problem, Problems};
 use crate::report::{HealthCheck, IngestReport};
@@ -40,6 +41,51 @@ pub(crate) struct Store {
     /// Complaints about items of the last list that have no name to file them under.
     nameless: [Vec<Problem>; 3],
     dirty: [Dirty; 2],
+    /// Lists that are being read.
+    arriving: [Option<Arriving>; 3],
+    triggers: Vec<Box<str>>,
+}
+
+/// A list of one kind, read as far as it has come.
+#[derive(Debug)]
+struct Arriving {
+    reader: ListReader,
+    staged: Staged,
+}
+
+/// A list's items, decoded, before they take effect together.
+#[derive(Debug, Default)]
+struct Staged {
+    new: Vec<Read>,
+    /// As stored already.
+    same: Vec<(Arc<str>, Vec<Problem>)>,
+    rejected: Vec<Rejection>,
+}
+
+/// A decoded object.
+#[derive(Debug)]
+struct Read {
+    key: Arc<str>,
+    object: Object,
+    problems: Vec<Problem>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`.
+    triggered: Option<Box<str>>,
+}
+
+/// `None` inside: of no use to a proxy.
+#[derive(Debug)]
+enum Object {
+    Service(Option<Arc<Service>>),
+    Slice(Option<Slice>),
+    Node(Node),
+    OtherNode,
+}
+
+/// More trigger times than this between two syncs say nothing new.
+const TRIGGER_LIMIT: usize = 10_000;
+
+fn not_arriving(kind: Kind) -> InputError {
+    InputError::Page { page: 0, reason: format!("no list of {} has begun", kind.name()) }
 }
 
 /// What became of one object.
@@ -69,6 +115,8 @@ impl Store {
             problems: BTreeMap::new(),
             nameless: Default::default(),
             dirty: Default::default(),
+            arriving: Default::default(),
+            triggers: Vec::new(),
         }
     }
 
@@ -142,25 +190,76 @@ impl Store {
         for (i, bytes) in pages.iter().enumerate() {
             cut.push(wire::page(i, bytes)?);
         }
-        let mut report = self.report(kind);
-        report.resource_version = cut.last().map(|p| p.resource_version.clone()).unwrap_or_default();
-        self.nameless[kind as usize].clear();
-
-        let mut gone = self.keys(kind);
+        let mut staged = Staged::default();
         let items = cut.iter().flat_map(|p| p.items.iter().copied()).filter(|raw| !wire::is_other_kind(raw, kind));
         for (position, raw) in items.enumerate() {
-            match self.upsert(kind, raw, position) {
-                Ok((key, change)) => {
-                    gone.remove(&key);
-                    report.applied += 1;
-                    report.changed += change.count();
-                }
-                Err(rejection) => {
-                    report.rejected += 1;
-                    if let Some(key) = self.reject(kind, *rejection) {
-                        gone.remove(&key);
-                    }
-                }
+            self.stage(kind, raw, position, &mut staged);
+        }
+        let version = cut.last().map(|p| p.resource_version.clone()).unwrap_or_default();
+        Ok(self.swap(kind, staged, version))
+    }
+
+    /// A list of this kind begins to arrive; one that was arriving is forgotten.
+    pub(crate) fn begin_list(&mut self, kind: Kind) {
+        self.arriving[kind as usize] = Some(Arriving { reader: ListReader::new(), staged: Staged::default() });
+    }
+
+    /// More of the list. After an error it is forgotten, and nothing has changed.
+    pub(crate) fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
+        let mut arriving = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
+        let Arriving { reader, staged } = &mut arriving;
+        reader.feed(chunk, &mut |position, text| {
+            let raw: &RawValue = serde_json::from_slice(text)
+                .map_err(|e| InputError::Page { page: 0, reason: format!("item {position}: {e}") })?;
+            self.stage(kind, raw, position, staged);
+            Ok(())
+        })?;
+        self.arriving[kind as usize] = Some(arriving);
+        Ok(())
+    }
+
+    /// The list is complete: swap it in. Refused, and nothing changed, if its text is not.
+    pub(crate) fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
+        let Arriving { reader, staged } = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
+        let end = reader.end()?;
+        Ok(self.swap(kind, staged, end.resource_version))
+    }
+
+    /// The list will not be completed.
+    pub(crate) fn abort_list(&mut self, kind: Kind) {
+        self.arriving[kind as usize] = None;
+    }
+
+    /// Decode one item of a list. What equals the stored object is not kept a second time.
+    fn stage(&self, kind: Kind, raw: &RawValue, position: usize, staged: &mut Staged) {
+        match self.read(kind, raw, position) {
+            Ok(read) if self.holds(&read) => staged.same.push((read.key, read.problems)),
+            Ok(read) => staged.new.push(read),
+            Err(rejection) => staged.rejected.push(*rejection),
+        }
+    }
+
+    /// Make the staged objects the only ones of their kind.
+    fn swap(&mut self, kind: Kind, staged: Staged, resource_version: String) -> IngestReport {
+        self.arriving[kind as usize] = None;
+        self.nameless[kind as usize].clear();
+        let mut report = self.report(kind);
+        report.resource_version = resource_version;
+        report.applied = staged.same.len() + staged.new.len();
+        report.rejected = staged.rejected.len();
+
+        let mut gone = self.keys(kind);
+        for (key, problems) in staged.same {
+            gone.remove(&key);
+            self.file(kind, &key, problems);
+        }
+        for read in staged.new {
+            gone.remove(&read.key);
+            report.changed += self.put(kind, read).count();
+        }
+        for rejection in staged.rejected {
+            if let Some(key) = self.reject(kind, rejection) {
+                gone.remove(&key);
             }
         }
         for key in gone {
@@ -168,11 +267,13 @@ impl Store {
         }
         self.listed[kind as usize] = true;
         report.in_sync = true;
-        Ok(report)
+        report
     }
 
     /// Apply newline-delimited watch frames, in order.
     pub(crate) fn ingest(&mut self, kind: Kind, frames: &[u8]) -> IngestReport {
+        // A staged list holds "as stored" for what has not changed since; a change in between would make that a lie.
+        self.abort_list(kind);
         let mut report = self.report(kind);
         let lines = frames.split(|&b| b == b'\n').filter(|l| !l.iter().all(u8::is_ascii_whitespace));
         for (position, line) in lines.enumerate() {
@@ -201,7 +302,14 @@ impl Store {
                 Ok(object) => Ok(wire::key(kind, &object.metadata).map_or(Change::None, |k| self.delete(kind, &k))),
                 Err(rejection) => Err(rejection),
             },
-            _ => self.upsert(kind, frame.object, position).map(|(_, change)| change),
+            _ => self.read(kind, frame.object, position).map(|mut read| {
+                let triggered = read.triggered.take();
+                let change = self.put(kind, read);
+                if matches!(change, Change::Some) {
+                    self.remember_trigger(triggered);
+                }
+                change
+            }),
         };
         match change {
             Ok(change) => {
@@ -241,43 +349,80 @@ impl Store {
         keys
     }
 
-    fn upsert(&mut self, kind: Kind, raw: &RawValue, position: usize) -> Result<(Arc<str>, Change), Box<Rejection>> {
+    /// Decode one object; changes nothing.
+    fn read(&self, kind: Kind, raw: &RawValue, position: usize) -> Result<Read, Box<Rejection>> {
+        let nameless = || Box::new(wire::nameless(kind, position));
         match kind {
             Kind::Service => {
                 let wire: ServiceWire<'_> = wire::decode(kind, raw, position)?;
-                let key: Arc<str> =
-                    wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
+                let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
                 let object = || format!("Service {key}");
                 let mut problems = Problems::new(&object);
                 let service = Service::build(&wire, &mut problems);
-                self.file(kind, &key, problems.into_vec());
-                Ok((key.clone(), self.put_service(key, service)))
+                let problems = problems.into_vec();
+                Ok(Read { key, object: Object::Service(service.map(Arc::new)), problems, triggered: None })
             }
             Kind::EndpointSlice => {
                 let wire: SliceWire<'_> = wire::decode(kind, raw, position)?;
-                let key: Arc<str> =
-                    wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
+                let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
                 let object = || format!("EndpointSlice {key}");
                 let mut problems = Problems::new(&object);
                 let namespace = wire::namespace(&wire.metadata);
                 let slice = Slice::build(&wire, namespace, &self.node_name, &mut problems);
-                self.file(kind, &key, problems.into_vec());
-                Ok((key.clone(), self.put_slice(key, slice)))
+                let problems = problems.into_vec();
+                let triggered = wire.metadata.annotations.and_then(|a| a.change_trigger).map(|t| t.as_str().into());
+                Ok(Read { key, object: Object::Slice(slice), problems, triggered })
             }
             Kind::Node => {
                 let wire: NodeWire<'_> = wire::decode(kind, raw, position)?;
-                let key: Arc<str> =
-                    wire::key(kind, &wire.metadata).ok_or_else(|| Box::new(wire::nameless(kind, position)))?.into();
-                if key != Arc::from(&*self.node_name) {
-                    return Ok((key, Change::None));
+                let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
+                if *key != *self.node_name {
+                    return Ok(Read { key, object: Object::OtherNode, problems: Vec::new(), triggered: None });
                 }
                 let object = || format!("Node {key}");
                 let mut problems = Problems::new(&object);
                 let node = Node::build(&wire, &mut problems);
-                self.file(kind, &key, problems.into_vec());
-                Ok((key, self.put_node(node)))
+                let problems = problems.into_vec();
+                Ok(Read { key, object: Object::Node(node), problems, triggered: None })
             }
         }
+    }
+
+    /// Whether the store has exactly this.
+    fn holds(&self, read: &Read) -> bool {
+        match &read.object {
+            Object::Service(service) => self.services.get(&read.key) == service.as_ref(),
+            Object::Slice(slice) => self.slices.get(&read.key) == slice.as_ref(),
+            Object::Node(node) => self.node == *node,
+            Object::OtherNode => true,
+        }
+    }
+
+    fn put(&mut self, kind: Kind, read: Read) -> Change {
+        let Read { key, object, problems, .. } = read;
+        match object {
+            Object::OtherNode => return Change::None,
+            _ => self.file(kind, &key, problems),
+        }
+        match object {
+            Object::Service(service) => self.put_service(key, service),
+            Object::Slice(slice) => self.put_slice(key, slice),
+            Object::Node(node) => self.put_node(node),
+            Object::OtherNode => Change::None,
+        }
+    }
+
+    /// When the change behind a watch event happened, as its controller wrote it. A burst beyond the limit is
+    /// measured by its beginning.
+    fn remember_trigger(&mut self, triggered: Option<Box<str>>) {
+        if let Some(time) = triggered.filter(|_| self.triggers.len() < TRIGGER_LIMIT) {
+            self.triggers.push(time);
+        }
+    }
+
+    /// Trigger times of endpoint changes since the last call.
+    pub(crate) fn take_triggers(&mut self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.triggers)
     }
 
     /// Remember what is wrong with an object that keeps its previous state; gives its key.
@@ -313,14 +458,13 @@ impl Store {
         }
     }
 
-    fn put_service(&mut self, key: Arc<str>, new: Option<Service>) -> Change {
-        let old = self.services.get(&key);
-        if old.map(|s| &**s) == new.as_ref() {
+    fn put_service(&mut self, key: Arc<str>, new: Option<Arc<Service>>) -> Change {
+        if self.services.get(&key) == new.as_ref() {
             return Change::None;
         }
         self.touch(&key);
         match new {
-            Some(service) => _ = self.services.insert(key, Arc::new(service)),
+            Some(service) => _ = self.services.insert(key, service),
             None => _ = self.services.remove(&key),
         }
         Change::Some

@@ -132,6 +132,15 @@ pub(crate) struct Meta<'a> {
     pub(crate) resource_version: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) labels: Option<Labels<'a>>,
+    #[serde(borrow)]
+    pub(crate) annotations: Option<Annotations<'a>>,
+}
+
+/// The one annotation that is of use: when the change behind an `EndpointSlice` happened.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Annotations<'a> {
+    #[serde(borrow, rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub(crate) change_trigger: Option<Text<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -425,6 +434,7 @@ pub(crate) fn key(kind: Kind, meta: &Meta<'_>) -> Option<String> {
 }
 
 /// An object that could not be decoded, and which one it was as far as that can be told.
+#[derive(Debug)]
 pub(crate) struct Rejection {
     pub(crate) key: Option<String>,
     pub(crate) problem: Problem,

@@ -67,13 +67,13 @@ pub(crate) struct Writes<'a> {
     family: Family,
     digester: &'a Digester,
     pub(crate) tables: [TableWrites; 3],
-    /// Rules in chains of ours.
-    pub(crate) rules: usize,
+    /// Rules in chains of ours, by table.
+    pub(crate) rules: [usize; 3],
 }
 
 impl<'a> Writes<'a> {
     pub(crate) fn new(family: Family, digester: &'a Digester) -> Self {
-        Self { family, digester, tables: Default::default(), rules: 0 }
+        Self { family, digester, tables: Default::default(), rules: [0; 3] }
     }
 
     fn table(&mut self, table: Table) -> &mut TableWrites {
@@ -96,7 +96,7 @@ impl<'a> Writes<'a> {
         if keep(digester.text(&table.text[start..])) {
             let rules_end = table.text.len();
             table.chains.push(WrittenChain { id, rules: start..rules_end });
-            self.rules += rules.len();
+            self.rules[id.table() as usize] += rules.len();
         } else {
             table.text.truncate(start);
         }
@@ -131,7 +131,7 @@ impl<'a> Writes<'a> {
         let written = dispatch.iter_mut().find(|d| d.chain == chain)?;
         let start = text.len();
         append(family, ChainId::Fixed(chain), rule, text);
-        self.rules += 1;
+        self.rules[chain.table() as usize] += 1;
         Some((written, start..text.len()))
     }
 

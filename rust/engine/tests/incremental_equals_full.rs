@@ -28,6 +28,37 @@ fn relist(engine: &mut Engine, world: &World) {
     }
 }
 
+/// The same list, arriving in pieces; once before that, one that breaks off.
+fn relist_in_pieces(engine: &mut Engine, world: &World) {
+    for (i, kind) in Kind::ALL.into_iter().enumerate() {
+        let list = world.list(kind);
+        engine.begin_list(kind);
+        engine.feed_list(kind, &list[..list.len() - 1]).unwrap();
+        engine.end_list(kind).unwrap_err();
+        engine.begin_list(kind);
+        for piece in list.chunks(7 + 30 * i) {
+            engine.feed_list(kind, piece).unwrap();
+        }
+        engine.end_list(kind).unwrap();
+    }
+}
+
+/// Rules in chains of ours by table, counted in what the kernel would print.
+fn rules_in(saved: &str) -> [usize; 3] {
+    let mut counts = [0; 3];
+    let mut table = 0;
+    for line in saved.lines() {
+        match line {
+            "*filter" => table = 0,
+            "*nat" => table = 1,
+            "*mangle" => table = 2,
+            _ if line.starts_with("-A KUBE-") && !line.starts_with("-A KUBE-FIREWALL") => counts[table] += 1,
+            _ => {}
+        }
+    }
+    counts
+}
+
 fn frame(engine: &mut Engine, kind: Kind, type_: &str, object: &serde_json::Value) {
     let frame = serde_json::to_vec(&json!({"type": type_, "object": object})).unwrap();
     let report = engine.ingest(kind, &frame);
@@ -89,7 +120,7 @@ fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
                     frame(&mut engine, *kind, "ADDED", object);
                 }
             }
-            Event::Relist => relist(&mut engine, &world),
+            Event::Relist => relist_in_pieces(&mut engine, &world),
             Event::Sync => _ = sync(&mut engine, &mut kernel, None),
             Event::Fail(commits) => _ = sync(&mut engine, &mut kernel, Some(*commits)),
             Event::Observe => _ = engine.observe(Family::V4, kernel.save().as_bytes()).unwrap(),
@@ -107,6 +138,8 @@ fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
     sync(&mut fresh, &mut empty, None);
     prop_assert_eq!(kernel.save(), empty.save());
     prop_assert_eq!(engine.problems(), fresh.problems());
+    prop_assert_eq!(engine.facts(Family::V4), fresh.facts(Family::V4));
+    prop_assert_eq!(engine.facts(Family::V4).rules, rules_in(&kernel.save()));
 
     // And the kernel's own words mean the same to an engine that knows nothing.
     let mut restarted = self::engine(strategy);
@@ -135,6 +168,55 @@ fn nothing_is_planned_before_every_kind_is_listed() {
     engine.replace(Kind::EndpointSlice, &[b"[]"]).unwrap();
     assert!(engine.plan(Family::V4).unwrap().is_some());
     assert_eq!(engine.plan(Family::V4).unwrap_err(), PlanError::InFlight);
+}
+
+#[test]
+fn a_list_takes_effect_when_it_ends_and_only_then() {
+    let mut engine = engine(WriteStrategy::OneBlock);
+    let list = br#"{"kind":"ServiceList","metadata":{"resourceVersion":"9"},"items":[{"metadata":{"name":"a","namespace":"n"},"spec":{"clusterIP":"10.0.0.1","ports":[{"port":1}]}}]}"#;
+    let services =
+        |engine: &Engine| serde_json::from_str::<serde_json::Value>(&engine.snapshot()).unwrap()["services"].clone();
+    engine.feed_list(Kind::Service, list).unwrap_err();
+    engine.begin_list(Kind::Service);
+    engine.feed_list(Kind::Service, list).unwrap();
+    assert_eq!(services(&engine), 0);
+    let report = engine.end_list(Kind::Service).unwrap();
+    assert_eq!((report.resource_version.as_str(), report.changed, report.in_sync), ("9", 1, true));
+    assert_eq!(services(&engine), 1);
+    // The same again changes nothing; a broken item, or a Status, costs nothing that is there.
+    engine.begin_list(Kind::Service);
+    engine.feed_list(Kind::Service, list).unwrap();
+    assert_eq!(engine.end_list(Kind::Service).unwrap().changed, 0);
+    for bad in [&br#"{"items":[{"a":tru}]}"#[..], br#"{"kind":"Status","code":500}"#, b"<html>"] {
+        engine.begin_list(Kind::Service);
+        let fed = engine.feed_list(Kind::Service, bad);
+        assert!(fed.is_err() || engine.end_list(Kind::Service).is_err());
+    }
+    assert_eq!(services(&engine), 1);
+    // A watch event in between makes the staged list worthless.
+    engine.begin_list(Kind::Service);
+    engine.feed_list(Kind::Service, list).unwrap();
+    frame(&mut engine, Kind::Service, "DELETED", &json!({"metadata": {"name": "a", "namespace": "n"}}));
+    engine.end_list(Kind::Service).unwrap_err();
+    assert_eq!(services(&engine), 0);
+}
+
+#[test]
+fn change_triggers_come_from_watches_only() {
+    let mut engine = engine(WriteStrategy::OneBlock);
+    let slice = |n: u16| {
+        json!({"metadata": {"name": "s", "namespace": "n", "labels": {"kubernetes.io/service-name": "a"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": format!("2026-01-01T00:00:0{n}Z"), "other": "x"}},
+            "addressType": "IPv4", "ports": [{"port": n}], "endpoints": []})
+    };
+    engine.replace(Kind::EndpointSlice, &[&serde_json::to_vec(&json!([slice(1)])).unwrap()]).unwrap();
+    frame(&mut engine, Kind::EndpointSlice, "MODIFIED", &slice(1));
+    assert!(engine.take_change_triggers().is_empty(), "nothing changed");
+    frame(&mut engine, Kind::EndpointSlice, "MODIFIED", &slice(2));
+    frame(&mut engine, Kind::EndpointSlice, "DELETED", &slice(2));
+    let triggers = engine.take_change_triggers();
+    assert_eq!(triggers.iter().map(|t| &**t).collect::<Vec<_>>(), ["2026-01-01T00:00:02Z"]);
+    assert!(engine.take_change_triggers().is_empty());
 }
 
 #[test]
