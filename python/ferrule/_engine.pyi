@@ -10,6 +10,7 @@ from typing import Literal, final
 from ferrule.types import Family, Kind
 
 __all__ = [
+    "ConntrackView",
     "DriftReport",
     "Engine",
     "EngineOptions",
@@ -20,6 +21,7 @@ __all__ = [
     "NotReady",
     "Plan",
     "Problem",
+    "StaleFlows",
     "StalePlan",
     "build_info",
 ]
@@ -148,6 +150,35 @@ class FamilyFacts:
     no_local_external: int
 
 @final
+class StaleFlows:
+    """What one datagram of a conntrack dump held."""
+
+    deletes: bytes
+    """Requests to send as one datagram, numbered from 1. Only the last always answers; the others, if they fail."""
+    count: int
+    """How many requests that is."""
+    seen: int
+    """Entries looked at."""
+    done: bool
+    """The dump ends here."""
+    interrupted: bool
+    """The kernel says that entries may be missing (NLM_F_DUMP_INTR)."""
+    error: int | None
+    """errno of a refused dump."""
+
+@final
+class ConntrackView:
+    """One family's UDP frontends as of a confirmed plan. Immutable; any thread may use it while the engine works."""
+
+    family: Family
+    frontends: int
+    """With 0, no flow can be stale."""
+    def inheriting(self, older: ConntrackView, /) -> ConntrackView:
+        """This view, doing the work of an older one that was not carried out, too."""
+    def stale(self, dump: bytes, /) -> StaleFlows:
+        """Judge one datagram of a ctnetlink dump. Takes any bytes; O(entries); releases the GIL."""
+
+@final
 class Engine:
     """Desired state from objects, applied state from confirmed plans, observed state from the kernel's own words."""
 
@@ -175,6 +206,9 @@ class Engine:
         """Outcome unknown: its chains are written again by the next plan unless `observe` finds them right."""
     def observe(self, family: Family, saved: bytes, /) -> DriftReport:
         """Take `iptables-save` output (all tables) for the applied state."""
+    def conntrack_view(self, family: Family, /) -> ConntrackView | None:
+        """After a sync: None when no UDP frontend or endpoint changed since the last view, or while a plan's outcome is
+        unknown. The first one after the first plan is always there."""
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the objects now, sorted; small."""
     def health_checks(self) -> list[HealthCheck]: ...

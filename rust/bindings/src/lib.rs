@@ -2,9 +2,11 @@
 //!
 //! The interface is documented in `python/ferrule/_engine.pyi`, which `make lint` compares with what is here.
 
+mod conntrack;
 mod errors;
 mod values;
 
+use conntrack::{ConntrackView, StaleFlows};
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
 use ferrule_engine::{Engine as Core, Options, WriteStrategy};
@@ -182,6 +184,14 @@ impl Engine {
         py.detach(|| core.observe(family, saved)).map(DriftReport).map_err(|e| errors::input(&e))
     }
 
+    #[pyo3(signature = (family, /))]
+    fn conntrack_view(
+        &mut self,
+        #[pyo3(from_py_with = crate::family_of)] family: Family,
+    ) -> Option<ConntrackView> {
+        self.0.conntrack_view(family).map(ConntrackView)
+    }
+
     fn problems(&self) -> Vec<Problem> {
         self.0.problems().into_iter().map(Into::into).collect()
     }
@@ -226,6 +236,8 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<DriftReport>()?;
     m.add_class::<Problem>()?;
     m.add_class::<HealthCheck>()?;
+    m.add_class::<ConntrackView>()?;
+    m.add_class::<StaleFlows>()?;
     m.add_class::<FamilyFacts>()?;
     m.add("InputError", m.py().get_type::<errors::InputError>())?;
     m.add("NotReady", m.py().get_type::<errors::NotReady>())?;
