@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from ferrule._engine import Engine, Plan
+from ferrule._engine import DriftReport, Engine, Plan
 from ferrule.errors import DataplaneError
 from ferrule.observe.logs import kv
 from ferrule.types import Family, Kind
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ferrule.sync.cadence import Cadence
 
 log = logging.getLogger(__name__)
+
+Stage = Literal["ingest", "observe", "plan", "restore"]
+"""Parts of a sync whose time is told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,20 @@ class SyncReport:
     """What one sync did. Seconds are of the loop's monotonic clock."""
 
     seconds: float = 0.0
+    family_seconds: dict[Family, float] = field(default_factory=dict)
+    """Observing, planning, writing and confirming, by family."""
+    stages: dict[Stage, float] = field(default_factory=dict)
+    """Both families together."""
+    drift: dict[Family, DriftReport] = field(default_factory=dict)
+    """Families whose kernel state was read back."""
     plans: dict[Family, Plan] = field(default_factory=dict)
     """Committed plans; a family that needed nothing has none."""
+    unwritten: dict[Family, Plan] = field(default_factory=dict)
+    """Abandoned plans."""
     failures: dict[Family, DataplaneError] = field(default_factory=dict)
     changed_at: float | None = None
+    triggers: list[str] = field(default_factory=list)
+    """When the endpoint changes in this sync happened, as their controller annotated it (RFC 3339)."""
 
     @property
     def ok(self) -> bool:
@@ -62,13 +75,19 @@ class SyncLoop:
         *,
         clock: Callable[[], float],
         on_sync: Callable[[SyncReport], None] = lambda _: None,
+        on_request: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._dataplanes = tuple(dataplanes)
         self._cadence = cadence
         self._clock = clock
         self._on_sync = on_sync
+        self._on_request = on_request
         self._wake = asyncio.Event()
+        self._opened = asyncio.Event()
+        self.engine_lock = asyncio.Lock()
+        """Held around every call that the engine works on: a watch must not reach into a running plan. Not held while
+        a restore runs, so that changes keep coming in."""
         self._lists: dict[Kind, bytes] = {}
         self._changed_at: float | None = None
         self._addresses: tuple[str, ...] | None = None
@@ -79,24 +98,32 @@ class SyncLoop:
         self._lists.update(changes.lists)
         if changes.changed_at is not None:
             self._changed_at = max(self._changed_at or 0.0, changes.changed_at)
-        self._request()
+        self.open()
+        self.request()
+
+    def open(self) -> None:
+        """Every kind has been listed: syncs may begin. `submit` implies it."""
+        self._opened.set()
 
     def set_local_addresses(self, addresses: Sequence[str]) -> None:
         """The host's own addresses are these now."""
         self._addresses = tuple(addresses)
-        self._request()
+        self.request()
 
     def recheck(self, family: Family) -> None:
         """The kernel's state is in doubt: read it back before the next plan."""
         self._in_doubt.add(family)
-        self._request()
+        self.request()
 
-    def _request(self) -> None:
+    def request(self) -> None:
+        """Something changed that the kernel does not have."""
         self._cadence.request()
+        self._on_request()
         self._wake.set()
 
     async def run(self) -> None:
-        """Sync whenever the cadence says so, for ever."""
+        """Sync whenever the cadence says so, for ever; not before `open`."""
+        await self._opened.wait()
         while True:
             self._wake.clear()
             due = self._cadence.due_at()
@@ -113,15 +140,20 @@ class SyncLoop:
         self._cadence.started()
         report = SyncReport(changed_at=self._changed_at)
         self._changed_at = None
-        await self._ingest()
+        async with self.engine_lock:
+            with self._timed(report, "ingest"):
+                await self._ingest()
+            report.triggers = self._engine.take_change_triggers()
         for plane in self._dataplanes:
+            begun = self._clock()
             try:
-                plan = await self._sync_family(plane)
+                plan = await self._sync_family(plane, report)
             except DataplaneError as error:
                 report.failures[plane.family] = error
             else:
                 if plan is not None:
                     report.plans[plane.family] = plan
+            report.family_seconds[plane.family] = self._clock() - begun
         ended = self._clock()
         report.seconds = ended - started
         if report.ok:
@@ -142,28 +174,47 @@ class SyncLoop:
             # In a thread: a list of thousands of objects must not hold up the event loop.
             await asyncio.to_thread(self._engine.replace, kind, [page])
 
-    async def _sync_family(self, plane: Dataplane) -> Plan | None:
+    @contextlib.contextmanager
+    def _timed(self, report: SyncReport, stage: Stage) -> Iterator[None]:
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            report.stages[stage] = report.stages.get(stage, 0.0) + self._clock() - begun
+
+    async def _sync_family(self, plane: Dataplane, report: SyncReport) -> Plan | None:
         family = plane.family
         if family in self._in_doubt:
-            saved = await plane.save()
-            drift = await asyncio.to_thread(self._engine.observe, family, saved)
-            self._in_doubt.discard(family)
-            differing = (*drift.differing, *drift.missing, *drift.hooks_missing)
-            if differing:
-                log.warning("Rules were changed behind our back", extra=kv(ipFamily=family, chains=list(differing)))
-            if drift.held:
-                log.warning(
-                    "Stale chains stay: foreign rules use them", extra=kv(ipFamily=family, chains=list(drift.held))
-                )
-        plan = await asyncio.to_thread(self._engine.plan, family)
+            await self._observe(plane, report)
+        async with self.engine_lock:
+            with self._timed(report, "plan"):
+                plan = await asyncio.to_thread(self._engine.plan, family)
         if plan is None:
             return None
         try:
-            await plane.restore(plan.payload)
+            with self._timed(report, "restore"):
+                await plane.restore(plan.payload)
         except BaseException:
             # Cancelled, too: whatever the reason, nobody knows what the kernel took over.
-            self._engine.abandon(plan)
+            report.unwritten[family] = plan
             self._in_doubt.add(family)
+            async with self.engine_lock:
+                self._engine.abandon(plan)
             raise
-        self._engine.commit(plan)
+        async with self.engine_lock:
+            self._engine.commit(plan)
         return plan
+
+    async def _observe(self, plane: Dataplane, report: SyncReport) -> None:
+        family = plane.family
+        with self._timed(report, "observe"):
+            saved = await plane.save()
+            async with self.engine_lock:
+                drift = await asyncio.to_thread(self._engine.observe, family, saved)
+        self._in_doubt.discard(family)
+        report.drift[family] = drift
+        differing = (*drift.differing, *drift.missing, *drift.hooks_missing)
+        if differing:
+            log.warning("Rules were changed behind our back", extra=kv(ipFamily=family, chains=list(differing)))
+        if drift.held:
+            log.warning("Stale chains stay: foreign rules use them", extra=kv(ipFamily=family, chains=list(drift.held)))
