@@ -53,6 +53,12 @@ test: build net-tools ## everything that must pass: Rust, Python, real kernel, f
 	@hack/fuzz 5
 	@hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider $(ARGS)
 
+CONTROLPLANE := target/e2e/controlplane
+.PHONY: e2e
+e2e: build net-tools ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)
+	@hack/build-controlplane $(CONTROLPLANE)
+	@FERRULE_E2E=1 hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider tests/e2e $(ARGS)
+
 SECONDS_EACH ?= 60
 .PHONY: fuzz
 fuzz: $(STAMPS)/tools ## each fuzz target for a minute

@@ -1,0 +1,42 @@
+"""Collected by `make e2e` alone: these cases need the control plane that `hack/build-controlplane` makes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness.cluster import CONTROLPLANE, Cluster
+from tests.e2e.harness.fabric import Fabric
+from tests.e2e.harness.subject import Subject
+from tests.e2e.harness.world import World
+
+ASKED = os.environ.get("FERRULE_E2E") == "1"
+collect_ignore_glob = [] if ASKED else ["test_*.py"]
+
+SUBJECTS = [Subject(name) for name in os.environ.get("FERRULE_SUBJECTS", "stock").split(",")]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One control plane for all cases."""
+    if not CONTROLPLANE.exists():
+        pytest.fail(f"{CONTROLPLANE} is not there: run `make e2e`, or hack/build-controlplane {CONTROLPLANE}")
+    with Fabric() as fabric, Cluster(fabric, tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def world(cluster: Cluster, tmp_path: Path) -> Iterator[World]:
+    """A namespace of the API for this case, and what it adds to the network."""
+    with World(cluster, tmp_path) as fresh:
+        yield fresh
+
+
+@pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.value)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    """Who proxies: each of FERRULE_SUBJECTS."""
+    chosen: Subject = request.param
+    return chosen

@@ -1,0 +1,203 @@
+"""The wires: a control plane, nodes and a host outside on one bridge, Pods behind the nodes; all in our namespaces.
+
+```text
+   pod web-1 ─┐                                                        ┌─ api      172.31.250.1
+   client    ─┤ node-1  172.31.250.2, fd00:255::2  (10.128.1.0/24) ─ lan ┤
+                node-2  172.31.250.3, fd00:255::3  (10.128.2.0/24) ────┘─ outside  172.31.250.9
+```
+
+Nodes and Pods come and go while the rest runs. Pods are routed: each has a /32 (and /128) behind its own veth.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from ferrule.testing.lab import GATEWAY, OUTSIDE_IPS, POD_PROGRAM, PORTS, READY_SECONDS, SERVICE_RANGES, Host
+from ferrule.testing.netns import NetNs, sweep
+
+API_IPS = ("172.31.250.1", "fd00:255::1")
+FIRST_POD = 10
+NO_DAD = {"ipv6__conf__all__accept_dad": 0, "ipv6__conf__default__accept_dad": 0}
+"""IPv6 addresses work at once: duplicate detection would cost each new link a second."""
+
+
+@dataclass(slots=True)
+class NodeHost(Host):
+    """A node's namespace and the addresses it gives out."""
+
+    number: int = 0
+    pods: int = 0
+
+    @property
+    def pod_cidrs(self) -> tuple[str, str]:
+        """IPv4 and IPv6."""
+        return f"10.128.{self.number}.0/24", f"fd00:10:128:{self.number}::/64"
+
+
+@dataclass(slots=True)
+class Fabric:
+    """Use as a context manager; everything it made goes with it."""
+
+    nodes: dict[str, NodeHost] = field(default_factory=dict)
+    hosts: list[Host] = field(default_factory=list)
+    _lan: NetNs = field(default_factory=lambda: NetNs("lan"))
+    api: Host = field(init=False)
+    outside: Host = field(init=False)
+
+    def __enter__(self) -> Fabric:
+        sweep()
+        try:
+            self._lan.make()
+            self._lan.ip("link", "add", "br0", "type", "bridge")
+            self._lan.ip("link", "set", "br0", "up")
+            self.api = self._join(Host("api", _namespace("api"), API_IPS))
+            self.outside = self._join(Host("outside", _namespace("outside"), OUTSIDE_IPS))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        for host in list(self.hosts):
+            self.remove(host)
+        self._lan.remove()
+
+    def node(self, name: str) -> NodeHost:
+        """A new node: `node-1` has 172.31.250.2, as in the recordings; a name's number decides its addresses."""
+        number = int(name.rpartition("-")[2])
+        node = NodeHost(name, _namespace(name), (f"172.31.250.{number + 1}", f"fd00:255::{number + 1:x}"))
+        node.number = number
+        self._join(node)
+        # A default route, so that cluster IPs get as far as the rules.
+        node.netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
+        node.netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
+        # No limit on ICMP errors: a refusal that is not sent looks like a drop.
+        node.netns.sysctl(
+            ipv4__ip_forward=1,
+            ipv6__conf__all__forwarding=1,
+            ipv4__conf__all__rp_filter=0,
+            ipv4__icmp_ratelimit=0,
+            ipv6__icmp__ratelimit=0,
+        )
+        for other in self.nodes.values():
+            _route(node.netns, other.pod_cidrs, other)
+            _route(other.netns, node.pod_cidrs, node)
+        _route(self.outside.netns, node.pod_cidrs, node)
+        if not self.nodes:
+            self.route_services_via(node)
+        self.nodes[name] = node
+        return node
+
+    def route_services_via(self, node: NodeHost) -> None:
+        """The outside host sends service addresses (cluster, external, load balancer) to this node."""
+        for net in SERVICE_RANGES:
+            self.outside.netns.ip("route", "replace", net, "via", node.ips[":" in net])
+
+    def pod(self, node: NodeHost, name: str, ports: Sequence[int] = PORTS) -> Host:
+        """A namespace on a node whose server answers on `ports`, TCP and UDP; without ports a mere client."""
+        number = FIRST_POD + node.pods
+        node.pods += 1
+        v4, v6 = node.pod_cidrs
+        ips = (v4.replace(".0/24", f".{number}"), v6.replace("::/64", f"::{number:x}"))
+        host = Host(name, _namespace(name), ips)
+        self.hosts.append(host)
+        veth = f"pod{number}"
+        node.netns.ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
+        node.netns.ip("link", "set", veth, "up")
+        node.netns.ip("addr", "add", "fe80::1/64", "dev", veth, "nodad")
+        host.netns.ip("link", "set", "eth0", "up")
+        host.netns.ip("addr", "add", f"{ips[0]}/32", "dev", "eth0")
+        host.netns.ip("addr", "add", f"{ips[1]}/128", "dev", "eth0", "nodad")
+        # The node's end carries no IPv4 address, as with routed CNIs, so that masquerading takes the node's own.
+        mac = json.loads(node.netns.ip("-j", "link", "show", veth))[0]["address"]
+        host.netns.ip("neigh", "add", GATEWAY, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+        host.netns.ip("route", "add", GATEWAY, "dev", "eth0")
+        host.netns.ip("route", "add", "default", "via", GATEWAY)
+        host.netns.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+        node.netns.ip("route", "add", f"{ips[0]}/32", "dev", veth, "src", node.ips[0])
+        node.netns.ip("-6", "route", "add", f"{ips[1]}/128", "dev", veth, "src", node.ips[1])
+        if ports:
+            serve(host, ports)
+        return host
+
+    def host_network_pod(self, node: NodeHost, name: str, ports: Sequence[int]) -> Host:
+        """A server in the node's own namespace, with its addresses."""
+        host = Host(name, node.netns, node.ips)
+        self.hosts.append(host)
+        serve(host, ports)
+        return host
+
+    def remove(self, host: Host) -> None:
+        """A Pod or a node (its Pods stay, unreachable); idempotent."""
+        if host in self.hosts:
+            self.hosts.remove(host)
+        if host.server is not None:
+            host.server.kill()
+            host.server.communicate()
+            host.server = None
+        owner = self.nodes.get(host.name)
+        if owner is not None and owner is not host and owner.netns is host.netns:
+            return
+        if any(other.netns is host.netns for other in self.hosts):
+            return
+        if not any(node.netns is host.netns for node in self.nodes.values() if node is not host):
+            host.netns.remove()
+        if isinstance(host, NodeHost):
+            self.nodes.pop(host.name, None)
+            for other in (*self.nodes.values(), self.outside):
+                for cidr in host.pod_cidrs:
+                    other.netns.run("ip", "route", "del", cidr, check=False)
+
+    def cut(self, host: Host, port: int) -> ExitStack:
+        """Packets to and from `host`'s TCP `port` over the fabric vanish, no RST, until the stack is closed."""
+        undo = ExitStack()
+        for chain, direction in (("INPUT", "--dport"), ("OUTPUT", "--sport")):
+            side = "-i" if chain == "INPUT" else "-o"
+            rule = (chain, side, "eth0", "-p", "tcp", direction, str(port), "-j", "DROP")
+            host.netns.run("iptables-nft", "-I", *rule)
+            undo.callback(host.netns.run, "iptables-nft", "-D", *rule)
+        return undo
+
+    def _join(self, host: Host) -> Host:
+        self.hosts.append(host)
+        port = f"to-{host.name}"[:15]
+        self._lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
+        self._lan.ip("link", "set", port, "master", "br0", "up")
+        host.netns.ip("link", "set", "eth0", "up")
+        host.netns.ip("addr", "add", f"{host.ips[0]}/24", "dev", "eth0")
+        host.netns.ip("addr", "add", f"{host.ips[1]}/64", "dev", "eth0", "nodad")
+        return host
+
+
+def serve(host: Host, ports: Sequence[int]) -> None:
+    """Start the answering server in a host; returns once it listens."""
+    argv = (sys.executable, "-S", str(POD_PROGRAM), "serve", host.name, *map(str, ports))
+    host.server = host.netns.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert host.server.stdout is not None
+    ready, _, _ = select.select([host.server.stdout], [], [], READY_SECONDS)
+    said = host.server.stdout.readline().strip() if ready else "silence"
+    if said != "ready":
+        host.server.kill()
+        raise RuntimeError(f"the server of {host.name} said {said!r} instead of 'ready'")
+
+
+def _namespace(name: str) -> NetNs:
+    netns = NetNs(name).make()
+    netns.sysctl(**NO_DAD)
+    return netns
+
+
+def _route(netns: NetNs, cidrs: tuple[str, str], via: NodeHost) -> None:
+    for cidr in cidrs:
+        netns.ip("route", "add", cidr, "via", via.ips[":" in cidr])

@@ -1,0 +1,39 @@
+"""Waiting for what must happen, with one deadline for the whole of it. Nothing here asserts that it happens faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+PATIENCE = 60.0
+"""Seconds until something that must happen counts as not happening."""
+
+T = TypeVar("T")
+
+
+def eventually(
+    probe: Callable[[], T | None], complaint: Callable[[], str] | str, *, seconds: float = PATIENCE, every: float = 0.05
+) -> T:
+    """What `probe` gives once it is truthy; `AssertionError` with the complaint and the last assertion seen."""
+    end = time.monotonic() + seconds
+    last = ""
+    while True:
+        try:
+            value = probe()
+            if value:
+                return value
+        except AssertionError as error:
+            last = f"\nlast seen: {error}"
+        if time.monotonic() > end:
+            raise AssertionError((complaint if isinstance(complaint, str) else complaint()) + last)
+        time.sleep(every)
+
+
+def steadily(probe: Callable[[], object], complaint: str, *, seconds: float, every: float = 0.1) -> None:
+    """`probe` holds the whole time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not probe():
+            raise AssertionError(complaint)
+        time.sleep(every)
