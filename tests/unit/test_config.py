@@ -21,8 +21,8 @@ HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfigurati
 WE_REFUSE_WITH_A_REASON = {"bridge-name-too-long", "qps-negative"}
 """Stock starts with these and then fails for ever."""
 
-NOT_THIS_MODULES_BUSINESS = {"feature-gate-unknown", "kubeconfig-missing"}
-"""Gates and credentials are judged where they are used."""
+NOT_THIS_MODULES_BUSINESS = {"kubeconfig-missing"}
+"""Credentials are judged where they are used."""
 
 
 def faults(text: str, *, strict: bool = True) -> list[str]:

@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ferrule.config.duration import parse_duration
-from ferrule.config.schema import API_NAMES, Seconds, Settings
+from ferrule.config.quantity import parse_quantity
+from ferrule.config.schema import API_NAMES, FlushSeconds, Quantity, Seconds, Settings, UInt
+
+INT32 = range(-(2**31), 2**31)
+UINT31 = range(2**31)
 
 
 def api_name(field: str) -> str:
@@ -56,16 +60,21 @@ def _value(hint: Any, value: object, path: str, findings: Findings, strict: bool
         if not isinstance(value, Mapping):
             raise ValueError("must be a section with fields")
         return _section(hint, value, path, findings, strict)
-    if hint is Seconds:
+    if hint is FlushSeconds and isinstance(value, int) and not isinstance(value, bool):
+        return FlushSeconds(value / 10**9)
+    if hint in (Seconds, FlushSeconds):
         if not isinstance(value, str):
             raise ValueError("must be a duration such as 30s or 1m30s")
-        return Seconds(parse_duration(value))
+        return parse_duration(value)
+    if hint is Quantity:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError("must be an amount such as 512 or 4Mi")
+        parse_quantity(str(value))
+        return Quantity(str(value))
     if hint is bool:
         return _typed(value, bool, "must be true or false")
-    if hint is int:
-        if isinstance(value, bool):
-            raise ValueError("must be a whole number")
-        return _typed(value, int, "must be a whole number")
+    if hint in (int, UInt):
+        return _whole(value, INT32 if hint is int else UINT31)
     if hint is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError("must be a number")
@@ -73,6 +82,10 @@ def _value(hint: Any, value: object, path: str, findings: Findings, strict: bool
     if hint is str:
         return _typed(value, str, "must be a string")
     origin = typing.get_origin(hint)
+    if origin is tuple and dataclasses.is_dataclass(item := typing.get_args(hint)[0]):
+        if not isinstance(value, list):
+            raise ValueError("must be a list")
+        return tuple(_value(item, entry, f"{path}[{i}]", findings, strict) for i, entry in enumerate(value))
     if origin is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ValueError("must be a list of strings")
@@ -82,6 +95,15 @@ def _value(hint: Any, value: object, path: str, findings: Findings, strict: bool
             raise ValueError("must map names to true or false")
         return dict(value)
     raise AssertionError(f"{path}: no decoder for {hint}")
+
+
+def _whole(value: object, allowed: range) -> int:
+    # A number such as 1.0 is whole to nobody who reads JSON into integers.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number")
+    if value not in allowed:
+        raise ValueError(f"must be within the range [{allowed.start}, {allowed.stop - 1}]")
+    return value
 
 
 def _typed(value: object, wanted: type, message: str) -> object:

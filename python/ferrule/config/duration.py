@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 _UNITS = {
@@ -14,7 +15,12 @@ _UNITS = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([a-zµμ]*)")
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([^\d.]*)", re.ASCII)
+
+
+def quote(text: str) -> str:
+    """In double quotes, with nothing in it that could move a terminal's cursor: Go's %q, near enough."""
+    return json.dumps(text)
 
 
 def parse_duration(text: str) -> float:
@@ -28,16 +34,16 @@ def parse_duration(text: str) -> float:
     while at < len(rest):
         part = _PART.match(rest, at)
         if part is None:
-            raise ValueError(f"invalid duration {text!r}")
+            raise ValueError(f"invalid duration {quote(text)}")
         number, unit = part.groups()
         if unit == "":
-            raise ValueError(f"missing unit in duration {text!r}")
+            raise ValueError(f"missing unit in duration {quote(text)}")
         if unit not in _UNITS:
-            raise ValueError(f"unknown unit {unit!r} in duration {text!r}")
+            raise ValueError(f"unknown unit {quote(unit)} in duration {quote(text)}")
         total += float(number) * _UNITS[unit]
         at = part.end()
     if not rest:
-        raise ValueError(f"invalid duration {text!r}")
+        raise ValueError(f"invalid duration {quote(text)}")
     return sign * total / 10**9
 
 

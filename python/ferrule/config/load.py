@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from ferrule.config.decode import Findings, decode
+from ferrule.config.defaults import complete
 from ferrule.config.schema import API_VERSION, KIND, Settings
 from ferrule.config.validate import validate
 from ferrule.errors import ConfigError
 from ferrule.yamljson import YamlError, load_first
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file that can be used."""
+
+    settings: Settings
+    content: bytes
+    """What was read: whoever watches the file compares with this, so that no change can slip in between."""
+    strict_faults: tuple[str, ...] = ()
+    """Unknown and repeated fields: kube-proxy reads such a file once more, leniently, and says so."""
+    warnings: tuple[str, ...] = ()
+    """What is strange about the file itself."""
+
+
+def read_config(path: Path) -> Loaded:
+    """As kube-proxy reads it: unknown and repeated fields are reported and passed over, everything else that is wrong
+    raises `ConfigError` with all faults."""
+    content = _read(path)
+    settings, strict_faults = parse_config(content, str(path), strict=False)
+    return Loaded(settings, content, tuple(strict_faults), tuple(_permissions(path)))
+
+
 def load_config(path: Path, *, strict: bool = True) -> Settings:
-    """Raises `ConfigError` with all faults. `strict`: unknown and repeated fields are faults, else only logged."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"cannot read the configuration {path}: {error.strerror}"]) from error
-    settings, _ = parse_config(data, str(path), strict=strict)
+    """Raises `ConfigError` with all faults. `strict`: unknown and repeated fields are faults, else passed over."""
+    settings, _ = parse_config(_read(path), str(path), strict=strict)
     return settings
 
 
@@ -31,12 +55,47 @@ def parse_config(data: bytes, source: str, *, strict: bool = True) -> tuple[Sett
         raise ConfigError([f"{source}: is no {KIND}: there are no fields in it"])
     _check_kind(document, source)
     findings = Findings()
-    (findings.faults if strict else findings.warnings).extend(f"duplicate field {path!r}" for path in repeated)
-    settings = decode(document, findings, strict=strict)
+    if repeated:
+        (findings.faults if strict else findings.warnings).extend(
+            f"duplicate field {path!r}" for path in _repeated(next(yaml.compose_all(data, yaml.CSafeLoader), None), "")
+        )
+    settings = complete(decode(document, findings, strict=strict), document)
     findings.faults += validate(settings)
     if findings.faults:
         raise ConfigError([f"{source}: {fault}" for fault in findings.faults])
     return settings, findings.warnings
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"cannot read the configuration {path}: {error.strerror}"]) from error
+
+
+def _permissions(path: Path) -> Iterator[str]:
+    """A warning, not a refusal: kube-proxy starts with such a file, and so must whatever replaces it."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # gone since it was read: the watch will tell
+    if os.geteuid() == 0 and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield f"{path} is writable by group or others (mode {stat.S_IMODE(mode):04o}): they decide what root does here"
+
+
+def _repeated(node: yaml.Node | None, path: str) -> Iterator[str]:
+    """Paths of the fields given more than once."""
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield from _repeated(item, f"{path}[{i}]")
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            at = f"{path}.{key.value}" if path else str(key.value)
+            if at in seen and key.value != "<<":
+                yield at
+            seen.add(at)
+            yield from _repeated(value, at)
 
 
 def _check_kind(document: dict[str, object], source: str) -> None:

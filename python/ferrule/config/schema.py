@@ -12,6 +12,15 @@ from typing import NewType
 Seconds = NewType("Seconds", float)
 """Written as a Go duration in the file."""
 
+FlushSeconds = NewType("FlushSeconds", float)
+"""The same, or a whole number of nanoseconds: one old field can be either."""
+
+UInt = NewType("UInt", int)
+"""A whole number that cannot be negative."""
+
+Quantity = NewType("Quantity", str)
+"""An amount as Kubernetes writes it (`4Mi`, `1k`, `0`), kept as written."""
+
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
 
@@ -36,19 +45,29 @@ class ClientConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class TextOptions:
-    """Accepted for the file's sake: ferrule writes each line at once."""
+class OutputOptions:
+    """Where lines of one format go. Needs feature gate LoggingAlphaOptions, as in kube-proxy."""
 
-    info_buffer_size: str = "0"
     split_stream: bool = False
+    """Errors to stderr, the rest to stdout."""
+    info_buffer_size: Quantity = Quantity("0")
+    """Bytes that may wait before they are written to stdout."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggingOptions:
     """Per format."""
 
-    text: TextOptions = field(default_factory=TextOptions)
-    json: TextOptions = field(default_factory=TextOptions)
+    text: OutputOptions = field(default_factory=OutputOptions)
+    json: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class VModule:
+    """Another verbosity for the files whose name matches a pattern."""
+
+    file_pattern: str = ""
+    verbosity: UInt = UInt(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +75,9 @@ class Logging:
     """What the log looks like."""
 
     format: str = "text"
-    flush_frequency: Seconds = Seconds(5.0)
-    verbosity: int = 0
-    vmodule: tuple[str, ...] = ()
+    flush_frequency: FlushSeconds = FlushSeconds(5.0)
+    verbosity: UInt = UInt(0)
+    vmodule: tuple[VModule, ...] = ()
     options: LoggingOptions = field(default_factory=LoggingOptions)
 
 

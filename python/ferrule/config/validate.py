@@ -6,8 +6,10 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from ferrule.config import gates
 from ferrule.config.duration import format_duration
-from ferrule.config.schema import SYNC_PERIOD_DEFAULT, Seconds, Settings
+from ferrule.config.quantity import parse_quantity
+from ferrule.config.schema import OutputOptions, Seconds, Settings
 
 MODES = ("", "iptables")
 DETECT_LOCAL_MODES = ("", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
@@ -26,6 +28,7 @@ def validate(s: Settings) -> list[str]:
         *_detect_local(s),
         *_node_port_addresses(s.node_port_addresses),
         *_addresses(s),
+        *_logging(s),
         *_rest(s),
     ]
 
@@ -50,9 +53,9 @@ def _mode(s: Settings) -> Iterator[str]:
 
 
 def _periods(s: Settings) -> Iterator[str]:
-    sync = s.iptables.sync_period or SYNC_PERIOD_DEFAULT
+    sync = s.iptables.sync_period
     least = s.iptables.min_sync_period
-    if sync < 0:
+    if sync <= 0:
         yield invalid("iptables.syncPeriod", format_duration(sync), "must be greater than 0")
     if least < 0:
         yield invalid("iptables.minSyncPeriod", format_duration(least), "must be greater than or equal to 0")
@@ -91,7 +94,7 @@ def _numbers(s: Settings) -> Iterator[str]:
 
 def _is_cidr(text: str) -> bool:
     address, slash, length = text.partition("/")
-    if not slash or not re.fullmatch(r"\d{1,3}", length):
+    if not slash or not re.fullmatch(r"[0-9]{1,3}", length):
         return False
     try:
         return int(length) <= ipaddress.ip_address(address).max_prefixlen
@@ -158,7 +161,7 @@ def _endpoint(path: str, text: str, default_port: int) -> Iterator[str]:
         return
     if not _is_ip(host.removeprefix("[").removesuffix("]")):
         yield invalid(path, host, "must be a valid IP")
-    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+    if not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= 65535:
         yield invalid(path, port, "must be a valid port")
 
 
@@ -170,8 +173,40 @@ def _is_ip(text: str) -> bool:
     return True
 
 
+def _logging(s: Settings) -> Iterator[str]:
+    log = s.logging
+    if log.format not in ("text", "json"):
+        yield invalid("logging.format", log.format, "must be text or json")
+    if log.flush_frequency <= 0:
+        yield invalid("logging.flushFrequency", format_duration(log.flush_frequency), "must be greater than 0")
+    if log.vmodule and log.format == "json":
+        yield "logging.vmodule: Forbidden: only supported for text log format"
+    for i, item in enumerate(log.vmodule):
+        path = f"logging.vmodule[{i}].filePattern"
+        if not item.file_pattern:
+            yield f"{path}: Required value: must not be empty"
+        elif set(item.file_pattern) & set("=,"):
+            yield invalid(path, item.file_pattern, "must not contain equal sign or comma")
+    for name, options in (("text", log.options.text), ("json", log.options.json)):
+        yield from _output(s, f"logging.options.{name}", options)
+
+
+def _output(s: Settings, path: str, options: OutputOptions) -> Iterator[str]:
+    size = parse_quantity(options.info_buffer_size)
+    if size < 0:
+        yield invalid(f"{path}.infoBufferSize", options.info_buffer_size, "must be greater than or equal to 0")
+    if gates.logging_alpha(s.feature_gates):
+        return
+    for name, given in (("splitStream", options.split_stream), ("infoBufferSize", size != 0)):
+        if given:
+            yield f"{path}.{name}: Forbidden: needs featureGates.LoggingAlphaOptions: true"
+
+
 def _rest(s: Settings) -> Iterator[str]:
-    if s.logging.format not in ("text", "json"):
-        yield invalid("logging.format", s.logging.format, "must be text or json")
+    for fault in gates.faults(s.feature_gates):
+        yield f"featureGates: {fault}"
+    shown = s.show_hidden_metrics_for_version
+    if shown and not re.fullmatch(r"[0-9]+\.[0-9]+", shown):
+        yield invalid("showHiddenMetricsForVersion", shown, "must be a minor version such as 1.36")
     if s.hostname_override and not s.hostname_override.strip():
         yield invalid("hostnameOverride", s.hostname_override, "must not be blank")
