@@ -1,0 +1,221 @@
+"""Every family of metrics: its name, type, labels, buckets, help. Data and nothing else; `metrics.Metrics` fills it in.
+
+`kubeproxy_*`, `rest_client_*` and `kubernetes_*` are kube-proxy 1.37's to the letter, stability level in the help text
+included (a test compares them with a recorded scrape).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
+"""1 ms to 16.4 s."""
+
+PROGRAMMING_BUCKETS = (0, 0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
+"""The leading 0 is kube-proxy's: its way of joining lists starts with one, and bounds must agree to be added up."""
+
+LATENCY_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60)
+SIZE_BUCKETS = (64, 256, 512, *(4**n for n in range(5, 13)))
+
+LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+STAGE_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+_FAMILY = ("ip_family",)
+_GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class Families:
+    """What the groups below have in common: a registry, and three short ways to declare."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, labels: Iterable[str], buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, labels, registry=self._registry, buckets=buckets)
+
+
+class StockFamilies(Families):
+    """kube-proxy's own. The two packet counters are collectors: see `metrics`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        sync = "kubeproxy_sync_proxy_rules_"
+        self.sync = self._histogram(
+            f"{sync}duration_seconds", "[ALPHA] SyncProxyRules latency in seconds", _FAMILY, SYNC_BUCKETS
+        )
+        self.full, self.partial = (
+            self._histogram(
+                f"kubeproxy_sync_{extent}_proxy_rules_duration_seconds",
+                f"[ALPHA] SyncProxyRules latency in seconds for {extent} resyncs",
+                _FAMILY,
+                SYNC_BUCKETS,
+            )
+            for extent in ("full", "partial")
+        )
+        self.programming = self._histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "[ALPHA] In Cluster Network Programming Latency in seconds",
+            _FAMILY,
+            PROGRAMMING_BUCKETS,
+        )
+        self.last = self._gauge(
+            f"{sync}last_timestamp_seconds", "[ALPHA] The last time proxy rules were successfully synced", _FAMILY
+        )
+        self.queued = self._gauge(
+            f"{sync}last_queued_timestamp_seconds", "[ALPHA] The last time a sync of proxy rules was queued", _FAMILY
+        )
+        self.pending = {
+            what: self._gauge(f"{sync}{what}_changes_pending", f"[ALPHA] Pending proxy rules {title} changes")
+            for what, title in (("service", "Service"), ("endpoint", "Endpoint"))
+        }
+        self.changes = {
+            what: self._counter(f"{sync}{what}_changes_total", f"[ALPHA] Cumulative proxy rules {title} changes")
+            for what, title in (("service", "Service"), ("endpoint", "Endpoint"))
+        }
+        self.rules_total = self._gauge(
+            f"{sync}iptables_total", "[ALPHA] Total number of iptables rules owned by kube-proxy", ("table", *_FAMILY)
+        )
+        self.rules_last = self._gauge(
+            f"{sync}iptables_last",
+            "[ALPHA] Number of iptables rules written by kube-proxy in last sync",
+            ("table", *_FAMILY),
+        )
+        self.restore_failures = self._counter(
+            f"{sync}iptables_restore_failures_total", "[ALPHA] Cumulative proxy iptables restore failures", _FAMILY
+        )
+        self.partial_failures = self._counter(
+            f"{sync}iptables_partial_restore_failures_total",
+            "[ALPHA] Cumulative proxy iptables partial restore failures",
+            _FAMILY,
+        )
+        self.no_local = self._gauge(
+            f"{sync}no_local_endpoints_total",
+            "[ALPHA] Number of services with a Local traffic policy and no endpoints",
+            ("traffic_policy", *_FAMILY),
+        )
+        self.conntrack = self._histogram(
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "[ALPHA] ReconcileConntrackFlowsLatency latency in seconds",
+            _FAMILY,
+            SYNC_BUCKETS,
+        )
+        self.conntrack_deleted = self._counter(
+            "kubeproxy_conntrack_reconciler_deleted_entries_total",
+            "[ALPHA] Cumulative conntrack flows deleted by conntrack reconciler",
+            _FAMILY,
+        )
+        self.healthz, self.livez = (
+            self._counter(f"kubeproxy_proxy_{path}_total", f"[ALPHA] Cumulative proxy {path} HTTP status", ("code",))
+            for path in ("healthz", "livez")
+        )
+
+
+class ClientFamilies(Families):
+    """client-go's, for the API server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.requests = self._counter(
+            "rest_client_requests_total",
+            "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.",
+            ("code", "method", "host"),
+        )
+        self.request_seconds = self._histogram(
+            "rest_client_request_duration_seconds",
+            "[ALPHA] Request latency in seconds. Broken down by verb, and host.",
+            ("verb", "host"),
+            LATENCY_BUCKETS,
+        )
+        self.rate_limited = self._histogram(
+            "rest_client_rate_limiter_duration_seconds",
+            "[ALPHA] Client side rate limiter latency in seconds. Broken down by verb, and host.",
+            ("verb", "host"),
+            LATENCY_BUCKETS,
+        )
+        self.sent, self.received = (
+            self._histogram(
+                f"rest_client_{what.lower()}_size_bytes",
+                f"[ALPHA] {what} size in bytes. Broken down by verb and host.",
+                ("verb", "host"),
+                SIZE_BUCKETS,
+            )
+            for what in ("Request", "Response")
+        )
+
+
+class OwnFamilies(Families):
+    """What only ferrule can say."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.lag = self._histogram(
+            "ferrule_event_loop_lag_seconds", "How late the event loop wakes a task that is due", (), LAG_BUCKETS
+        )
+        self.stages = self._histogram(
+            "ferrule_stage_duration_seconds", "Time of one stage of one sync", ("stage",), STAGE_BUCKETS
+        )
+        self.objects = self._gauge("ferrule_store_objects", "Objects in the store", ("kind",))
+        self.relists = self._counter(
+            "ferrule_watch_relists_total", "Lists asked for again, by reason", ("kind", "reason")
+        )
+        self.reconnects = self._counter(
+            "ferrule_watch_reconnects_total", "Watches opened again, by reason", ("kind", "reason")
+        )
+        self.rejected = self._counter(
+            "ferrule_objects_rejected_total", "Objects that could not be decoded and kept their old state", ("kind",)
+        )
+        self.problems = self._gauge("ferrule_input_problems", "Standing complaints about cluster objects")
+        self.audits = self._counter("ferrule_audits_total", "Read-backs of the kernel's rules", _FAMILY)
+        self.repaired = self._counter(
+            "ferrule_repaired_chains_total", "Chains that somebody else had changed and we wrote again", _FAMILY
+        )
+        self.bytes = self._counter("ferrule_restore_bytes_total", "Text given to iptables-restore", _FAMILY)
+        self.chains_written = self._counter("ferrule_chains_written_total", "Chains written", _FAMILY)
+        self.chains_deleted = self._counter("ferrule_chains_deleted_total", "Chains deleted", _FAMILY)
+        self.ready = self._gauge("ferrule_ready", "1 when everything that should be programmed is")
+        self.held = self._gauge("ferrule_not_ready", "1 for each subsystem that holds readiness back", ("subsystem",))
+        self.ports = self._gauge("ferrule_service_health_ports", "healthCheckNodePorts by state", ("state",))
+
+
+class BuildFamilies(Families):
+    """What this is, and which gates are set."""
+
+    def __init__(self, registry: CollectorRegistry, build: Mapping[str, str]) -> None:
+        super().__init__(registry)
+        version = build.get("version", "")
+        major, minor, *_ = (*version.split("."), "", "")
+        # Kubernetes' own labels, ferrule's own values: a version that is not Kubernetes' must not look like it.
+        labels = {
+            "build_date": "",
+            "compiler": "rustc",
+            "git_commit": "",
+            "git_tree_state": "",
+            "git_version": f"ferrule-v{version}",
+            "go_version": "",
+            "major": major,
+            "minor": minor,
+            "platform": f"linux/{_GO_MACHINES.get(platform.machine(), platform.machine())}",
+        }
+        self._gauge(
+            "kubernetes_build_info",
+            "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree "
+            "state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is "
+            "running.",
+            labels,
+        ).labels(**labels).set(1)
+        ours = {**build, "python": platform.python_version()}
+        self._gauge("ferrule_build_info", "Constant 1, labelled with what this build is", ours).labels(**ours).set(1)
+        self.gates = self._gauge(
+            "kubernetes_feature_enabled",
+            "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
+            ("name", "stage"),
+        )
