@@ -14,6 +14,9 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
+NLA_F_NESTED = 0x8000
+SOL_NETLINK = 270
+NETLINK_CAP_ACK = 10
 
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
@@ -38,6 +41,45 @@ def attribute(kind: int, value: bytes) -> bytes:
     """One struct nlattr, padded."""
     length = 4 + len(value)
     return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
+
+
+def nested(kind: int, value: bytes) -> bytes:
+    """An attribute made of attributes."""
+    return attribute(kind | NLA_F_NESTED, value)
+
+
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """One request to the kernel."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
+
+
+def open_channel(protocol: int) -> socket.socket:
+    """A socket to the kernel's half of `protocol`, in the calling thread's network namespace. Raises `OSError`.
+
+    Answers to failed requests carry the request's header only, so that many fit into its buffer.
+    """
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        channel.settimeout(ANSWER_SECONDS)
+        channel.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        channel.bind((0, 0))
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def acknowledgements(data: bytes) -> Iterator[tuple[int, int]]:
+    """`(sequence, errno)` of each answer to a request in a datagram; errno 0: it worked."""
+    at = 0
+    while at + HEADER.size + 4 <= len(data):
+        length, kind, _, sequence, _ = HEADER.unpack_from(data, at)
+        if length < HEADER.size:
+            return
+        if kind == NLMSG_ERROR:
+            (code,) = struct.unpack_from("=i", data, at + HEADER.size)
+            yield sequence, -code
+        at += (length + 3) & ~3
 
 
 def request(protocol: int, message: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:

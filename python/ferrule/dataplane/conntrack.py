@@ -1,0 +1,239 @@
+"""Deletes tracked UDP flows that lead nowhere any more: over netlink, off the path of the next sync.
+
+Which flows those are, the engine's `ConntrackView` decides; here the kernel's table is walked, datagram by datagram, in
+a worker thread. A table of a million entries costs a buffer of memory, and a sync never waits for it.
+
+A host on which this cannot work (no right, no module) still gets every rule: the state is reported once and tried again
+after later syncs, and nothing that was to be cleaned up is forgotten in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ferrule.dataplane.netlink import (
+    NLM_F_DUMP,
+    RECEIVE_BYTES,
+    acknowledgements,
+    attribute,
+    message,
+    nested,
+    open_channel,
+)
+from ferrule.observe.logs import kv
+from ferrule.types import FAMILIES, Family
+
+if TYPE_CHECKING:
+    from ferrule._engine import ConntrackView
+
+log = logging.getLogger(__name__)
+
+NETLINK_NETFILTER = 12
+NFNL_SUBSYS_CTNETLINK = 1
+IPCTNL_MSG_CT_GET = 1
+CTA_TUPLE_ORIG = 1
+CTA_FILTER = 25
+CTA_TUPLE_PROTO = 2
+CTA_PROTO_NUM = 1
+CTA_FILTER_ORIG_FLAGS = 1
+CTA_FILTER_REPLY_FLAGS = 2
+FILTER_BY_PROTOCOL = 1 << 3
+
+DUMP_ATTEMPTS = 3
+"""How often a dump is begun again when the kernel says that it may be incomplete."""
+
+_GONE = errno.ENOENT
+_NO_FILTER = {errno.EINVAL, errno.EOPNOTSUPP}
+_NO_MODULE = {errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What one walk over a family's table did."""
+
+    family: Family
+    seconds: float
+    seen: int
+    """Entries the kernel showed (UDP only, where it can filter)."""
+    deleted: int
+    errors: int
+    """Entries it would not delete; one that had gone by itself is none."""
+    complete: bool = True
+    """False: the kernel kept interrupting, or we are ending."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    seen: int = 0
+    deleted: int = 0
+    errors: int = 0
+
+
+def clean(view: ConntrackView, stop: threading.Event) -> Cleaned:
+    """Walk the table of the calling thread's network namespace until its end, or until `stop`. Raises `OSError`."""
+    started = time.monotonic()
+    tally = _Tally()
+    # Without frontends nothing can be stale; a cluster without UDP Services pays nothing.
+    complete = not view.frontends
+    attempts = 0
+    filtered = True
+    while not complete and attempts < DUMP_ATTEMPTS and not stop.is_set():
+        try:
+            complete = _walk(view, stop, tally, filtered=filtered)
+        except OSError as error:
+            if filtered and error.errno in _NO_FILTER:
+                filtered = False
+                continue
+            if error.errno != errno.ENOBUFS:
+                raise
+        attempts += 1
+    return Cleaned(view.family, time.monotonic() - started, tally.seen, tally.deleted, tally.errors, complete=complete)
+
+
+def _walk(view: ConntrackView, stop: threading.Event, tally: _Tally, *, filtered: bool) -> bool:
+    """One dump; true if the kernel showed everything."""
+    whole = True
+    with open_channel(NETLINK_NETFILTER) as dump, open_channel(NETLINK_NETFILTER) as deletes:
+        kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET
+        dump.send(message(kind, NLM_F_DUMP, 1, _dump_body(view.family, filtered=filtered)))
+        while not stop.is_set():
+            found = view.stale(dump.recv(RECEIVE_BYTES))
+            if found.error is not None:
+                raise OSError(found.error, os.strerror(found.error))
+            whole = whole and not found.interrupted
+            tally.seen += found.seen
+            if found.count:
+                _delete(deletes, found.deletes, found.count, tally)
+            if found.done:
+                return whole
+    return False
+
+
+def _dump_body(family: Family, *, filtered: bool) -> bytes:
+    number = socket.AF_INET if family == "ipv4" else socket.AF_INET6
+    body = struct.pack("=BBH", number, 0, 0)
+    if filtered:
+        # Linux 5.8 and later leave out other protocols; before, the attributes mean nothing and we skip them ourselves.
+        flags = attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", FILTER_BY_PROTOCOL))
+        flags += attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", 0))
+        protocol = nested(CTA_TUPLE_PROTO, attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP])))
+        body += nested(CTA_TUPLE_ORIG, protocol) + nested(CTA_FILTER, flags)
+    return body
+
+
+def _delete(channel: socket.socket, requests: bytes, count: int, tally: _Tally) -> None:
+    """Send what one datagram of the dump gave; failures answer, and the last one in any case."""
+    channel.send(requests)
+    gone = refused = 0
+    answered = False
+    while not answered:
+        for sequence, code in acknowledgements(channel.recv(RECEIVE_BYTES)):
+            gone += code == _GONE
+            refused += code not in (0, _GONE)
+            if code in (errno.EPERM, errno.EACCES):
+                raise OSError(code, os.strerror(code))
+            answered = answered or sequence == count
+    tally.errors += refused
+    tally.deleted += count - gone - refused
+
+
+async def reconcile(view: ConntrackView) -> Cleaned:
+    """`clean` in a worker thread, which ends soon after a cancellation. Raises `OSError`."""
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(clean, view, stop)
+    finally:
+        stop.set()
+
+
+def why(error: OSError) -> str:
+    """One sentence for people."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "CAP_NET_ADMIN is missing in this network namespace"
+    if error.errno in _NO_MODULE:
+        return "the kernel offers no conntrack table over netlink: module nf_conntrack_netlink is not loaded"
+    return str(error) or type(error).__name__
+
+
+@dataclass(slots=True)
+class ConntrackCleaner:
+    """One walk at a time; a newer view replaces one that waits, and inherits its work.
+
+    `after_sync` belongs to the event loop's thread, as `run` does.
+    """
+
+    on_cleaned: Callable[[Cleaned], None] = lambda _: None
+    reconcile: Callable[[ConntrackView], Awaitable[Cleaned]] = reconcile
+    degraded: dict[Family, str] = field(default_factory=dict)
+    """Why stale flows stay, by family; empty when all is well."""
+    _owed: dict[Family, ConntrackView] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def after_sync(self, family: Family, view: ConntrackView | None) -> None:
+        """A sync of `family` is over; `view` as the engine gave it. None is the occasion to retry what failed."""
+        if view is not None:
+            waiting = self._owed.get(family)
+            self._owed[family] = view if waiting is None else view.inheriting(waiting)
+        if family in self._owed:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Clean up whenever there is something to do, for ever."""
+        while True:
+            await self._wake.wait()
+            await self.clean_owed()
+
+    async def clean_owed(self) -> None:
+        """Everything that waits, once. Never raises for what the host refuses."""
+        self._wake.clear()
+        for family in FAMILIES:
+            view = self._owed.pop(family, None)
+            if view is not None:
+                await self._clean(family, view)
+
+    async def _clean(self, family: Family, view: ConntrackView) -> None:
+        done: Cleaned | None = None
+        try:
+            done = await self.reconcile(view)
+        except OSError as error:
+            self._degrade(family, why(error))
+        finally:
+            # Cancelled, too: work that was not done is not forgotten.
+            if done is None or not done.complete:
+                newer = self._owed.get(family)
+                self._owed[family] = view if newer is None else newer.inheriting(view)
+        if done is None:
+            return
+        if self.degraded.pop(family, None) is not None:
+            log.info("Stale conntrack entries are deleted again", extra=kv(ipFamily=family))
+        log.log(
+            logging.INFO if done.deleted or done.errors else logging.DEBUG,
+            "Deleted stale conntrack entries",
+            extra=kv(
+                ipFamily=family,
+                deleted=done.deleted,
+                seen=done.seen,
+                errors=done.errors,
+                complete=done.complete,
+                ms=round(done.seconds * 1000, 1),
+            ),
+        )
+        self.on_cleaned(done)
+
+    def _degrade(self, family: Family, reason: str) -> None:
+        if self.degraded.get(family) != reason:
+            log.warning(
+                "Stale conntrack entries stay: UDP clients may go on talking to endpoints that are gone",
+                extra=kv(ipFamily=family, reason=reason, retry="after later syncs"),
+            )
+        self.degraded[family] = reason
