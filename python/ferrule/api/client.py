@@ -1,0 +1,307 @@
+"""Requests to the API server, answers as bytes. The only user of aiohttp's client.
+
+Answers are plain, not gzip: a node's list is read once a start, and unpacking 100 MB costs the node (and packing the
+server) more than sending it within a data centre does. Proxies are used when the kubeconfig says so, never because of
+an environment variable that somebody set for another program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import platform
+import random
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from yarl import URL
+
+from ferrule.api.credentials import Credentials
+from ferrule.api.limiter import TokenBucket
+from ferrule.api.outcome import ApiError, Cause, from_answer, quote
+from ferrule.api.peer import presented
+from ferrule.config.schema import ClientConnection
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+ANSWER_LIMIT = 64 << 10
+"""Bytes of an answer that is no list and no watch. A Status object has a few hundred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. Tests shorten them."""
+
+    connect: float = 10.0
+    """TCP and TLS together."""
+    headers: float = 25.0
+    """From the request to the answer's first line. Below the reflector's `CALM`: waiting is not calm."""
+    idle: float = 60.0
+    """Between two pieces of an answer that should flow (lists, errors)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSeen:
+    """One request, for metrics."""
+
+    method: str
+    host: str
+    code: str
+    """HTTP status, or `<error>` as client-go has it."""
+    seconds: float
+    """Until the answer's headers."""
+
+
+class Answer:
+    """A 2xx answer of the right type, not read yet."""
+
+    def __init__(self, response: aiohttp.ClientResponse, server: str) -> None:
+        self._response = response
+        self._server = server
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, at most some 128 KiB held. Raises `ApiError` where it stops before its end."""
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except TimeoutError as error:
+            raise ApiError(Cause.TIMEOUT, self._server, "connected, but nothing comes any more") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            text = str(error) or type(error).__name__
+            raise ApiError(Cause.BROKEN, self._server, f"the answer ended before its end: {text}") from error
+
+
+class ApiClient:
+    """One session to one API server. Use as `async with`."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        version: str,
+        limits: ClientConnection | None = None,
+        timeouts: Timeouts | None = None,
+        observer: Callable[[RequestSeen], None] = lambda _: None,
+    ) -> None:
+        limits = limits or ClientConnection()
+        self._credentials = credentials
+        self._bucket = TokenBucket(limits.qps, limits.burst)
+        self._timeouts = timeouts or Timeouts()
+        self._observer = observer
+        machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+        self._headers = {"User-Agent": f"ferrule/{version} (linux/{machine})", "Accept-Encoding": "identity"}
+        self._session: aiohttp.ClientSession | None = None
+        self._told: tuple[str, str] = ("", "")
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return self._credentials.access.server
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(socket_factory=_socket, limit=16, keepalive_timeout=60)
+        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str], *, idle: float | None = None) -> AsyncIterator[Answer]:
+        """GET; `idle` is the longest silence within the answer, in seconds.
+
+        Raises `ApiError`: no connection, no 2xx, or an answer that is not JSON.
+        """
+        async with self._request("GET", path, query=query, idle=idle) as response:
+            if not response.content_type.endswith("json"):
+                head = await _head(response)
+                text = f"answered with {response.content_type}, not {JSON}: {quote(head)}"
+                raise ApiError(Cause.CONTENT, self.server, text, response.status)
+            yield Answer(response, self.server)
+
+    async def send(self, method: str, path: str, body: bytes, content_type: str = JSON) -> bytes:
+        """POST or PATCH; gives the (short) answer. Raises `ApiError`."""
+        async with self._request(method, path, body=body, content_type=content_type) as response:
+            return await _head(response)
+
+    # ------------------------------------------------------------------ inside
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "",
+        idle: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        authorization = await self._credentials.authorization()
+        response = await self._open(method, path, query, body, content_type, idle, authorization)
+        if response.status == 401:
+            # The token may have been rotated, or revoked, this moment: one more try, if there is another one to try.
+            self._credentials.rejected(authorization)
+            try:
+                renewed = await self._credentials.authorization()
+            except BaseException:
+                response.close()
+                raise
+            if renewed != authorization:
+                response.close()
+                response = await self._open(method, path, query, body, content_type, idle, renewed)
+        try:
+            if not 200 <= response.status < 300:
+                head = await _head(response)
+                raise from_answer(self.server, response.status, head, response.headers.get("Retry-After"))
+            yield response
+        finally:
+            # Not released to the pool unless read to its end: what is left of a watch never ends.
+            response.close() if not response.content.at_eof() else response.release()
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        content_type: str,
+        idle: float | None,
+        authorization: str,
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise RuntimeError("ApiClient is used outside of its `async with`")
+        context = self._credentials.tls()
+        headers = {**self._headers, "Accept": JSON}
+        if authorization:
+            headers["Authorization"] = authorization
+        if body is not None:
+            headers["Content-Type"] = content_type
+        access, timeouts = self._credentials.access, self._timeouts
+        url = URL(access.server + path).with_query(dict(query or {}))
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=timeouts.connect, sock_read=timeouts.idle if idle is None else idle
+        )
+        await asyncio.sleep(self._bucket.reserve(time.monotonic()))
+        started, code = time.monotonic(), "<error>"
+        extra: dict[str, Any] = {}
+        if access.tls_server_name:
+            extra["server_hostname"] = access.tls_server_name
+        try:
+            async with asyncio.timeout(timeouts.connect + timeouts.headers):
+                response = await self._session.request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=timeout,
+                    ssl=True if context is None else context,
+                    proxy=access.proxy or None,
+                    allow_redirects=False,
+                    **extra,
+                )
+            code = str(response.status)
+            return response
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
+            raise await self._explain(error) from error
+        finally:
+            self._observer(RequestSeen(method, url.authority, code, time.monotonic() - started))
+
+    async def _explain(self, error: Exception) -> ApiError:
+        """The failure of a connection as a sentence that says whose it is."""
+        access = self._credentials.access
+        # An alert about our certificate comes with the first read, wrapped by aiohttp like any other broken connection.
+        cause = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError) or isinstance(
+            cause, ssl.SSLCertVerificationError
+        ):
+            return ApiError(Cause.TLS, self.server, await self._untrusted(cause or error))
+        if isinstance(error, aiohttp.ClientSSLError) or cause is not None:
+            return ApiError(Cause.TLS, self.server, f"TLS handshake failed: {getattr(cause, 'reason', None) or error}")
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return ApiError(
+                Cause.UNRESOLVED, self.server, f"the name {error.host!r} resolves to nothing [{access.origin}]"
+            )
+        if isinstance(error, aiohttp.ClientConnectorError):
+            number = error.os_error.errno
+            if number == errno.ECONNREFUSED or _all_refused(error.os_error):
+                return ApiError(Cause.REFUSED, self.server, f"nobody listens there [{access.origin}]")
+            return ApiError(Cause.UNREACHABLE, self.server, str(error.os_error.strerror or error.os_error))
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return ApiError(Cause.UNREACHABLE, self.server, f"no connection within {self._timeouts.connect:g} s")
+        if isinstance(error, TimeoutError):
+            return ApiError(Cause.TIMEOUT, self.server, "connected, but no answer came")
+        if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+            return ApiError(Cause.CONTENT, self.server, f"what answers speaks no HTTP: {error}")
+        return ApiError(Cause.BROKEN, self.server, f"the connection ended without an answer: {error}")
+
+    async def _untrusted(self, error: Exception) -> str:
+        """What was expected and who came; looked up once a change, and remembered."""
+        reason = getattr(error, "verify_message", "") or str(error)
+        if self._told[0] == reason:
+            return self._told[1]
+        access, url = self._credentials.access, URL(self.server)
+        expected = " or ".join(self._credentials.expected_authorities()[:3]) or "one of the system's authorities"
+        source = f" from {access.ca}" if access.ca else ""
+        text = f"its certificate is not to be trusted: {reason}. Expected: issued by {expected}{source}"
+        if not access.proxy:
+            found = await asyncio.to_thread(presented, url.host or "", url.port or 443)
+            if found is not None:
+                text += f". Presented: {found[0]}, issued by {found[1]}"
+        self._told = (reason, text)
+        return text
+
+
+def jitter() -> float:
+    """Randomness for back-off: nothing secret."""
+    return random.random()  # noqa: S311
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.append(found)
+        inner = getattr(found, "certificate_error", None) or getattr(found, "os_error", None)
+        found = inner if isinstance(inner, BaseException) else found.__cause__
+    return chain
+
+
+def _all_refused(error: OSError) -> bool:
+    """Several addresses were tried: asyncio tells of them in one text."""
+    return "Connect call failed" in str(error) and f"[Errno {errno.ECONNREFUSED}]" in str(error)
+
+
+async def _head(response: aiohttp.ClientResponse) -> bytes:
+    """The first bytes of a short answer; whatever can be had of them."""
+    kept = b""
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        while len(kept) < ANSWER_LIMIT and (part := await response.content.read(ANSWER_LIMIT - len(kept))):
+            kept += part
+    return kept
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Keepalive on: aiohttp's client sets none, and a peer that vanished without a word would be noticed only by the
+    idle timeout, minutes later. 30 s of silence, then three questions 10 s apart."""
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    # The same for data of ours that nobody acknowledges, in milliseconds.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    return sock

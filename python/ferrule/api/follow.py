@@ -1,0 +1,254 @@
+"""The I/O around `reflector`: bytes of lists and watches go to the sink as they are.
+
+Nothing in here looks into an object; whatever goes wrong, the sink keeps what it has. Only a list that was complete
+replaces a store, and only a watch frame that names an object changes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+from ferrule import errors
+from ferrule._engine import IngestReport, InputError
+from ferrule.api import reflector
+from ferrule.api.client import ApiClient, jitter
+from ferrule.api.frames import FRAME_LIMIT, FrameCutter, FrameTooLarge
+from ferrule.api.outcome import ApiError, Cause
+from ferrule.api.reflector import Action, Failed, Failure, List, Reflector, Signal, Wait, Watch
+from ferrule.api.resources import Resource
+from ferrule.observe.logs import kv
+from ferrule.types import Kind
+
+log = logging.getLogger(__name__)
+
+IDLE_MARGIN = 15.0
+"""Seconds beyond the server's own end of a watch after which silence means that nobody is there."""
+
+
+class Sink(Protocol):
+    """Who takes the bytes."""
+
+    async def begin_list(self, kind: Kind) -> None:
+        """A list begins."""
+
+    async def feed_list(self, kind: Kind, chunk: bytes) -> None:
+        """A piece of its body, cut anywhere."""
+
+    async def end_list(self, kind: Kind) -> IngestReport:
+        """The whole body was fed: swap the store. Raises `InputError` (nothing changed) if it was no complete list."""
+
+    async def abort_list(self, kind: Kind) -> None:
+        """The body will not be completed: forget what was fed."""
+
+    async def ingest(self, kind: Kind, frames: bytes) -> IngestReport:
+        """Watch frames, whole ones only."""
+
+
+class Observer(Protocol):
+    """Who wants to know: readiness and metrics."""
+
+    def listed(self, kind: Kind, seconds: float, version: str) -> None:
+        """A whole list was taken over."""
+
+    def relist(self, kind: Kind, reason: str) -> None:
+        """A list that is not the first begins."""
+
+    def reconnect(self, kind: Kind, reason: str) -> None:
+        """A watch begins again."""
+
+    def failing(self, kind: Kind, reason: str, since: float) -> None:
+        """What we know of this kind may be old since then (monotonic seconds); told at every failure."""
+
+    def ok(self, kind: Kind) -> None:
+        """It is up to date again; told once."""
+
+    def auth_failed(self, reason: str) -> None:
+        """The server does not let us in (401, 403) or our credentials cannot be read; told once a change."""
+
+    def auth_ok(self) -> None:
+        """It does again; told once."""
+
+
+class _Broken(Exception):
+    """A watch has to end, for this reason."""
+
+    def __init__(self, reason: str, signal: Failed) -> None:
+        super().__init__(reason)
+        self.signal = signal
+
+
+@dataclass(slots=True)
+class _Status:
+    """What was said about one kind."""
+
+    failing_since: float | None = None
+    reason: str = ""
+    denied: str = ""
+    listed: bool = False
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows collections for ever; one instance for all kinds, one task a kind (`run`)."""
+
+    client: ApiClient
+    sink: Sink
+    observer: Observer
+    clock: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = jitter
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    idle_margin: float = IDLE_MARGIN
+    frame_limit: int = FRAME_LIMIT
+    _status: dict[Kind, _Status] = field(default_factory=dict)
+    _denied: str = ""
+
+    async def run(self, resource: Resource) -> NoReturn:
+        """Never returns; raises only what is a bug (ours or the sink's)."""
+        self._status[resource.kind] = _Status()
+        machine = Reflector(self.random)
+        action: Action = machine.start()
+        while True:
+            signal = await self._do(resource, machine, action)
+            following = machine.step(signal, self.clock())
+            if following is None:
+                raise errors.BugError(f"the reflector of {resource.kind} has no answer to {signal}")
+            action = following
+
+    async def _do(self, resource: Resource, machine: Reflector, action: Action) -> Signal:
+        kind = resource.kind
+        try:
+            match action:
+                case Wait(seconds):
+                    await self.sleep(seconds)
+                    return reflector.Waited()
+                case List(version):
+                    return await self._list(resource, version)
+                case Watch(version, seconds):
+                    return await self._watch(resource, machine, version, seconds)
+        except _Broken as broken:
+            self._failing(kind, str(broken))
+            return broken.signal
+        except ApiError as error:
+            self._failing(kind, str(error), denied=_denies(error))
+            return Failed(_meaning(error), error.retry_after)
+
+    # ------------------------------------------------------------------ list
+
+    async def _list(self, resource: Resource, version: str) -> Signal:
+        kind, status = resource.kind, self._status[resource.kind]
+        if status.listed:
+            self.observer.relist(kind, status.reason)
+            log.info("Listing again", extra=kv(kind=kind, reason=status.reason))
+        started = self.clock()
+        query = {**resource.selectors, **({"resourceVersion": version} if version else {})}
+        async with self.client.stream(resource.path, query) as answer:
+            await self.sink.begin_list(kind)
+            try:
+                async for chunk in answer.chunks():
+                    await self.sink.feed_list(kind, chunk)
+            except BaseException:
+                await self.sink.abort_list(kind)
+                raise
+            try:
+                report = await self.sink.end_list(kind)
+            except (InputError, errors.InputError) as error:
+                raise ApiError(Cause.CONTENT, self.client.server, f"the list cannot be used: {error}") from error
+        if report.resource_version in ("", "0"):
+            raise ApiError(Cause.CONTENT, self.client.server, "the list has no resourceVersion")
+        status.listed = True
+        self.observer.listed(kind, self.clock() - started, report.resource_version)
+        self._ok(kind)
+        return reflector.Listed(report.resource_version)
+
+    # ------------------------------------------------------------------ watch
+
+    async def _watch(self, resource: Resource, machine: Reflector, version: str, seconds: int) -> Signal:
+        kind = resource.kind
+        query = {
+            **resource.selectors,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        if (reason := self._status[kind].reason) and self._status[kind].failing_since is not None:
+            self.observer.reconnect(kind, reason)
+        cutter, started, frames = FrameCutter(self.frame_limit), self.clock(), 0
+        async with self.client.stream(resource.path, query, idle=seconds + self.idle_margin) as answer:
+            # A quiet watch says nothing for a minute; that it stays open is what tells it from an empty answer.
+            trusted = asyncio.get_running_loop().call_later(reflector.WATCH_SPACING, self._ok, kind)
+            try:
+                async for chunk in answer.chunks():
+                    whole = cutter.feed(chunk)
+                    if whole:
+                        frames += 1
+                        await self._ingest(kind, machine, whole)
+            except FrameTooLarge as error:
+                raise _Broken(str(error), Failed()) from error
+            finally:
+                trusted.cancel()
+        if cutter.held:
+            raise _Broken(f"the watch ended within a frame ({cutter.held} bytes of it had come)", Failed())
+        if not frames and self.clock() - started < reflector.WATCH_SPACING:
+            raise _Broken("the watch ended at once, with nothing in it", Failed())
+        return reflector.Ended()
+
+    async def _ingest(self, kind: Kind, machine: Reflector, whole: bytes) -> None:
+        report = await self.sink.ingest(kind, whole)
+        machine.step(reflector.Progress(report.resource_version), self.clock())
+        if report.error_code is not None:
+            expired = report.error_code == 410
+            reason = "the server has forgotten our version" if expired else "the server reports an error in the watch"
+            raise _Broken(f"{reason} ({report.error_code})", Failed(Failure.EXPIRED if expired else Failure.OTHER))
+        if report.malformed is not None:
+            raise _Broken(f"the watch holds what is no event: {report.malformed}", Failed())
+        self._ok(kind)
+
+    # ------------------------------------------------------------------ telling
+
+    def _failing(self, kind: Kind, reason: str, *, denied: bool = False) -> None:
+        status = self._status[kind]
+        status.denied = reason if denied else ""
+        if status.failing_since is None:
+            status.failing_since = self.clock()
+        if status.reason != reason:
+            level = logging.ERROR if denied else logging.WARNING
+            log.log(level, "Cannot follow the API server; rules stay as they are", extra=kv(kind=kind, err=reason))
+        status.reason = reason
+        self.observer.failing(kind, reason, status.failing_since)
+        self._tell_denied()
+
+    def _ok(self, kind: Kind) -> None:
+        status = self._status[kind]
+        status.denied = ""
+        if status.failing_since is not None:
+            lasted = self.clock() - status.failing_since
+            log.info("Following the API server again", extra=kv(kind=kind, afterSeconds=round(lasted, 1)))
+            status.failing_since, status.reason = None, ""
+            self.observer.ok(kind)
+        self._tell_denied()
+
+    def _tell_denied(self) -> None:
+        denied = next((s.denied for s in self._status.values() if s.denied), "")
+        if denied == self._denied:
+            return
+        self._denied = denied
+        if denied:
+            self.observer.auth_failed(denied)
+        else:
+            self.observer.auth_ok()
+
+
+def _denies(error: ApiError) -> bool:
+    return error.status in (401, 403) or error.cause is Cause.CREDENTIALS
+
+
+def _meaning(error: ApiError) -> Failure:
+    if error.expired:
+        return Failure.EXPIRED
+    return Failure.TOO_LARGE if error.version_too_large else Failure.OTHER

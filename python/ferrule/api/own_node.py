@@ -1,0 +1,131 @@
+"""Our own Node object: the one object that Python looks into, because the process itself depends on it. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ferrule.errors import InputError
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
+"""Set by the cluster autoscaler on a Node that goes: load balancers shall stop sending to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNode:
+    """What of our Node matters here."""
+
+    name: str
+    addresses: tuple[str, ...]
+    """The node IPs, at most one a family, the primary family first: InternalIPs count before ExternalIPs, and within
+    each the first one, as kube-proxy takes them."""
+    pod_cidrs: tuple[str, ...]
+    zone: str
+    deleting: bool
+    """It has a deletionTimestamp."""
+    leaving: bool
+    """It has the cluster autoscaler's taint."""
+
+    @property
+    def eligible(self) -> bool:
+        """Whether load balancers should use this node: /healthz is 503 when not."""
+        return not self.deleting and not self.leaving
+
+
+def from_object(node: dict[str, Any]) -> OwnNode:
+    """A decoded v1.Node. What is of the wrong type counts as absent: a node proxy does not stop for that."""
+    metadata, spec, status = (_mapping(node.get(part)) for part in ("metadata", "spec", "status"))
+    zone = _mapping(metadata.get("labels")).get(ZONE_LABEL)
+    taints = [_mapping(taint).get("key") for taint in _list(spec.get("taints"))]
+    cidrs = [c for c in _list(spec.get("podCIDRs")) if isinstance(c, str)]
+    if not cidrs and isinstance(spec.get("podCIDR"), str) and spec["podCIDR"]:
+        cidrs = [spec["podCIDR"]]
+    return OwnNode(
+        name=str(metadata.get("name") or ""),
+        addresses=_node_ips(_list(status.get("addresses"))),
+        pod_cidrs=tuple(cidrs),
+        zone=zone if isinstance(zone, str) else "",
+        deleting=bool(metadata.get("deletionTimestamp")),
+        leaving=LEAVING_TAINT in taints,
+    )
+
+
+def from_list(body: bytes) -> OwnNode | None:
+    """The only item of a NodeList; None: there is no such Node. Raises `InputError` where it is no list."""
+    try:
+        items = orjson.loads(body)["items"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"the answer is no NodeList: {error}") from error
+    return from_object(items[0]) if isinstance(items, list) and items and isinstance(items[0], dict) else None
+
+
+def from_frames(frames: bytes, current: OwnNode | None) -> OwnNode | None:
+    """What is known of the Node after these watch frames; frames that name no Node change nothing."""
+    for event in _events(frames):
+        changed = _mapping(event.get("object"))
+        if event.get("type") == "DELETED":
+            current = None
+        elif event.get("type") in ("ADDED", "MODIFIED"):
+            current = from_object(changed)
+    return current
+
+
+def differences(old: OwnNode, new: OwnNode | None, *, pod_cidrs: bool) -> list[str]:
+    """Why the process must end, one sentence each; empty: go on.
+
+    `pod_cidrs`: whether they matter (detectLocalMode NodeCIDR). Zone, taints and a coming deletion are no reason.
+    """
+    if new is None:
+        return [f"Node {old.name} was deleted"]
+    reasons = []
+    if old.addresses != new.addresses:
+        reasons.append(f"Node {old.name}: its IPs changed from {_text(old.addresses)} to {_text(new.addresses)}")
+    if pod_cidrs and old.pod_cidrs != new.pod_cidrs:
+        reasons.append(f"Node {old.name}: its podCIDRs changed from {_text(old.pod_cidrs)} to {_text(new.pod_cidrs)}")
+    return reasons
+
+
+def _node_ips(entries: list[Any]) -> tuple[str, ...]:
+    found: dict[int, str] = {}
+    for wanted in ("InternalIP", "ExternalIP"):
+        for entry in entries:
+            address = _address(_mapping(entry).get("address")) if _mapping(entry).get("type") == wanted else None
+            if address is not None:
+                found.setdefault(address.version, str(address))
+    return tuple(found.values())
+
+
+def _address(text: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _events(frames: bytes) -> Iterator[dict[str, Any]]:
+    for line in frames.splitlines():
+        try:
+            event = orjson.loads(line) if line.strip() else None
+        except orjson.JSONDecodeError:
+            continue  # the engine, which gets the same bytes, names it
+        if isinstance(event, dict):
+            yield event
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(values: tuple[str, ...]) -> str:
+    return ", ".join(values) or "none"

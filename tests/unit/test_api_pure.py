@@ -1,0 +1,293 @@
+"""The pure parts of API access: token bucket, frames, answers, Event book, our own Node, names in certificates."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ferrule.api import own_node
+from ferrule.api.event_book import BURST, PATCH_SECONDS, QUEUE_LIMIT, SERIES_SECONDS, Event, EventBook, Regarding
+from ferrule.api.frames import FrameCutter, FrameTooLarge
+from ferrule.api.limiter import TokenBucket
+from ferrule.api.outcome import Cause, from_answer
+from ferrule.api.peer import subject_and_issuer
+from ferrule.api.resources import resources
+from ferrule.errors import InputError
+
+TLS = Path(__file__).parent.parent / "data" / "tls"
+
+# ---------------------------------------------------------------- limiter
+
+
+def test_a_burst_at_once_then_one_by_one() -> None:
+    bucket = TokenBucket(qps=5, burst=3)
+    assert [bucket.reserve(0.0) for _ in range(5)] == pytest.approx([0, 0, 0, 0.2, 0.4])
+    assert bucket.reserve(100.0) == 0.0
+    assert bucket.reserve(50.0) == 0.0, "a clock that goes back takes nothing away"
+
+
+def test_zero_means_the_defaults_and_negative_no_limit() -> None:
+    assert [TokenBucket(0, 0).qps, TokenBucket(0, 0).burst] == [5.0, 10]
+    unlimited = TokenBucket(-1, 1)
+    assert {unlimited.reserve(0.0) for _ in range(100)} == {0.0}
+
+
+# ---------------------------------------------------------------- frames
+
+
+@given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"x") + b"\n"), max_size=8), st.data())
+def test_any_cut_of_the_stream_gives_the_same_whole_frames(lines: list[bytes], data: st.DataObject) -> None:
+    body = b"".join(lines) + b"rest"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=10)))
+    cutter, out = FrameCutter(), []
+    for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
+        whole = cutter.feed(body[start:end])
+        assert whole == b"" or whole.endswith(b"\n")
+        out.append(whole)
+    assert b"".join(out) == b"".join(lines)
+    assert cutter.held == len(b"rest")
+
+
+def test_a_line_without_end_is_refused_before_it_takes_the_memory() -> None:
+    cutter = FrameCutter(limit=100)
+    cutter.feed(b"x" * 100)
+    with pytest.raises(FrameTooLarge, match="100 bytes"):
+        cutter.feed(b"y")
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "header", "expected"),
+    [
+        (410, {"reason": "Expired", "message": "too old"}, None, {"expired": True, "detail": "too old"}),
+        (429, {"message": "slow down"}, "7", {"retry_after": 7.0, "expired": False}),
+        (503, {"message": "x", "details": {"retryAfterSeconds": 3}}, None, {"retry_after": 3.0}),
+        (503, {"message": "x"}, "Wed, 21 Oct 2026 07:28:00 GMT", {"retry_after": None}),
+        (504, {"details": {"causes": [{"reason": "ResourceVersionTooLarge"}]}}, None, {"version_too_large": True}),
+        (504, {"message": "Too large resource version: 9, current: 1"}, None, {"version_too_large": True}),
+        (502, "<html>\n<h1>Bad   Gateway", None, {"detail": "<html> <h1>Bad Gateway", "reason": ""}),
+        (500, "", None, {"detail": "no text"}),
+        (500, [1], None, {"detail": "[1]"}),
+    ],
+)
+def test_an_answer_is_read_for_what_it_means(
+    status: int, body: object, header: str | None, expected: dict[str, object]
+) -> None:
+    raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    error = from_answer("https://x", status, raw, header)
+    assert (error.cause, error.status) == (Cause.STATUS, status)
+    assert {name: getattr(error, name) for name in expected} == expected
+
+
+def test_we_ask_for_what_kube_proxy_asks_for() -> None:
+    wanted = resources("node-1")
+    assert {kind: (r.path, r.selectors) for kind, r in wanted.items()} == {
+        "Service": (
+            "/api/v1/services",
+            {"labelSelector": "!service.kubernetes.io/service-proxy-name", "fieldSelector": "spec.clusterIP!=None"},
+        ),
+        "EndpointSlice": (
+            "/apis/discovery.k8s.io/v1/endpointslices",
+            {"labelSelector": "!service.kubernetes.io/headless"},
+        ),
+        "Node": ("/api/v1/nodes", {"fieldSelector": "metadata.name=node-1"}),
+    }
+
+
+def test_names_are_read_from_a_certificate() -> None:
+    der = ssl.PEM_cert_to_DER_cert((TLS / "other-server.pem").read_text())
+    assert subject_and_issuer(der) == ("CN=kube-apiserver", "O=Somebody,CN=other-authority")
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_certificate_raises_nothing_unexpected(junk: bytes) -> None:
+    with contextlib.suppress(ValueError, IndexError):
+        subject_and_issuer(junk)
+
+
+# ---------------------------------------------------------------- event book
+
+NODE = Regarding("Node", "node-1")
+STARTING = Event("Normal", "Starting", "StartKubeProxy", NODE)
+
+
+def service_event(number: int) -> Event:
+    return Event("Warning", "ServiceNotProgrammed", "Program", Regarding("Service", f"s{number}", "shop"), "why")
+
+
+def test_the_first_is_created_as_stock_writes_it() -> None:
+    book = EventBook("kube-proxy", "kube-proxy-host")
+    book.add(STARTING, 0.0, 1_700_000_000.25)
+    request = book.next_request(0.0)
+    assert request is not None
+    assert (request.method, request.path) == ("POST", "/apis/events.k8s.io/v1/namespaces/default/events")
+    assert json.loads(request.body) == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"node-1.{1_700_000_000_250_000_000:x}", "namespace": "default"},
+        "eventTime": "2023-11-14T22:13:20.250000Z",
+        "reportingController": "kube-proxy",
+        "reportingInstance": "kube-proxy-host",
+        "action": "StartKubeProxy",
+        "reason": "Starting",
+        "regarding": {"apiVersion": "v1", "kind": "Node", "name": "node-1"},
+        "note": "",
+        "type": "Normal",
+    }
+
+
+def test_a_repetition_is_one_more_in_the_series_told_now_and_then() -> None:
+    book = EventBook("kube-proxy", "i")
+    book.add(service_event(1), 0.0, 0.0)
+    created = book.next_request(0.0)
+    assert created is not None
+    for second in range(1, 100):
+        book.add(service_event(1), float(second), float(second))
+        assert book.next_request(float(second)) is None
+    assert book.wait(100.0) == pytest.approx(PATCH_SECONDS - 100)
+    patch = book.next_request(PATCH_SECONDS)
+    assert patch is not None
+    assert patch.method == "PATCH"
+    assert patch.path == f"{created.path}/{json.loads(created.body)['metadata']['name']}"
+    assert json.loads(patch.body) == {"series": {"count": 100, "lastObservedTime": "1970-01-01T00:01:39.000000Z"}}
+    assert book.wait(PATCH_SECONDS) is None
+    late = 99 + SERIES_SECONDS
+    book.add(service_event(1), late, late)
+    again = book.next_request(late)
+    assert again is not None
+    assert again.method == "POST", "after calm it is a new one"
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 30)), max_size=200))
+def test_never_more_than_a_few_a_minute_and_never_more_waiting_than_the_limit(steps: list[tuple[int, float]]) -> None:
+    book, now, sent = EventBook("kube-proxy", "i"), 0.0, []
+    for number, later in steps:
+        now += later
+        for extra in range(30):
+            book.add(service_event(number + extra), now, now)
+        while book.next_request(now) is not None:
+            sent.append(now)
+        waiting = len(book._waiting)
+        assert waiting <= QUEUE_LIMIT
+    for start in sent:
+        assert len([at for at in sent if start <= at < start + 60]) <= BURST + 3
+
+
+def test_a_lost_event_may_be_told_anew_even_while_it_waits() -> None:
+    book = EventBook("kube-proxy", "i")
+    book.add(STARTING, 0.0, 0.0)
+    book.lost(STARTING)
+    assert book.next_request(0.0) is not None
+    book.lost(STARTING)
+    book.add(STARTING, 1.0, 1.0)
+    request = book.next_request(1.0)
+    assert request is not None
+    assert request.method == "POST"
+
+
+def test_what_the_server_would_refuse_is_made_to_fit() -> None:
+    book = EventBook("kube-proxy", "i" * 300)
+    book.add(Event("Warning", "R", "A", Regarding("Node", "n" * 253), "ü" * 2000), 0.0, 1e9)
+    request = book.next_request(0.0)
+    assert request is not None
+    body = json.loads(request.body)
+    assert len(body["note"].encode()) <= 1024
+    assert len(body["reportingInstance"]) == 128
+    assert len(body["metadata"]["name"]) <= 253
+
+
+# ---------------------------------------------------------------- own node
+
+
+def node(*addresses: tuple[str, str], **spec: Any) -> dict[str, Any]:
+    return {
+        "kind": "Node",
+        "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "zone-a"}},
+        "spec": spec,
+        "status": {"addresses": [{"type": t, "address": a} for t, a in addresses]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        ([], ()),
+        ([("Hostname", "n"), ("ExternalIP", "203.0.113.1"), ("InternalIP", "192.0.2.1")], ("192.0.2.1",)),
+        ([("InternalIP", "fd00::1"), ("InternalIP", "192.0.2.1")], ("fd00::1", "192.0.2.1")),
+        (
+            [("InternalIP", "192.0.2.1"), ("InternalIP", "192.0.2.2"), ("ExternalIP", "fd00::9")],
+            ("192.0.2.1", "fd00::9"),
+        ),
+        ([("InternalIP", "no address"), ("ExternalIP", "203.0.113.1")], ("203.0.113.1",)),
+        ([("InternalIP", "::ffff:192.0.2.1")], ("192.0.2.1",)),
+    ],
+)
+def test_node_ips_in_stocks_order(addresses: list[tuple[str, str]], expected: tuple[str, ...]) -> None:
+    assert own_node.from_object(node(*addresses)).addresses == expected
+
+
+def test_what_makes_a_node_ineligible() -> None:
+    plain = own_node.from_object(node())
+    assert plain.eligible
+    assert plain.zone == "zone-a"
+    leaving = node(taints=[{"key": "other"}, {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}])
+    assert not own_node.from_object(leaving).eligible
+    deleting = node()
+    deleting["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not own_node.from_object(deleting).eligible
+
+
+def test_differences_name_what_changed() -> None:
+    old = own_node.from_object(node(("InternalIP", "192.0.2.1"), podCIDRs=["10.1.0.0/24"]))
+    moved = own_node.from_object(node(("InternalIP", "192.0.2.2"), podCIDR="10.2.0.0/24"))
+    assert own_node.differences(old, old, pod_cidrs=True) == []
+    assert own_node.differences(old, moved, pod_cidrs=False) == [
+        "Node node-1: its IPs changed from 192.0.2.1 to 192.0.2.2"
+    ]
+    assert own_node.differences(old, moved, pod_cidrs=True)[1:] == [
+        "Node node-1: its podCIDRs changed from 10.1.0.0/24 to 10.2.0.0/24"
+    ]
+    assert own_node.differences(old, None, pod_cidrs=False) == ["Node node-1 was deleted"]
+
+
+def test_lists_and_frames() -> None:
+    one = json.dumps({"items": [node(("InternalIP", "192.0.2.1"))]}).encode()
+    known = own_node.from_list(one)
+    assert known is not None
+    assert own_node.from_list(b'{"items":[]}') is None
+    with pytest.raises(InputError, match="no NodeList"):
+        own_node.from_list(b"<html>")
+    gone = json.dumps({"type": "DELETED", "object": node()}).encode() + b"\n"
+    mark = json.dumps({"type": "BOOKMARK", "object": {"metadata": {}}}).encode() + b"\n"
+    assert own_node.from_frames(mark + b"junk\n", known) == known
+    assert own_node.from_frames(gone, known) is None
+    moved = json.dumps({"type": "MODIFIED", "object": node(("InternalIP", "192.0.2.2"))}).encode() + b"\n"
+    after = own_node.from_frames(gone + moved, known)
+    assert after is not None
+    assert after.addresses == ("192.0.2.2",)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["metadata", "spec", "status"]),
+        JSON | st.dictionaries(st.sampled_from(["name", "labels", "taints", "addresses", "podCIDRs", "podCIDR"]), JSON),
+    )
+)
+def test_no_node_of_any_shape_stops_us(thing: dict[str, Any]) -> None:
+    own_node.from_object(thing)
