@@ -14,7 +14,7 @@ RUST_SOURCES := $(shell find rust Cargo.toml Cargo.lock -name target -prune -o -
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # ------------------------------------------------------------------ set-up
 
@@ -35,6 +35,17 @@ $(STAMPS)/build: $(STAMPS)/venv pyproject.toml $(RUST_SOURCES)
 
 .PHONY: build
 build: $(STAMPS)/build ## .venv/bin/ferrule, engine in release mode
+
+WHEEL_SOURCES := $(RUST_SOURCES) $(shell find python hack/wheel hack/wheel.lock pyproject.toml README.md -type f -not -name '*.so' -not -name '*.pyc')
+
+dist/.stamp: $(WHEEL_SOURCES) | $(STAMPS)/tools
+	@echo "building the wheel (abi3, manylinux)"
+	@PYTHON=$(PYTHON) hack/quietly hack/wheel dist
+	@touch $@
+
+.PHONY: wheel
+wheel: dist/.stamp ## dist/ferrule-….whl, for any Python from 3.11 on and glibc from 2.28 on
+	@ls dist/*.whl
 
 .PHONY: net-tools
 net-tools:
