@@ -64,6 +64,14 @@ def from_list(body: bytes) -> OwnNode | None:
     return from_object(items[0]) if isinstance(items, list) and items and isinstance(items[0], dict) else None
 
 
+def from_items(array: bytes, name: str) -> OwnNode | None:
+    """The Node called `name` in a JSON array of objects; None: it is not there."""
+    for item in _list(orjson.loads(array)):
+        if _mapping(_mapping(item).get("metadata")).get("name") == name:
+            return from_object(item)
+    return None
+
+
 def from_frames(frames: bytes, current: OwnNode | None) -> OwnNode | None:
     """What is known of the Node after these watch frames; frames that name no Node change nothing."""
     for event in _events(frames):

@@ -115,6 +115,11 @@ class SyncLoop:
         self._in_doubt.add(family)
         self.request()
 
+    @property
+    def pending(self) -> bool:
+        """Something is asked for that the kernel does not have."""
+        return self._cadence.due_at() is not None
+
     def request(self) -> None:
         """Something changed that the kernel does not have."""
         self._cadence.request()
@@ -162,7 +167,8 @@ class SyncLoop:
             delay = self._cadence.failed(ended)
             for family, failure in report.failures.items():
                 log.error("Sync failed", extra=kv(ipFamily=family, retryIn=f"{delay:.1f}s", err=str(failure)))
-        self._on_sync(report)
+        async with self.engine_lock:
+            self._on_sync(report)
         return report
 
     async def _ingest(self) -> None:

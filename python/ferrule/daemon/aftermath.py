@@ -1,0 +1,173 @@
+"""What a sync means to everyone else: log, metrics, health, kernel settings, the other backend.
+
+The sync loop calls `after_sync` when it has ended; nothing here may hold it up, so whatever takes time becomes a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from ferrule._engine import Plan
+from ferrule.cleanup import cleanup
+from ferrule.daemon.host import Host
+from ferrule.daemon.problems import ProblemBook
+from ferrule.dataplane import backend as backends
+from ferrule.dataplane.sysctl import ROUTE_LOCALNET
+from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
+from ferrule.observe.logs import kv
+from ferrule.observe.metrics import Metrics, Stage
+from ferrule.sync.loop import SyncReport
+from ferrule.types import Backend, Family
+
+log = logging.getLogger(__name__)
+
+TABLES = ("filter", "nat", "mangle")
+"""In the engine's order."""
+
+
+class Aftermath:
+    """One instance a daemon. `on_synced` hears of every family whose rules are in the kernel after a sync."""
+
+    def __init__(
+        self,
+        host: Host,
+        problems: ProblemBook,
+        metrics: Metrics,
+        health: ProxyHealth,
+        readiness: Readiness,
+        on_synced: Callable[[frozenset[Family]], None] = lambda _: None,
+    ) -> None:
+        self._host = host
+        self._problems = problems
+        self._metrics = metrics
+        self._health = health
+        self._readiness = readiness
+        self._on_synced = on_synced
+        self._complete: set[Family] = set()
+        self._cleaning: asyncio.Task[None] | None = None
+
+    @property
+    def complete(self) -> frozenset[Family]:
+        """Families that had everything in the kernel at least once."""
+        return frozenset(self._complete)
+
+    def requested(self) -> None:
+        """Something changed that the kernel does not have."""
+        now = time.time()
+        for family in self._host.families:
+            self._health.queued(family)
+            self._metrics.queued(family, now)
+
+    def after_sync(self, report: SyncReport, *, pending: bool) -> None:
+        """`pending`: something changed while it ran."""
+        done_at = time.time()
+        done = frozenset(self._host.families) - report.failures.keys()
+        for family in sorted(done - self._complete - report.plans.keys()):
+            log.info("Synced: the kernel had everything already", extra=kv(ipFamily=family))
+        self._complete |= done
+        self._measure(report, done_at)
+        for family in done:
+            self._health.updated(family)
+            self._readiness.release(FIRST_SYNC[family])
+            if pending:
+                self._health.queued(family)
+        for family, plan in report.plans.items():
+            self._say(family, plan, report)
+        self._problems.objects(self._host.engine.problems())
+        self._metrics.problems(self._problems.count)
+        failures = "; ".join(f"{family}: {error}" for family, error in sorted(report.failures.items()))
+        self._readiness.report(Subsystem.SERVICES, f"the last sync failed: {failures}" if failures else None)
+        self._kernel_settings()
+        self._on_synced(done)
+
+    def _measure(self, report: SyncReport, done_at: float) -> None:
+        metrics = self._metrics
+        metrics.changes_taken()
+        for stage, seconds in report.stages.items():
+            metrics.stage(Stage(stage), seconds)
+        for family, seconds in report.family_seconds.items():
+            plan = report.plans.get(family)
+            if family in report.failures:
+                unwritten = report.unwritten.get(family)
+                metrics.restore_failed(family, seconds, partial=unwritten is not None and not unwritten.full)
+                continue
+            metrics.synced(family, seconds, full=plan is not None and plan.full, at=done_at)
+            facts = self._host.engine.facts(family)
+            written = plan.rules_by_table if plan is not None else (0, 0, 0)
+            for table, total, part in zip(TABLES, facts.rules, written, strict=True):
+                metrics.rules(family, table, total=total, written=part)
+            metrics.no_local_endpoints(family, internal=facts.no_local_internal, external=facts.no_local_external)
+            if plan is not None:
+                metrics.written(
+                    family,
+                    octets=plan.payload_size,
+                    chains=len(plan.chains_written),
+                    deleted=len(plan.chains_deleted),
+                )
+            for trigger in report.triggers:
+                at = _timestamp(trigger)
+                if at is not None:
+                    metrics.network_programmed(family, at, done_at)
+        for family, drift in report.drift.items():
+            metrics.audited(family, len(drift.differing) + len(drift.missing) + len(drift.hooks_missing))
+
+    def _say(self, family: Family, plan: Plan, report: SyncReport) -> None:
+        since = None if report.changed_at is None else round((time.time() - report.changed_at) * 1000, 1)
+        log.info(
+            "Synced",
+            extra=kv(
+                ipFamily=family,
+                chainsWritten=len(plan.chains_written),
+                chainsDeleted=len(plan.chains_deleted),
+                rules=plan.rules_written,
+                bytes=plan.payload_size,
+                blocks=plan.blocks,
+                ms=round(report.seconds * 1000, 1),
+                msSinceChange=since,
+            ),
+        )
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "Chains",
+                extra=kv(ipFamily=family, written=list(plan.chains_written), deleted=list(plan.chains_deleted)),
+            )
+
+    def _kernel_settings(self) -> None:
+        # Only with the guard in KUBE-FIREWALL in place: before that, a neighbour could reach 127.0.0.1 (CVE-2020-8558).
+        if "ipv4" in self._complete and self._host.engine.localhost_node_ports():
+            fault = self._host.sysctls.ensure(ROUTE_LOCALNET, 1)
+            if fault is not None:
+                log.warning("Kernel setting", extra=kv(reason=fault))
+
+    def clean_other_backend_soon(self) -> None:
+        """Call after a sync that failed nowhere."""
+        if self._host.choice.other_holds_rules and self._cleaning is None:
+            loop = asyncio.get_running_loop()
+            self._cleaning = loop.create_task(self.clean_other_backend(), name="other backend")
+
+    async def clean_other_backend(self) -> None:
+        """Ours are in place; the other backend's copy would go on deciding, so it goes."""
+        if not self._host.choice.other_holds_rules:
+            return
+        chosen = self._host.choice
+        other = Backend.LEGACY if chosen.backend is Backend.NFT else Backend.NFT
+        self._host.choice = backends.Choice(chosen.backend, chosen.reason)
+        report = await cleanup(self._host.runner, (other,))
+        removed = sum(r.chains for r in report.removed)
+        log.warning(
+            "The other backend held Service rules, which would shadow ours: removed",
+            extra=kv(backend=other.value, chains=removed),
+        )
+        for problem in report.problems:
+            log.error("Not removed", extra=kv(backend=other.value, err=problem))
+
+
+def _timestamp(rfc3339: str) -> float | None:
+    try:
+        return datetime.fromisoformat(rfc3339).timestamp()
+    except ValueError:
+        return None

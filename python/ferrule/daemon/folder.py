@@ -1,0 +1,55 @@
+"""Cluster state from a folder of manifests."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from ferrule.api import own_node
+from ferrule.daemon.problems import ProblemBook
+from ferrule.manifests.folder import FolderState, ManifestFolder
+from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
+from ferrule.sync.loop import Changes, SyncLoop
+
+
+class FolderSource:
+    """Whole lists of what changed, a burst of edits at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        node: str,
+        loop: SyncLoop,
+        problems: ProblemBook,
+        health: ProxyHealth,
+        readiness: Readiness,
+    ) -> None:
+        self._folder = ManifestFolder(path)
+        self._node = node
+        self._loop = loop
+        self._problems = problems
+        self._health = health
+        self._readiness = readiness
+        self._first = True
+
+    async def scan(self) -> None:
+        """The first look. Raises `InputError` for a folder that is none."""
+        self._take(await asyncio.to_thread(self._folder.scan))
+
+    async def follow(self) -> None:
+        """For ever."""
+        async for state in self._folder.follow():
+            self._take(state)
+
+    def _take(self, state: FolderState) -> None:
+        self._problems.files(state.complaints, state.notes, state.origin)
+        kinds = frozenset(state.lists) if self._first else state.changed
+        # Files that were there before us say nothing about how long a change takes.
+        changed_at = None if self._first else state.changed_at
+        self._first = False
+        if "Node" in kinds:
+            # A folder without our Node says nothing against it.
+            found = own_node.from_items(state.lists["Node"], self._node)
+            self._health.set_node_eligible(found is None or found.eligible)
+        self._readiness.release(Subsystem.LISTS)
+        self._loop.submit(Changes({kind: state.lists[kind] for kind in kinds}, changed_at))

@@ -1,0 +1,108 @@
+"""What this machine has: a backend, families, kernel settings, addresses; and the engine that fits it."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ferrule._engine import Engine, build_info
+from ferrule.daemon.options import DaemonOptions, node_name
+from ferrule.dataplane import backend as backends
+from ferrule.dataplane import host, nfacct
+from ferrule.dataplane.addresses import local_addresses
+from ferrule.dataplane.iptables import IptablesDataplane
+from ferrule.dataplane.process import Runner
+from ferrule.dataplane.sysctl import TCP_BE_LIBERAL, Sysctls
+from ferrule.observe.logs import kv
+from ferrule.sync.options import HostFacts, engine_options
+from ferrule.types import Backend, Family
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Host:
+    """The probed machine. `choice` changes once: when the other backend's rules are removed."""
+
+    node: str
+    runner: Runner
+    choice: backends.Choice
+    planes: Sequence[IptablesDataplane]
+    engine: Engine
+    addresses: list[str]
+    node_ips: tuple[str, ...]
+    """Where no Node object tells, at most one a family."""
+    sysctls: Sysctls = field(default_factory=Sysctls)
+
+    @property
+    def families(self) -> list[Family]:
+        """Those that this host has."""
+        return [plane.family for plane in self.planes]
+
+
+async def probe(options: DaemonOptions) -> Host:
+    """Raises `DataplaneError` or `InputError` where ferrule cannot work here."""
+    settings, runner, name = options.settings, Runner(), node_name(options)
+    override = options.backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
+    choice = await backends.choose(runner, override)
+    planes = await _planes(runner, choice.backend)
+    prepared = host.prepare(settings)
+    for change in prepared.changed:
+        log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))
+    for fault in prepared.faults:
+        log.warning("Kernel setting", extra=kv(reason=fault))
+    for note in prepared.notes:
+        log.debug("Kernel setting", extra=kv(reason=note))
+    counters = {name: nfacct.ensure(name) for name in (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)}
+    addresses = local_addresses()
+    own = node_ips(settings.bind_address, addresses)
+    facts = HostFacts(
+        node_name=name,
+        node_ips=own,
+        ordered_blocks=choice.backend is Backend.NFT,
+        random_fully=await planes[0].supports_random_fully(),
+        nfacct_invalid_dropped=counters[nfacct.INVALID_DROPPED] is nfacct.Outcome.YES,
+        nfacct_localhost_accepted=counters[nfacct.LOCALHOST_ACCEPTED] is nfacct.Outcome.YES,
+        conntrack_tcp_be_liberal=Sysctls().read(TCP_BE_LIBERAL) == 1,
+    )
+    engine = Engine(engine_options(settings, facts, digest_key=os.urandom(16)))
+    log.info(
+        "Starting ferrule",
+        extra=kv(
+            version=build_info()["version"],
+            profile=build_info()["profile"],
+            node=name,
+            backend=choice.backend.value,
+            because=choice.reason,
+            families=[plane.family for plane in planes],
+            nfacct={name: outcome.value for name, outcome in counters.items()},
+        ),
+    )
+    return Host(name, runner, choice, planes, engine, addresses, own)
+
+
+async def _planes(runner: Runner, backend: Backend) -> list[IptablesDataplane]:
+    """The families this host has; raises `DataplaneError` when it has none."""
+    works = await backends.families(runner, backend)
+    planes = [IptablesDataplane(family, backend, runner) for family, why_not in works.items() if why_not is None]
+    for family, why_not in works.items():
+        if why_not is None:
+            continue
+        if not planes:
+            raise why_not
+        log.info("One family only: this host has no rules of the other", extra=kv(without=family, reason=str(why_not)))
+    return planes
+
+
+def node_ips(bind_address: str, addresses: Sequence[str]) -> tuple[str, ...]:
+    """The node's likely addresses where no Node object tells: bindAddress if it is one, else the first that others
+    could reach, at most one a family."""
+    found: dict[int, str] = {}
+    for text in (bind_address, *addresses):
+        ip = ipaddress.ip_address(text)
+        if not (ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast):
+            found.setdefault(ip.version, text)
+    return tuple(found.values())

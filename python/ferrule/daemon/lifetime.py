@@ -1,0 +1,265 @@
+"""From start to end: build the parts, start the tasks, wait for a signal or a fault.
+
+Every eternal task has a name; one that ends takes the daemon with it and says why. Nothing is cleaned up on the way
+out: the rules stay, because traffic does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ferrule._engine import build_info
+from ferrule.config import watch
+from ferrule.config.advice import MODE_UNSET
+from ferrule.config.schema import SYNC_PERIOD_DEFAULT
+from ferrule.daemon.aftermath import Aftermath
+from ferrule.daemon.folder import FolderSource
+from ferrule.daemon.host import Host, probe
+from ferrule.daemon.options import DaemonOptions
+from ferrule.daemon.problems import ProblemBook
+from ferrule.daemon.surface import Surface
+from ferrule.dataplane import host as host_settings
+from ferrule.dataplane import nfacct
+from ferrule.dataplane.addresses import address_changes, local_addresses
+from ferrule.dataplane.instance import InstanceLock
+from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
+from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
+from ferrule.observe.logs import kv
+from ferrule.observe.metrics import Metrics, sample_loop_lag
+from ferrule.observe.notify import Notifier
+from ferrule.sync.cadence import Cadence
+from ferrule.sync.loop import SyncLoop, SyncReport
+from ferrule.types import Family
+
+log = logging.getLogger(__name__)
+
+REREAD_SECONDS = 3600.0
+"""A small rule set is read back and compared whole this often, as kube-proxy rewrites its own hourly. Above a thousand
+endpoints only the canaries are asked: there a read-back costs seconds."""
+
+SHUTDOWN_SECONDS = 0.8
+"""How long tasks may take to end after SIGTERM; the promise to the outside is one second."""
+
+Task = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def run(options: DaemonOptions) -> int:
+    """Serve until a signal, or once. Gives the exit code; raises `FerruleError` where it cannot start or go on."""
+    if options.init_only:
+        return _init(options)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_main(options))
+
+
+def _init(options: DaemonOptions) -> int:
+    """What needs every right, so that the daemon needs only CAP_NET_ADMIN."""
+    report = host_settings.prepare(options.settings, route_localnet=True)
+    for change in report.changed:
+        log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))
+    for fault in report.faults:
+        log.error("Kernel setting", extra=kv(reason=fault))
+    log.info("Initialised", extra=kv(changed=len(report.changed), faults=len(report.faults)))
+    return 1 if report.faults else 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional: everything works without it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _main(options: DaemonOptions) -> int:
+    if options.once and options.manifests is None:
+        raise InputError("--once needs --manifests: with an API server there is no last object to wait for")
+    with InstanceLock():
+        daemon = Daemon(options, await probe(options))
+        async with contextlib.AsyncExitStack() as stack:
+            if options.once:
+                return await daemon.once()
+            return await daemon.serve(stack)
+
+
+class Daemon:
+    """The parts of a running ferrule."""
+
+    def __init__(self, options: DaemonOptions, host: Host) -> None:
+        settings = options.settings
+        self._options = options
+        self._host = host
+        self._sync_period = settings.iptables.sync_period or SYNC_PERIOD_DEFAULT
+        self._metrics = Metrics(
+            build_info(),
+            families=host.families,
+            invalid_dropped=lambda: _packets(nfacct.INVALID_DROPPED),
+            localhost_accepted=lambda: _packets(nfacct.LOCALHOST_ACCEPTED),
+        )
+        self._metrics.feature_gates(settings.feature_gates)
+        self._health = ProxyHealth(2 * self._sync_period, clock=time.monotonic, wall_ns=time.time_ns)
+        held = {FIRST_SYNC[family]: "the first sync has not happened" for family in host.families}
+        self._readiness = Readiness(
+            {Subsystem.LISTS: "nothing was listed yet", **held}, on_change=self._metrics.readiness
+        )
+        self._problems = ProblemBook()
+        self._aftermath = Aftermath(
+            host, self._problems, self._metrics, self._health, self._readiness, on_synced=self._synced
+        )
+        self._surface: Surface | None = None
+        self._notifier = Notifier()
+        self._loop = SyncLoop(
+            host.engine,
+            host.planes,
+            Cadence(settings.iptables.min_sync_period),
+            clock=time.monotonic,
+            on_sync=self._after_sync,
+            on_request=self._aftermath.requested,
+        )
+        self._loop.set_local_addresses(host.addresses)
+
+    # ------------------------------------------------------------------ once
+
+    async def once(self) -> int:
+        """One scan, one sync. 0: everything the manifests say is in the kernel."""
+        await self._folder().scan()
+        report = await self._loop.sync()
+        await self._aftermath.clean_other_backend()
+        if report.failures or self._problems.count:
+            log.error(
+                "Not everything is in the kernel",
+                extra=kv(failedFamilies=sorted(report.failures), problemsInManifests=self._problems.count),
+            )
+            return 1
+        return 0
+
+    def _folder(self) -> FolderSource:
+        path = self._options.manifests
+        if path is None:
+            raise BugError("there is no folder to follow")
+        return FolderSource(path, self._host.node, self._loop, self._problems, self._health, self._readiness)
+
+    # ------------------------------------------------------------------ serve
+
+    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
+        """Until SIGTERM or SIGINT."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        tasks = await self._tasks(stack)
+        running = {asyncio.create_task(_guard(name, start()), name=name) for name, start in tasks.items()}
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        done, _ = await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        self._notifier.stopping()
+        for task in (*running, stopping):
+            task.cancel()
+        await asyncio.wait((*running, stopping), timeout=SHUTDOWN_SECONDS)
+        for task in done - {stopping}:
+            error = task.exception()
+            if isinstance(error, FerruleError):
+                raise error
+            raise BugError(f"task {task.get_name()!r} failed: {error!r}") from error
+        log.info("Ending on request; the rules stay in place")
+        return 0
+
+    async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
+        """Every eternal task, by name."""
+        options = self._options
+        surface = self._surface = Surface(options.settings, self._health, self._readiness, self._metrics, self._host)
+        tasks: dict[str, Task] = {"sync": self._loop.run}
+        if options.manifests is not None:
+            folder = self._folder()
+            await folder.scan()
+            tasks["manifests"] = folder.follow
+        else:
+            # Imported where it is used: a folder needs no HTTP client.
+            from ferrule.daemon.cluster import ClusterSource  # noqa: PLC0415
+
+            source = ClusterSource(
+                options, self._host.node, self._host.engine, self._loop, self._metrics, self._health, self._readiness
+            )
+            await stack.enter_async_context(source.client)
+            self._problems.on_new = source.problem_found
+            surface.on_failure = source.events.failed_to_listen
+            surface.on_port_failure = source.port_failed
+            tasks |= source.tasks()
+            source.events.starting()
+            if not options.settings.mode:
+                source.events.default_mode(MODE_UNSET)
+        tasks |= surface.tasks()
+        tasks |= {
+            "addresses": self._follow_addresses,
+            "canary": self._watch_canaries,
+            "event loop lag": lambda: sample_loop_lag(self._metrics),
+            "watchdog": self._notifier.watch,
+        }
+        if options.config_file is not None:
+            tasks["configuration file"] = self._watch_config
+        return tasks
+
+    async def _watch_config(self) -> None:
+        path = self._options.config_file
+        if path is not None:
+            raise ConfigError([await watch.changed(path, known=self._options.config_content)])
+
+    async def _follow_addresses(self) -> None:
+        known = self._host.addresses
+        async for _ in address_changes():
+            found = await asyncio.to_thread(local_addresses)
+            if found != known:
+                known = found
+                self._loop.set_local_addresses(found)
+                if self._surface is not None:
+                    self._surface.set_addresses(found)
+
+    async def _watch_canaries(self) -> None:
+        reread_at = time.monotonic() + REREAD_SECONDS
+        while True:
+            await asyncio.sleep(self._sync_period)
+            if time.monotonic() >= reread_at:
+                reread_at = time.monotonic() + REREAD_SECONDS
+                async with self._loop.engine_lock:
+                    small = [f for f in self._host.families if not self._host.engine.facts(f).large_mode]
+                for family in small:
+                    self._loop.recheck(family)
+            for plane in self._host.planes:
+                try:
+                    present = await plane.canary_present()
+                except DataplaneError as error:
+                    log.warning(
+                        "Cannot tell whether the rules are still there", extra=kv(ipFamily=plane.family, err=str(error))
+                    )
+                    continue
+                if not present and plane.family in self._aftermath.complete:
+                    log.warning("Somebody flushed our tables: writing them again", extra=kv(ipFamily=plane.family))
+                    self._loop.recheck(plane.family)
+
+    # ------------------------------------------------------------------ after a sync
+
+    def _after_sync(self, report: SyncReport) -> None:
+        self._aftermath.after_sync(report, pending=self._loop.pending)
+        if report.ok and not self._options.once:
+            self._aftermath.clean_other_backend_soon()
+            if self._readiness.ready:
+                self._notifier.ready("every Service is programmed")
+
+    def _synced(self, families: frozenset[Family]) -> None:
+        if self._surface is not None and families:
+            self._surface.after_sync(families)
+
+
+def _packets(counter: str) -> int | None:
+    count = nfacct.read(counter)
+    return None if count is None else count.packets
+
+
+async def _guard(name: str, forever: Coroutine[Any, Any, Any]) -> None:
+    """An eternal task that ends, however politely, is an incident."""
+    await forever
+    raise BugError(f"task {name!r} ended, which it never should")

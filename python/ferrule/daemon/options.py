@@ -1,0 +1,39 @@
+"""What `ferrule run` was asked for. Data, and the node's name that follows from it."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from ferrule.config.schema import Settings
+from ferrule.errors import InputError
+from ferrule.types import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """Settings from the file or the flags, and what stands in neither."""
+
+    settings: Settings
+    manifests: Path | None = None
+    """A folder to follow instead of the API."""
+    hostname_override: str = ""
+    once: bool = False
+    """One sync, then end. With a folder only."""
+    backend: Backend | None = None
+    config_file: Path | None = None
+    """Its change ends the process, so that the supervisor starts one that reads it."""
+    config_content: bytes | None = None
+    """What `settings` were read from, if they were."""
+    init_only: bool = False
+    master: str = ""
+    """Overrides the kubeconfig's server."""
+
+
+def node_name(options: DaemonOptions) -> str:
+    """As kube-proxy finds it: flag, configuration, host name; lower case."""
+    name = (options.hostname_override or options.settings.hostname_override or socket.gethostname()).strip().lower()
+    if not name:
+        raise InputError("the node's name is empty: set --hostname-override")
+    return name

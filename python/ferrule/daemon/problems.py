@@ -1,0 +1,79 @@
+"""Complaints about cluster input: each said once when it appears and once when it is gone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ferrule._engine import Problem
+from ferrule.manifests.documents import Complaint
+from ferrule.observe.logs import kv
+
+log = logging.getLogger(__name__)
+
+
+class ProblemBook:
+    """What is wrong now. `on_new` (may be set later) hears of every problem of an object that was not there before."""
+
+    def __init__(self) -> None:
+        self.on_new: Callable[[Problem], None] = lambda _: None
+        self._complaints: Sequence[Complaint] = ()
+        self._problems: Sequence[Problem] = ()
+        self._origin: Mapping[str, str] = {}
+        self._reported: dict[str, dict[str, object]] = {}
+        self._noted: set[Complaint] = set()
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return len(self._problems) + len(self._complaints)
+
+    def files(self, complaints: Sequence[Complaint], notes: Iterable[Complaint], origin: Mapping[str, str]) -> None:
+        """What the folder says now; `origin` names the file of each object."""
+        for note in notes:
+            if note not in self._noted:
+                log.info("Ignored", extra=kv(file=note.file, document=note.document, reason=note.reason))
+        self._noted = set(notes)
+        self._complaints, self._origin = complaints, origin
+        self._report()
+
+    def objects(self, problems: Sequence[Problem]) -> None:
+        """What the engine says now."""
+        self._problems = problems
+        self._report()
+
+    def _report(self) -> None:
+        now: dict[str, dict[str, object]] = {}
+        fresh: list[Problem] = []
+        for complaint in self._complaints:
+            now[f"file {complaint}"] = _pairs(complaint)
+        for p in self._problems:
+            pairs: dict[str, object] = {
+                "object": p.object,
+                "field": p.field,
+                "value": p.value,
+                "reason": p.reason,
+                "cost": p.kind,
+            }
+            key = f"object {sorted(pairs.items())}"
+            file = self._origin.get(p.object)
+            now[key] = pairs if file is None else pairs | {"file": file}
+            if key not in self._reported:
+                fresh.append(p)
+        for key in now.keys() - self._reported.keys():
+            log.warning("Bad input", extra=kv(**now[key]))
+        for key in self._reported.keys() - now.keys():
+            log.info("Bad input is gone", extra=kv(**self._reported[key]))
+        self._reported = now
+        for p in fresh:
+            self.on_new(p)
+
+
+def _pairs(complaint: Complaint) -> dict[str, object]:
+    return {
+        "file": complaint.file,
+        "document": complaint.document,
+        "field": complaint.field,
+        "reason": complaint.reason,
+        "cost": "its objects keep their last good state",
+    }

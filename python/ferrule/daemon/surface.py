@@ -1,0 +1,98 @@
+"""What the outside sees besides rules: HTTP ports, health check ports of Services, and no stale tracked flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ferrule.config.schema import Settings
+from ferrule.config.show import configz
+from ferrule.daemon.host import Host
+from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner
+from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
+from ferrule.observe.metrics import Metrics
+from ferrule.serve import admin, health
+from ferrule.serve.http import Handler
+from ferrule.serve.listener import Endpoint, Listener
+from ferrule.serve.profiling import profiling_handler
+from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
+from ferrule.types import Family
+
+
+class Surface:
+    """One instance a daemon. `on_failure(reason, message)` and `on_port_failure(namespace, name, port, reason)` may be
+    set before the tasks run."""
+
+    def __init__(
+        self, settings: Settings, proxy: ProxyHealth, readiness: Readiness, metrics: Metrics, host: Host
+    ) -> None:
+        self.on_failure: Callable[[str, str], None] = lambda *_: None
+        self.on_port_failure: Callable[[str, str, int, str], None] = lambda *_: None
+        self._settings = settings
+        self._host = host
+        self._metrics = metrics
+        self._readiness = readiness
+        self._conntrack = ConntrackCleaner(on_cleaned=self._cleaned)
+        self._services = ServiceHealthServers(
+            lambda: proxy.healthy,
+            on_failure=self._port_failed,
+            on_counts=lambda listening, failed: metrics.service_health_ports(listening=listening, failed=failed),
+        )
+        self.set_addresses(host.addresses)
+        profiling = profiling_handler() if settings.enable_profiling else None
+        self._listeners = [
+            *self._listener(
+                "health",
+                Endpoint.parse(settings.healthz_bind_address, health.DEFAULT_PORT),
+                health.health_handler(proxy, readiness, metrics),
+                Subsystem.HEALTHZ_SERVER,
+                "FailedToStartProxierHealthcheck",
+            ),
+            *self._listener(
+                "metrics",
+                Endpoint.parse(settings.metrics_bind_address, admin.DEFAULT_PORT),
+                admin.admin_handler(metrics, configz=lambda: configz(settings), profiling=profiling),
+                Subsystem.METRICS_SERVER,
+                "FailedToStartMetricServer",
+            ),
+        ]
+
+    def _listener(
+        self, name: str, endpoint: Endpoint | None, handler: Handler, subsystem: Subsystem, event: str
+    ) -> list[tuple[str, Listener]]:
+        if endpoint is None:
+            return []
+
+        def on_state(why_not: str | None) -> None:
+            self._readiness.report(subsystem, why_not)
+            if why_not is not None:
+                self.on_failure(event, why_not)
+
+        hard_fail = self._settings.bind_address_hard_fail
+        return [(f"{name} port", Listener(name, endpoint, handler, hard_fail=hard_fail, on_state=on_state))]
+
+    def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Eternal tasks by name."""
+        return {
+            **{name: listener.run for name, listener in self._listeners},
+            "service health ports": self._services.run,
+            "conntrack": self._conntrack.run,
+        }
+
+    def set_addresses(self, addresses: list[str]) -> None:
+        """The host's own addresses changed."""
+        primary = tuple(ip for ip in addresses if ip in self._host.node_ips)
+        self._services.set_addresses(listen_addresses(self._settings.node_port_addresses, addresses, primary))
+
+    def after_sync(self, families: frozenset[Family]) -> None:
+        """These families' rules are in the kernel: flows that they would not allow any more may go."""
+        engine = self._host.engine
+        self._services.sync(engine.health_checks())
+        for family in families:
+            self._conntrack.after_sync(family, engine.conntrack_view(family))
+
+    def _port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
+        self.on_port_failure(namespace, name, port, reason)
+
+    def _cleaned(self, done: Cleaned) -> None:
+        self._metrics.conntrack_cleaned(done.family, done.seconds, done.deleted)
