@@ -85,6 +85,7 @@ class EventBook:
         self._waiting: deque[tuple[Event, float]] = deque()
         self._tokens = float(BURST)
         self._filled_at: float | None = None
+        self._last_stamp = 0
         self.dropped = 0
 
     def add(self, event: Event, now: float, wall: float) -> None:
@@ -96,7 +97,7 @@ class EventBook:
         if len(self._waiting) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        self._series[event] = _Series(_object_name(event, wall), now, now, wall)
+        self._series[event] = _Series(self._object_name(event, wall), now, now, wall)
         self._waiting.append((event, wall))
 
     def next_request(self, now: float) -> Request | None:
@@ -109,7 +110,7 @@ class EventBook:
             event, wall = self._waiting.popleft()
             self._tokens -= 1.0
             # It may have been given up (`lost`) by a request that began before this one was added.
-            series = self._series.setdefault(event, _Series(_object_name(event, wall), now, now, wall))
+            series = self._series.setdefault(event, _Series(self._object_name(event, wall), now, now, wall))
             series.told_at = now
             return self._create(event, series, wall)
         for event, series in self._series.items():
@@ -134,6 +135,12 @@ class EventBook:
         self._series.pop(event, None)
 
     # ------------------------------------------------------------------ inside
+
+    def _object_name(self, event: Event, wall: float) -> str:
+        # Never the same stamp twice: two Events about one object within a tick of the clock would be one name.
+        self._last_stamp = max(int(wall * 1e6) * 1000, self._last_stamp + 1)
+        # 253 is the limit of a name; the suffix has 16 digits.
+        return f"{event.regarding.name[:230].rstrip('-.')}.{self._last_stamp:x}"
 
     @staticmethod
     def _has_news(series: _Series) -> bool:
@@ -179,8 +186,3 @@ class EventBook:
 def micro_time(wall: float) -> str:
     """As metav1.MicroTime."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _object_name(event: Event, wall: float) -> str:
-    # 253 is the limit of a name; the suffix has 16 digits.
-    return f"{event.regarding.name[:230].rstrip('-.')}.{int(wall * 1e6) * 1000:x}"

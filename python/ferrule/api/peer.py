@@ -23,8 +23,8 @@ def presented(host: str, port: int, seconds: float = 3.0) -> tuple[str, str] | N
 
 def subject_and_issuer(der: bytes) -> tuple[str, str]:
     """Of one X.509 certificate. Raises `ValueError` or `IndexError` where it is none."""
-    certificate = list(_elements(der))[0][1]
-    to_be_signed = list(_elements(certificate))[0][1]
+    (_, certificate), *_ = _elements(der)
+    (_, to_be_signed), *_ = _elements(certificate)
     fields = [body for tag, body in _elements(to_be_signed) if tag != 0xA0]  # version is optional
     # serialNumber, signature, issuer, validity, subject, …
     return _name(fields[4]), _name(fields[2])
