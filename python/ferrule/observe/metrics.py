@@ -52,7 +52,7 @@ class Metrics:
         that the first failure is a rise. The two callables read the kernel's packet counters, None when absent."""
         # prometheus_client's own switch is global; a `_created` series for each counter would double a scrape.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry(auto_describe=True)
         self.started_at = time.time() if started_at is None else started_at
         """Changes triggered before this are not ours to be measured by."""
         self._stock = StockFamilies(self.registry)

@@ -1,0 +1,1 @@
+"""HTTP for kubelets, load balancers, Prometheus and operators. Forbidden here: deciding about rules or health."""

@@ -1,0 +1,114 @@
+"""Behind enableProfiling: what runs, what costs time, what holds memory. Go's paths, Python's facts, plain text.
+
+Nothing here can be asked for twice at a time, nothing runs longer than a minute, and nothing stays switched on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import threading
+import time
+import traceback
+import tracemalloc
+from collections import Counter
+from types import FrameType
+
+from ferrule.serve.http import NOT_FOUND, Answer, Handler, Question
+
+SECONDS_MOST = 60.0
+SECONDS_DEFAULT = 10.0
+SAMPLES_A_SECOND = 100
+LINES_OF_HEAP = 40
+FRAMES_OF_HEAP = 8
+
+_INDEX = """/debug/pprof/
+
+goroutine          stacks of all threads and all asyncio tasks
+profile?seconds=N  where threads spend their time: collapsed stacks with counts, for a flame graph
+heap?seconds=N     what was allocated in that time and is still held, by line (slows the process down meanwhile)
+"""
+
+
+def profiling_handler() -> Handler:
+    """Answers below /debug/pprof."""
+    busy = asyncio.Lock()
+
+    async def handle(question: Question) -> Answer:
+        what = question.path.removeprefix("/debug/pprof").strip("/")
+        if what == "":
+            return Answer(_INDEX.encode())
+        if what == "goroutine":
+            return Answer(stacks().encode())
+        if what not in ("profile", "heap"):
+            return NOT_FOUND
+        try:
+            seconds = float(question.query.get("seconds", (str(SECONDS_DEFAULT),))[-1])
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds <= SECONDS_MOST:
+            return Answer(f"seconds: more than 0, at most {SECONDS_MOST:g}\n".encode(), status=400)
+        if busy.locked():
+            return Answer(b"another profile is being taken\n", status=409)
+        async with busy:
+            text = await (_profile(seconds) if what == "profile" else _heap(seconds))
+        return Answer(text.encode())
+
+    return handle
+
+
+def stacks() -> str:
+    """All threads and tasks; call it on the event loop."""
+    out = io.StringIO()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        out.write(f"thread {names.get(ident, ident)}\n{''.join(traceback.format_stack(frame))}\n")
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        out.write(f"task {task.get_name()}\n")
+        task.print_stack(file=out)
+        out.write("\n")
+    return out.getvalue()
+
+
+async def _profile(seconds: float) -> str:
+    counts = await asyncio.to_thread(_sample, seconds)
+    return "".join(f"{stack} {count}\n" for stack, count in counts.most_common())
+
+
+def _sample(seconds: float) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    me, until = threading.get_ident(), time.monotonic() + seconds
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    while time.monotonic() < until:
+        for ident, frame in sys._current_frames().items():
+            if ident != me:
+                counts[f"{names.get(ident, ident)};{_collapsed(frame)}"] += 1
+        time.sleep(1 / SAMPLES_A_SECOND)
+    return counts
+
+
+def _collapsed(frame: FrameType | None) -> str:
+    parts = []
+    while frame is not None:
+        parts.append(f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}")
+        frame = frame.f_back
+    return ";".join(reversed(parts))
+
+
+async def _heap(seconds: float) -> str:
+    # Somebody may have switched it on for good (PYTHONTRACEMALLOC); then it is not ours to switch off.
+    ours = not tracemalloc.is_tracing()
+    if ours:
+        tracemalloc.start(FRAMES_OF_HEAP)
+    try:
+        await asyncio.sleep(seconds)
+        snapshot = await asyncio.to_thread(tracemalloc.take_snapshot)
+    finally:
+        if ours:
+            tracemalloc.stop()
+    statistics = await asyncio.to_thread(snapshot.statistics, "lineno")
+    held = sum(statistic.size for statistic in statistics)
+    lines = [f"{held} bytes in {sum(s.count for s in statistics)} blocks allocated in {seconds:g} s are held\n"]
+    lines += [f"{s.size:>10} {s.count:>8} {s.traceback}\n" for s in statistics[:LINES_OF_HEAP]]
+    return "".join(lines)

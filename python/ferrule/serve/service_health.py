@@ -1,0 +1,216 @@
+"""One small server for each Service with a healthCheckNodePort: may its load balancer send traffic to this node?
+
+`ServiceHealthServers.sync` says what shall be; `run` makes it so and tries again what could not be opened. Answers
+follow `sync` at once, ports follow within a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ferrule.observe.logs import kv
+from ferrule.serve.http import JSON, Answer, Connections, Handler, Limits, Question
+from ferrule.serve.listener import RETRY_SECONDS, Endpoint, Service, reason
+
+log = logging.getLogger(__name__)
+
+WEIGHT = "X-Load-Balancing-Endpoint-Weight"
+"""Some load balancers spread traffic by it (KEP-1860's kin; Google's weighted balancing)."""
+
+EVERYWHERE = "*"
+"""Stands for every address of both families."""
+
+LIMITS = Limits(connections=1024, idle_seconds=30.0)
+"""For all of these ports together: hundreds of them are probed by a handful of load balancers."""
+
+
+class HealthCheck(Protocol):
+    """As the engine gives it (`Engine.health_checks`)."""
+
+    @property
+    def namespace(self) -> str:
+        """The Service's."""
+
+    @property
+    def name(self) -> str:
+        """The Service's."""
+
+    @property
+    def port(self) -> int:
+        """healthCheckNodePort."""
+
+    @property
+    def local_endpoints(self) -> int:
+        """Ready endpoints on this node."""
+
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Port:
+    """A Service's port: what is wanted, and what is."""
+
+    number: int
+    service: Service
+    addresses: tuple[str, ...] | None = None
+    """Where it listens; None: nowhere."""
+    failure: str | None = None
+    """Why not; said once."""
+
+
+class ServiceHealthServers:
+    """All of them. Not thread-safe: event loop only."""
+
+    def __init__(
+        self,
+        proxy_healthy: Callable[[], bool],
+        *,
+        on_failure: Callable[[str, str, int, str], None] = lambda *_: None,
+        on_counts: Callable[[int, int], None] = lambda *_: None,
+        limits: Limits = LIMITS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        """`on_failure(namespace, name, port, reason)`: once for a Service and a reason. `on_counts(listening, failed)`:
+        after each round."""
+        self._proxy_healthy = proxy_healthy
+        self._on_failure = on_failure
+        self._on_counts = on_counts
+        self._limits = limits
+        self._retry_seconds = retry_seconds
+        self._connections = Connections(limits.connections)
+        self._addresses: tuple[str, ...] = (EVERYWHERE,)
+        self._wanted: dict[Key, HealthCheck] = {}
+        self._ports: dict[Key, _Port] = {}
+        self._wake = asyncio.Event()
+
+    def sync(self, checks: Sequence[HealthCheck]) -> None:
+        """These Services, and no others."""
+        self._wanted = {(check.namespace, check.name): check for check in checks}
+        self._wake.set()
+
+    def set_addresses(self, addresses: Sequence[str]) -> None:
+        """Listen on these only: `listen_addresses`. None of them, nowhere."""
+        if tuple(addresses) != self._addresses:
+            self._addresses = tuple(addresses)
+            self._wake.set()
+
+    @property
+    def failed(self) -> dict[Key, str]:
+        """Services whose port could not be opened, with the reason."""
+        return {key: port.failure for key, port in self._ports.items() if port.failure is not None}
+
+    @property
+    def listening(self) -> set[Key]:
+        """Services whose port answers."""
+        return {key for key, port in self._ports.items() if port.addresses is not None}
+
+    async def run(self) -> None:
+        """For ever; cancelling it closes all."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._reconcile()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._retry_seconds if self.failed else None)
+        finally:
+            for port in self._ports.values():
+                port.service.close()
+            self._ports.clear()
+
+    async def _reconcile(self) -> None:
+        # Close all that goes before anything opens: a port may have moved from one Service to another.
+        for key, port in list(self._ports.items()):
+            check = self._wanted.get(key)
+            if check is None or check.port != port.number:
+                log.debug("Health check port closed", extra=kv(service="/".join(key), port=port.number))
+                port.service.close()
+                del self._ports[key]
+            elif port.addresses is not None and port.addresses != self._addresses:
+                port.service.close()
+                port.addresses = None
+        for key, check in sorted(self._wanted.items(), key=lambda item: item[0]):
+            entry = self._ports.get(key)
+            if entry is None:
+                service = Service(self._handler(key), self._limits, self._connections)
+                entry = self._ports[key] = _Port(check.port, service)
+            if entry.addresses is None:
+                await self._open(key, entry)
+        self._on_counts(len(self.listening), len(self.failed))
+
+    async def _open(self, key: Key, port: _Port) -> None:
+        addresses = self._addresses
+        try:
+            await port.service.open([_endpoint(address, port.number) for address in addresses])
+        except OSError as error:
+            why = reason(error)
+            if why != port.failure:
+                port.failure = why
+                log.error(
+                    "Cannot open a health check port",
+                    extra=kv(service="/".join(key), port=port.number, addresses=list(addresses), reason=why),
+                )
+                self._on_failure(*key, port.number, why)
+            return
+        log.debug("Health check port opened", extra=kv(service="/".join(key), port=port.number))
+        port.addresses, port.failure = addresses, None
+
+    def _handler(self, key: Key) -> Handler:
+        async def handle(_: Question) -> Answer:
+            # Any path, as with kube-proxy. A Service that just went has nothing to offer.
+            check = self._wanted.get(key)
+            count = 0 if check is None else check.local_endpoints
+            healthy = self._proxy_healthy()
+            return Answer(
+                _body(*key, count, healthy), JSON, 200 if count and healthy else 503, headers={WEIGHT: str(count)}
+            )
+
+        return handle
+
+
+def _body(namespace: str, name: str, count: int, healthy: bool) -> bytes:
+    """Byte for byte kube-proxy's, tabs and all: there are load balancers that look for text."""
+    service = {"namespace": namespace, "name": name}
+    return json.dumps(
+        {"service": service, "localEndpoints": count, "serviceProxyHealthy": healthy}, indent="\t"
+    ).encode()
+
+
+def _endpoint(address: str, port: int) -> Endpoint:
+    return Endpoint("::", port, dual=True) if address == EVERYWHERE else Endpoint(address, port)
+
+
+_WORDS = {"all": ("0.0.0.0/0", "::/0"), "localhost": ("127.0.0.0/8", "::1/128")}
+
+
+def listen_addresses(
+    node_port_addresses: Sequence[str], local: Sequence[str], primary: Sequence[str]
+) -> tuple[str, ...]:
+    """Where nodePortAddresses wants health checks answered, out of the host's `local` addresses.
+
+    As kube-proxy: a family that no item speaks of is not limited. Words: `all`, `localhost`, `primary` (the node's own
+    addresses, given). Link-local IPv6 addresses cannot be listened on without naming an interface: left out.
+    """
+    words = {**_WORDS, "primary": tuple(primary)}
+    networks = [
+        ipaddress.ip_network(text, strict=False) for item in node_port_addresses for text in words.get(item, (item,))
+    ]
+    found: list[str] = []
+    for version, wildcard in ((4, "0.0.0.0"), (6, "::")):  # noqa: S104 - what the default asks for
+        own = [ip for ip in map(ipaddress.ip_address, local) if ip.version == version]
+        asked = [network for network in networks if network.version == version]
+        if not own:
+            continue  # the host does not have this family: its wildcard could not be opened
+        if not asked or any(network.prefixlen == 0 for network in asked):
+            found.append(wildcard)
+        else:
+            usable = (ip for ip in own if not (version == 6 and ip.is_link_local))
+            found += [str(ip) for ip in usable if any(ip in network for network in asked)]
+    return (EVERYWHERE,) if found == ["0.0.0.0", "::"] else tuple(found)  # noqa: S104 - as above

@@ -1,0 +1,72 @@
+"""A client that sees the bytes: for tests of what is on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import uvloop
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def run_on(loop: str, scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run it to its end on one of the two event loops."""
+
+    async def main() -> None:
+        await scenario()
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+@dataclass(frozen=True)
+class Reply:
+    status_line: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.status_line.split()[1])
+
+
+def parse(raw: bytes) -> Reply:
+    if not raw:
+        raise ConnectionResetError("the connection ended without a reply")
+    head, _, body = raw.replace(b"\r\n\r\n", b"\n\n", 1).partition(b"\n\n")
+    first, *rest = head.decode().splitlines()
+    return Reply(first, dict(line.split(": ", 1) for line in rest), body)
+
+
+async def ask(port: int, path: str = "/", *, host: str = "127.0.0.1", method: str = "GET", headers: str = "") -> Reply:
+    """One request on a connection of its own. Raises `ConnectionError`."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n".encode())
+        return parse(await reader.read())
+    finally:
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def running(forever: Awaitable[None]) -> AsyncIterator[asyncio.Task[None]]:
+    """An eternal task, cancelled at the end; what it raised is raised."""
+    task = asyncio.ensure_future(forever)
+    try:
+        yield task  # type: ignore[misc]
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Polls; pytest's time limit ends what never comes true."""
+    while not condition():  # noqa: ASYNC110 - conditions are of any kind
+        await asyncio.sleep(0.005)

@@ -1,0 +1,226 @@
+"""healthCheckNodePorts: what they answer, that they follow the Services, and what happens when a port is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from ferrule.serve.service_health import EVERYWHERE, ServiceHealthServers, listen_addresses
+from tests.http_client import LOOPS, ask, run_on, running, until
+
+
+@dataclass(frozen=True)
+class Check:
+    namespace: str
+    name: str
+    port: int
+    local_endpoints: int = 1
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@pytest.fixture
+def ports() -> Iterator[list[int]]:
+    yield free_ports(3)
+
+
+class Bench:
+    """The servers with what they report."""
+
+    def __init__(self) -> None:
+        self.healthy = True
+        self.failures: list[tuple[str, str, int, str]] = []
+        self.counts: list[tuple[int, int]] = []
+        self.servers = ServiceHealthServers(
+            lambda: self.healthy,
+            on_failure=lambda *failure: self.failures.append(failure),
+            on_counts=lambda *counts: self.counts.append(counts),
+            retry_seconds=0.01,
+        )
+        self.servers.set_addresses(["127.0.0.1"])
+
+    async def sync(self, *checks: Check) -> None:
+        self.servers.sync(checks)
+        wanted = {(check.namespace, check.name) for check in checks}
+        await until(lambda: self.servers.listening | self.servers.failed.keys() == wanted)
+
+
+async def refused(port: int, host: str = "127.0.0.1") -> bool:
+    try:
+        await ask(port, host=host)
+    except ConnectionError:
+        return True
+    return False
+
+
+async def answering(wanted: bool, port: int, host: str = "127.0.0.1") -> None:
+    """Until it does, or does not."""
+    while await refused(port, host) is wanted:  # noqa: ASYNC110 - the kernel tells by refusing, not by an event
+        await asyncio.sleep(0.005)
+
+
+def test_answers_are_stocks(loop: str, ports: list[int]) -> None:
+    async def main() -> None:
+        bench = Bench()
+        async with running(bench.servers.run()):
+            await bench.sync(Check("shop", "web", ports[0], 3))
+            for path in ("/", "/healthz", "/any?thing=1"):
+                reply = await ask(ports[0], path)
+                assert reply.status == 200
+                assert reply.body == (
+                    b'{\n\t"service": {\n\t\t"namespace": "shop",\n\t\t"name": "web"\n\t},\n'
+                    b'\t"localEndpoints": 3,\n\t"serviceProxyHealthy": true\n}'
+                )
+                assert reply.headers["Content-Type"] == "application/json"
+                assert reply.headers["X-Content-Type-Options"] == "nosniff"
+                assert reply.headers["X-Load-Balancing-Endpoint-Weight"] == "3"
+                assert "Server" not in reply.headers
+            bench.healthy = False
+            reply = await ask(ports[0])
+            assert (reply.status, json.loads(reply.body)["serviceProxyHealthy"]) == (503, False)
+            assert reply.headers["X-Load-Balancing-Endpoint-Weight"] == "3"
+            bench.healthy = True
+            bench.servers.sync([Check("shop", "web", ports[0], 0)])
+            reply = await ask(ports[0])  # at once: no port has to change for that
+            assert (reply.status, json.loads(reply.body)["localEndpoints"]) == (503, 0)
+            assert reply.headers["X-Load-Balancing-Endpoint-Weight"] == "0"
+
+    run_on(loop, main)
+
+
+def test_ports_follow_the_services(loop: str, ports: list[int]) -> None:
+    a, b, c = ports
+
+    async def main() -> None:
+        bench = Bench()
+        async with running(bench.servers.run()):
+            await bench.sync(Check("n", "one", a), Check("n", "two", b))
+            # They swap their ports, a third comes.
+            await bench.sync(Check("n", "one", b), Check("n", "two", a), Check("n", "three", c))
+            await until(lambda: bench.counts[-1] == (3, 0))
+            names = {port: json.loads((await ask(port)).body)["service"]["name"] for port in ports}
+            assert names == {b: "one", a: "two", c: "three"}
+            bench.servers.sync([Check("n", "three", c)])
+            await until(lambda: bench.servers.listening == {("n", "three")})
+            assert await refused(a)
+            assert (await ask(c)).status == 200
+            bench.servers.set_addresses([])
+            await answering(False, c)
+            bench.servers.set_addresses(["127.0.0.2"])
+            await answering(True, c, "127.0.0.2")
+            assert await refused(c), "not on 127.0.0.1 any more"
+        with pytest.raises(ConnectionRefusedError):
+            await ask(c, host="127.0.0.2")
+        assert bench.failures == []
+
+    run_on(loop, main)
+
+
+def test_a_taken_port_is_reported_once_and_taken_later(loop: str, ports: list[int]) -> None:
+    async def main() -> None:
+        bench = Bench()
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            taken = other.getsockname()[1]
+            async with running(bench.servers.run()):
+                await bench.sync(Check("n", "bad", taken), Check("n", "good", ports[0]))
+                assert (await ask(ports[0])).status == 200, "the others are not held up"
+                rounds = len(bench.counts)
+                await until(lambda: len(bench.counts) >= rounds + 5)
+                assert bench.failures == [("n", "bad", taken, "address already in use")]
+                assert bench.counts[-1] == (1, 1)
+                assert bench.servers.failed == {("n", "bad"): "address already in use"}
+                other.close()
+                await until(lambda: not bench.servers.failed)
+                assert (await ask(taken)).status == 200
+                assert len(bench.failures) == 1
+
+    run_on(loop, main)
+
+
+def test_two_services_that_ask_for_one_port(loop: str, ports: list[int]) -> None:
+    """The API server forbids it, manifests do not: one gets it, the other is reported, and inherits."""
+
+    async def main() -> None:
+        bench = Bench()
+        async with running(bench.servers.run()):
+            await bench.sync(Check("n", "a", ports[0]), Check("n", "b", ports[0]))
+            assert bench.failures == [("n", "b", ports[0], "address already in use")]
+            bench.servers.sync([Check("n", "b", ports[0])])
+            await until(lambda: bench.servers.listening == {("n", "b")})
+            assert json.loads((await ask(ports[0])).body)["service"]["name"] == "b"
+
+    run_on(loop, main)
+
+
+def test_one_address_of_two_taken_opens_none(loop: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        with socket.create_server(("127.0.0.2", 0)) as other:
+            port = other.getsockname()[1]
+            bench.servers.set_addresses(["127.0.0.1", "127.0.0.2"])
+            async with running(bench.servers.run()):
+                await bench.sync(Check("n", "s", port))
+                assert bench.servers.failed
+                other.close()
+                await until(lambda: not bench.servers.failed)
+                for host in ("127.0.0.1", "127.0.0.2"):
+                    assert (await ask(port, host=host)).status == 200
+
+    run_on(loop, main)
+
+
+def test_hundreds_of_ports(loop: str) -> None:
+    async def main() -> None:
+        bench = Bench()
+        checks = [Check("n", f"s{n}", port) for n, port in enumerate(free_ports(300))]
+        async with running(bench.servers.run()):
+            await bench.sync(*checks)
+            assert bench.counts[-1] == (300, 0)
+            replies = [await ask(check.port) for check in checks]
+            assert [json.loads(reply.body)["service"]["name"] for reply in replies] == [c.name for c in checks]
+            await bench.sync()
+            await until(lambda: bench.counts[-1] == (0, 0))
+            assert await refused(checks[-1].port)
+
+    run_on(loop, main)
+
+
+LOCAL = ["127.0.0.1", "10.0.0.5", "192.168.7.9", "::1", "fd00::5", "fe80::1"]
+
+
+@pytest.mark.parametrize(
+    ("items", "local", "expected"),
+    [
+        ([], LOCAL, (EVERYWHERE,)),
+        (["all"], LOCAL, (EVERYWHERE,)),
+        (["0.0.0.0/0", "::/0"], LOCAL, (EVERYWHERE,)),
+        (["localhost"], LOCAL, ("127.0.0.1", "::1")),
+        (["primary"], LOCAL, ("10.0.0.5", "fd00::5")),
+        (["primary", "localhost"], LOCAL, ("127.0.0.1", "10.0.0.5", "::1", "fd00::5")),
+        (["192.168.0.0/16"], LOCAL, ("192.168.7.9", "::")),  # IPv6 is not spoken of: not limited
+        (["192.168.0.0/16", "fd00::/8"], LOCAL, ("192.168.7.9", "fd00::5")),
+        (["192.168.0.0/16"], LOCAL[:3], ("192.168.7.9",)),
+        (["fe80::/10", "0.0.0.0/0"], LOCAL, ("0.0.0.0",)),
+        (["172.16.0.0/12", "fc00::/16"], LOCAL, ()),
+        ([], LOCAL[:3], ("0.0.0.0",)),
+    ],
+)
+def test_node_port_addresses(items: list[str], local: list[str], expected: tuple[str, ...]) -> None:
+    assert listen_addresses(items, local, ["10.0.0.5", "fd00::5"]) == expected
