@@ -1,4 +1,4 @@
-"""The command line: help with examples, exit codes, render without rights."""
+"""The command line: help with examples, exit codes, render without rights, and what `run` hands to the daemon."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import orjson
 import pytest
+import yaml
 
+from ferrule.cleanup import CleanupReport, Removed
 from ferrule.cli import main
-from ferrule.observe.logs import JsonFormatter, KlogFormatter, kv
+from ferrule.observe.logs import verbose
+from ferrule.types import Backend
 from tests.conformance.replay import Case
 from tests.objects import NODE, NODE_PORT, endpoint, endpoint_slice, service
 
+HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -26,7 +31,7 @@ def ferrule(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("run",), ("render",), ("cleanup",), ("version",)], ids=lambda c: " ".join(c) or "ferrule"
+    "command", [(), ("render",), ("cleanup",), ("version",)], ids=lambda c: " ".join(c) or "ferrule"
 )
 def test_every_help_has_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -41,14 +46,10 @@ def test_every_help_has_an_example(command: tuple[str, ...], capsys: pytest.Capt
     [
         ([], "a command is needed"),
         (["walk"], "invalid choice: 'walk'"),
-        (["run"], "--manifests"),
-        (["run", "--manifests", ".", "--backend", "ebpf"], "invalid choice: 'ebpf'"),
-        (["run", "--manifests", ".", "-v", "loud"], "invalid int value: 'loud'"),
         (["render"], "--manifests"),
         (["render", "--manifests", ".", "--family", "ipv5"], "invalid choice: 'ipv5'"),
         (["cleanup", "everything"], "unrecognized arguments: everything"),
-        (["run", "--manifests", ".", "--onec"], "unrecognized arguments: --onec"),
-        (["run", "--manifests", ".", "--on"], "unrecognized arguments: --on"),
+        (["render", "--manifests", ".", "--fam", "ipv4"], "unrecognized arguments: --fam ipv4"),
     ],
 )
 def test_wrong_arguments_exit_2(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,12 +60,13 @@ def test_wrong_arguments_exit_2(argv: list[str], said: str, capsys: pytest.Captu
 
 
 def test_version_names_the_build(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["version"]) == 0
-    assert main(["--version"]) == 0
+    for argv in (["version"], ["--version"], ["run", "--version=raw"], ["run", "--version"], ["run", "--version=true"]):
+        assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == lines[1]
+    assert lines[0] == lines[1] == lines[2]
     assert lines[0].startswith("ferrule 0.")
     assert "release" in lines[0] or "debug" in lines[0]
+    assert lines[3] == lines[4] == lines[0].split(" (")[0]
 
 
 def test_errors_are_one_sentence_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,12 +76,11 @@ def test_errors_are_one_sentence_without_a_traceback(tmp_path: Path, capsys: pyt
     )
     assert main(["render", "--manifests", str(EXAMPLES / "shop"), "--config", str(config)]) == 1
     assert main(["render", "--manifests", str(tmp_path / "nowhere")]) == 1
-    assert main(["run", "--manifests", str(tmp_path / "nowhere")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "2 problems in the configuration" in err
     assert "unknown field 'foo'" in err
-    assert err.count("no such file or folder") == 2
+    assert err.count("no such file or folder") == 1
 
 
 def test_render_needs_no_kernel_and_gives_restore_text() -> None:
@@ -138,16 +139,161 @@ def test_render_prints_what_is_valid_and_reports_the_rest() -> None:
     assert "shop/bad:ok has no endpoints" in done.stdout
 
 
-def record(message: str, **pairs: object) -> logging.LogRecord:
-    made = logging.LogRecord("x", logging.WARNING, "/a/file.py", 7, message, (), None)
-    made.__dict__.update(kv(**pairs))
-    return made
+# ---------------------------------------------------------------------- run
 
 
-def test_log_lines_cannot_be_forged() -> None:
-    line = KlogFormatter().format(record("Bad input", object='web"\nE0101 forged', n=3, ok=True, names=["a", "b"]))
-    assert "\n" not in line
-    assert line.startswith("W")
-    assert 'file.py:7] "Bad input" object="web\\"\\nE0101 forged" n=3 ok=true names=["a","b"]' in line
-    parsed = orjson.loads(JsonFormatter().format(record("Bad input", object="web\n")))
-    assert (parsed["msg"], parsed["object"], parsed["caller"]) == ("Bad input", "web\n", "file.py:7")
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Collects what the daemon is asked for, and puts logging back as it was."""
+    asked: list[Any] = []
+
+    def serve(options: object) -> int:
+        asked.append(options)
+        return 0
+
+    monkeypatch.setattr("ferrule.daemon.run", serve)
+    root, ours = logging.getLogger(), logging.getLogger("ferrule")
+    before = root.handlers[:], root.level, ours.level
+    yield asked
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    logging.captureWarnings(False)
+
+
+def test_run_hands_everything_to_the_daemon(served: list[Any], tmp_path: Path) -> None:
+    config = tmp_path / "config.conf"
+    config.write_text(HEAD + "mode: iptables\nclusterCIDR: 10.0.0.0/8\n")
+    argv = ["--config", str(config), "--hostname-override=N1", "--init-only", "--master=https://m", "--backend=nft"]
+    assert main(["run", *argv]) == 0
+    assert main(["run", "--manifests", "x", "--once"]) == 0
+    api, folder = served
+    assert api.manifests is None
+    assert (api.settings.cluster_cidr, api.hostname_override, api.init_only) == ("10.0.0.0/8", "n1", True)
+    assert (api.config_file, api.config_content, api.master) == (config, config.read_bytes(), "https://m")
+    assert (api.backend, api.once) == (Backend.NFT, False)
+    assert (folder.manifests, folder.once, folder.config_file) == (Path("x"), True, None)
+
+
+@pytest.mark.parametrize("program", ["kube-proxy", "/usr/local/bin/kube-proxy"])
+def test_under_its_name_the_program_is_kube_proxy(program: str, served: list[Any]) -> None:
+    assert main(["--cluster-cidr=10.0.0.0/8", "-v=1"], program) == 0
+    assert served[0].settings.cluster_cidr == "10.0.0.0/8"
+    assert main(["--version"], program) == 0
+
+
+def test_under_its_name_as_a_process(tmp_path: Path) -> None:
+    link = tmp_path / "kube-proxy"
+    link.write_text("import sys; from ferrule.cli import main; sys.exit(main())")
+    done = subprocess.run((sys.executable, link, "--nope"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "ferrule: unknown flag: --nope\nSee 'ferrule run --help'.\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["serve"], "takes no arguments besides flags, got 'serve'"),
+        (["--cleanup", "false"], "takes no arguments besides flags, got 'false'"),
+        (["--", "-v"], "got '-v'"),
+        (["-v", "loud"], 'for "-v, --v" flag: strconv.ParseUint'),
+        (["--backend", "ebpf"], "must be one of nft, legacy"),
+        (["--onec"], "unknown flag: --onec"),
+        (["--cleanup", "--init-only"], "give one of them"),
+        (["--proxy-mode=ipvs"], "set mode: iptables"),
+        (["--config=/nonexistent"], "cannot read the configuration /nonexistent: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_with_run_is_one_sentence(
+    argv: list[str], said: str, served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *argv]) == 1
+    out, err = capsys.readouterr()
+    assert (out, served) == ("", [])
+    assert err.startswith("ferrule: ")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_an_unreadable_configuration_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert main(["run", "--config", str(tmp_path / "c")]) == 1
+    assert f"cannot read the configuration {tmp_path / 'c'}: Permission denied" in capsys.readouterr().err
+    assert served == []
+
+
+def test_words_that_are_empty_are_passed_over(served: list[Any]) -> None:
+    """As in stock: a template that leaves an argument empty must not break the node."""
+    assert main(["run", ""]) == 0
+    assert len(served) == 1
+
+
+def test_run_help_ends_well(served: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    assert "examples:\n  ferrule run" in capsys.readouterr().out
+    assert served == []
+
+
+def test_what_is_strange_is_logged(served: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.conf"
+    config.write_text(HEAD + "fooBar: 1\nipvs: {scheduler: rr}\n")
+    config.chmod(0o666)
+    assert main(["run", f"--config={config}", "--masquerade-all"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    for words in (
+        '"Using lenient decoding as strict decoding failed"',
+        "unknown field 'fooBar'",
+        "--config is given: ignored --masquerade-all",
+        "No mode specified: defaulting to 'iptables'",
+        "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs",
+        "ipvs: is set, but ferrule implements iptables mode only",
+    ):
+        assert sum(words in line for line in lines) == 1, words
+    assert all(line.startswith("W") for line in lines)
+    assert len(served) == 1
+
+
+@pytest.mark.usefixtures("served")
+def test_the_log_is_as_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--logging-format=json", "-v=4"]) == 0
+    assert all(json.loads(line)["v"] == 0 for line in capsys.readouterr().err.splitlines())
+    assert logging.getLogger("ferrule.x").isEnabledFor(verbose(4))
+    assert not logging.getLogger("ferrule.x").isEnabledFor(verbose(5))
+
+
+def test_write_config_to(served: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.yaml"
+    stock = yaml.safe_load((Path(__file__).parent / "data/default-config.yaml").read_text())
+    assert main(["run", f"--write-config-to={target}"]) == 0
+    assert yaml.safe_load(target.read_text()) == stock
+    # Before --cleanup, as in stock: nothing is removed.
+    assert main(["run", f"--write-config-to={target}", "--cleanup", "--cluster-cidr=10.0.0.0/8", "-v=3"]) == 0
+    written = yaml.safe_load(target.read_text())
+    assert written.pop("clusterCIDR") == "10.0.0.0/8"
+    assert written.pop("logging")["verbosity"] == 3
+    assert written == {key: value for key, value in stock.items() if key not in ("clusterCIDR", "logging")}
+    assert served == []
+    nowhere = tmp_path / "none" / "out.yaml"
+    capsys.readouterr()
+    assert main(["run", f"--write-config-to={nowhere}"]) == 1
+    assert f"--write-config-to: cannot write {nowhere}: No such file or directory" in capsys.readouterr().err
+
+
+def test_cleanup_by_flag_is_the_command(
+    served: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def remove(_: object) -> CleanupReport:
+        return CleanupReport([Removed(Backend.LEGACY, "ipv4", "nat", 7, 2)], ["iptables-nft: no rights"])
+
+    monkeypatch.setattr("ferrule.cli.cleanup.remove", remove)
+    for argv in (["run", "--cleanup", "--kubeconfig=/nonexistent"], ["cleanup"]):
+        assert main(argv) == 1
+        out, err = capsys.readouterr()
+        assert out == "legacy ipv4 nat: removed 7 chains and 2 jumps to them\n"
+        assert err.endswith("ferrule: iptables-nft: no rights\n")
+    assert served == []

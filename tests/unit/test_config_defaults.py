@@ -135,7 +135,10 @@ def test_what_is_no_quantity(text: str) -> None:
 
 
 def test_repeated_fields_are_named_with_their_path() -> None:
-    text = "iptables:\n  syncPeriod: 1s\n  syncPeriod: 2s\nlogging: {vmodule: [{filePattern: a, filePattern: b}]}\n---\nx: 1\n"
+    text = (
+        "iptables:\n  syncPeriod: 1s\n  syncPeriod: 2s\n"
+        "logging: {vmodule: [{filePattern: a, filePattern: b}]}\n---\nx: 1\n"
+    )
     assert faults(text) == [
         "c: duplicate field 'iptables.syncPeriod'",
         "c: duplicate field 'logging.vmodule[0].filePattern'",

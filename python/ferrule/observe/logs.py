@@ -1,21 +1,37 @@
-"""Log lines as kube-proxy's users know them: klog text or JSON, on stderr only.
+"""Log lines as kube-proxy's users know them: klog text or JSON, on stderr unless the streams are split.
 
 A message is a fixed English sentence; everything that comes from outside (object names, field values, tool output)
 travels as key/value and is quoted, so that no input can forge a line.
+
+Verbosity is klog's: `log.info` is always shown, `log.log(verbose(4), …)` from `-v=4` on; `log.debug` is `verbose(2)`.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import io
 import json
 import logging
 import os
 import sys
-from datetime import UTC, datetime
-from typing import Any
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
 
 import orjson
 
-_LETTERS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
+_LETTERS = {logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
+
+DEBUG_VERBOSITY = 2
+"""`log.debug`: kube-proxy's own line between quiet and talkative."""
+
+LIBRARIES_INFO, LIBRARIES_DEBUG = 4, 8
+"""From these on, libraries are heard below warnings: client-go's levels for requests and for their bodies."""
+
+BUFFER_LIMIT = 2**31
+"""klog's own, against a slip of the pen in the configuration."""
 
 
 def kv(**pairs: object) -> dict[str, Any]:
@@ -23,13 +39,23 @@ def kv(**pairs: object) -> dict[str, Any]:
     return {"kv": pairs}
 
 
+def verbose(n: int) -> int:
+    """klog's V(n) as a level for `log.log`. 0 is info; the higher, the less important."""
+    if n <= 0:
+        return logging.INFO
+    return logging.INFO - 1 if n == 1 else max(logging.DEBUG + DEBUG_VERBOSITY - n, 1)
+
+
+def verbosity_of(level: int) -> int:
+    """From which `-v` on a line of this level is shown: the inverse of `verbose`."""
+    if level >= logging.INFO:
+        return 0
+    return 1 if level > logging.DEBUG else logging.DEBUG + DEBUG_VERBOSITY - level
+
+
 def _quote(value: object) -> str:
-    """JSON quoting for everything but numbers and booleans; control characters never reach the terminal."""
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, str):
-        return json.dumps(value)
-    return orjson.dumps(value, default=str).decode()
+    """As JSON in plain ASCII: control characters never reach the terminal."""
+    return json.dumps(value, default=str, separators=(",", ":"))
 
 
 class KlogFormatter(logging.Formatter):
@@ -46,37 +72,157 @@ class KlogFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with klog's field names."""
+    """One JSON object a line, with the names and the order that kube-proxy writes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
+        """`ts` in milliseconds since 1970; `caller` with its folder; `err` on errors, `v` on all others."""
+        pairs: dict[str, object] = dict(getattr(record, "kv", {}))
         line: dict[str, object] = {
-            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
-            "caller": f"{record.filename}:{record.lineno}",
+            "ts": round(record.created * 1000, 3),
+            "caller": "/".join(record.pathname.rsplit("/", 2)[-2:]) + f":{record.lineno}",
             "msg": record.getMessage(),
         }
-        if record.levelno >= logging.ERROR:
-            line["err"] = ""
-        else:
-            line["v"] = 0 if record.levelno > logging.DEBUG else 2
-        line |= getattr(record, "kv", {})
+        if record.levelno < logging.ERROR:
+            line["v"] = verbosity_of(record.levelno)
+        elif "err" in pairs or record.exc_info:
+            line["err"] = pairs.pop("err", None) or str(record.exc_info[1] if record.exc_info else "")
+        # A pair may not overwrite what the line itself says.
+        line |= {key if key not in line else f"{key}_": value for key, value in pairs.items()}
         if record.exc_info is not None:
             line["stacktrace"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:
+            return json.dumps(line, default=str)  # a file's name that is no UTF-8: slower, but said
 
 
-DEBUG_VERBOSITY = 2
-"""From `-v=2` on, debug lines are shown: kube-proxy's own line between quiet and talkative."""
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What `--logging-format`, `-v`, `--vmodule` and the stream options ask for."""
+
+    verbosity: int = 0
+    as_json: bool = False
+    vmodule: tuple[tuple[str, int], ...] = ()
+    """(pattern, verbosity): the first pattern that matches a file counts, and never makes it quieter."""
+    split_stream: bool = False
+    """Information to stdout, the rest to stderr."""
+    buffer_bytes: int = 0
+    """How much information may wait, where the streams are split."""
+    flush_seconds: float = 5.0
+    """How long it may wait."""
 
 
-def set_up(verbosity: int = 0, *, as_json: bool = False) -> None:
-    """Configure the root logger. Warnings of the `warnings` module are logged, too."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else KlogFormatter())
+def matches(pattern: str, path: str) -> bool:
+    """Whether a file is meant, going by as many last parts of its path (without `.py`) as the pattern has: `loop`,
+    `sync/loop`, `sync/*` and `l[oO]op` all mean `…/ferrule/sync/loop`."""
+    wanted = pattern.strip("/").split("/")
+    parts = path.split("/")[-len(wanted) :]
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+class VerbosityFilter(logging.Filter):
+    """Lets a file's line through where `-v` or its own `--vmodule` entry allows. Warnings always pass."""
+
+    def __init__(self, verbosity: int, vmodule: Sequence[tuple[str, int]]) -> None:
+        super().__init__()
+        self._verbosity = verbosity
+        self._vmodule = vmodule
+        self._of_file: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See the class."""
+        least = verbosity_of(record.levelno)
+        return least <= self._verbosity or least <= self._file(record.pathname)
+
+    def _file(self, pathname: str) -> int:
+        known = self._of_file.get(pathname)
+        if known is None:
+            path = pathname.removesuffix(".py")
+            known = next((n for pattern, n in self._vmodule if matches(pattern, path)), 0)
+            self._of_file[pathname] = known
+        return known
+
+
+class SplitHandler(logging.Handler):
+    """Errors to one stream at once, information to another, which may hold back up to `buffer_bytes` of it."""
+
+    def __init__(self, info: IO[str], errors: IO[str], *, error_level: int, buffer_bytes: int = 0) -> None:
+        super().__init__()
+        self._info = info
+        self._errors = errors
+        self._error_level = error_level
+        self._limit = buffer_bytes
+        self._held = io.StringIO()
+        self._held_bytes = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Whole lines only; an error first brings out what was said before it."""
+        try:
+            line = f"{self.format(record)}\n"
+            size = len(line.encode())
+            is_error = record.levelno >= self._error_level
+            if is_error or self._held_bytes + size > self._limit:
+                self.flush()
+            if is_error or size > self._limit:
+                stream = self._errors if is_error else self._info
+                stream.write(line)
+                stream.flush()
+            else:
+                self._held.write(line)
+                self._held_bytes += size
+        except Exception:
+            # As in logging.StreamHandler: a log that cannot be written ends nobody.
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        self.acquire()
+        try:
+            if self._held_bytes:
+                self._info.write(self._held.getvalue())
+                self._info.flush()
+                self._held = io.StringIO()
+                self._held_bytes = 0
+        finally:
+            self.release()
+
+
+def set_up(options: LogOptions = LogOptions()) -> logging.Handler:
+    """Configure logging for the process, and give the handler. Warnings of the `warnings` module are logged, too."""
+    handler = _handler(options)
+    handler.setFormatter(JsonFormatter() if options.as_json else KlogFormatter())
+    vmodule = () if options.as_json else options.vmodule
+    if vmodule:
+        handler.addFilter(VerbosityFilter(options.verbosity, vmodule))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
-    # They have nothing to say to an operator at our debug level.
-    for noisy in ("asyncio", "watchfiles"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    most = max((options.verbosity, *(n for _, n in vmodule)))
+    root.setLevel(
+        logging.WARNING if most < LIBRARIES_INFO else logging.INFO if most < LIBRARIES_DEBUG else logging.DEBUG
+    )
+    logging.getLogger("ferrule").setLevel(verbose(most))
     logging.captureWarnings(True)
+    return handler
+
+
+def _handler(options: LogOptions) -> logging.Handler:
+    if not options.split_stream:
+        return logging.StreamHandler(sys.stderr)
+    # As in klog: its JSON knows no warnings, only errors and the rest; its text sends to stdout what begins with I.
+    split = SplitHandler(
+        sys.stdout,
+        sys.stderr,
+        error_level=logging.ERROR if options.as_json else logging.WARNING,
+        buffer_bytes=min(options.buffer_bytes, BUFFER_LIMIT),
+    )
+    if options.buffer_bytes > 0:
+        threading.Thread(
+            target=_flush_for_ever, args=(split, options.flush_seconds), name="log flush", daemon=True
+        ).start()
+    return split
+
+
+def _flush_for_ever(handler: SplitHandler, seconds: float) -> None:
+    tick = threading.Event()
+    while not tick.wait(seconds):
+        handler.flush()

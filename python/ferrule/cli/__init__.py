@@ -1,15 +1,19 @@
-"""Arguments → what to do. Imports of the heavy parts stay inside the commands, so that `--help` is quick."""
+"""Arguments → what to do. Imports of the heavy parts stay inside the commands, so that `--help` is quick.
+
+`run` takes kube-proxy's flags in kube-proxy's syntax: `pflag` the syntax, `values` the types, `flags` the table,
+`settings` which of flag and file counts, `run` what is then done. The other commands are ours, and plain argparse.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ferrule.cli.pflag import FlagError
 from ferrule.errors import ConfigError, DataplaneError, FailureKind, FerruleError
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _run_parser(commands)
+    commands.add_parser("run", add_help=False, help="program the kernel and keep it in step, with kube-proxy's flags")
     _render_parser(commands)
     _cleanup_parser(commands)
     version = commands.add_parser(
@@ -54,52 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     version.set_defaults(call=_version)
     return parser
-
-
-def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    run = commands.add_parser(
-        "run",
-        allow_abbrev=False,
-        help="program the kernel and keep it in step",
-        description="Follow a folder of manifests (YAML with several documents, Lists, JSON) and keep this network "
-        "namespace's iptables rules in step with it. SIGTERM and Ctrl-C end it and leave the rules in place.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_epilog(
-            _Example("ferrule run --manifests ./manifests", "follow the folder until a signal"),
-            _Example(
-                "ferrule run --manifests ./manifests --once",
-                "program it once; exit 0 only if everything is in the kernel",
-            ),
-            _Example(
-                "ferrule run --manifests . --config config.conf --backend legacy",
-                "with kube-proxy's own configuration file",
-            ),
-        ),
-    )
-    run.add_argument(
-        "--manifests",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="folder (or file) with Services, EndpointSlices and our Node",
-    )
-    _common(run)
-    run.add_argument(
-        "--once", action="store_true", help="one sync, then end: 0 when everything is in the kernel, 1 otherwise"
-    )
-    run.add_argument(
-        "--backend", choices=("nft", "legacy"), help="iptables backend (default: the one kubelet uses, else nft)"
-    )
-    run.add_argument(
-        "-v",
-        "--v",
-        dest="verbosity",
-        metavar="N",
-        type=int,
-        default=None,
-        help="log verbosity; 2 names every chain written",
-    )
-    run.set_defaults(call=_run)
 
 
 def _render_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,7 +84,7 @@ def _render_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     _common(render)
     render.add_argument("--family", choices=("ipv4", "ipv6"), help="one family only (default: both, IPv4 first)")
-    render.set_defaults(call=_render, verbosity=None)
+    render.set_defaults(call=_render)
 
 
 def _cleanup_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -149,16 +107,17 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 failed with a reason on stderr, 2 wrong arguments, 130 interrupted."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    if arguments.version:
-        return _version(arguments)
-    if arguments.command is None:
-        parser.error("a command is needed: run, render, cleanup or version")
+def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 failed with a reason on stderr, 2 wrong arguments of a command other than run,
+    130 interrupted. `program` is the name it was started under."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if Path(program or sys.argv[0]).name == "kube-proxy":
+        words.insert(0, "run")
     try:
-        code: int = arguments.call(arguments)
+        return _command(words)
+    except FlagError as error:
+        print(f"ferrule: {error}\nSee 'ferrule run --help'.", file=sys.stderr)
+        return 1
     except (FerruleError, ValueError) as error:
         # ValueError: an option that only the engine could judge (`_engine.InputError`).
         print(f"ferrule: {_advice(error)}", file=sys.stderr)
@@ -168,6 +127,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+def _command(words: list[str]) -> int:
+    if words[:1] == ["run"]:
+        from ferrule.cli.run import run  # noqa: PLC0415
+
+        return run(words[1:])
+    parser = build_parser()
+    arguments = parser.parse_args(words)
+    if arguments.version:
+        return _version(arguments)
+    if arguments.command is None:
+        parser.error("a command is needed: run, render, cleanup or version")
+    code: int = arguments.call(arguments)
     return code
 
 
@@ -189,31 +162,12 @@ def _settings(path: Path | None) -> Settings:
     return Defaults() if path is None else load_config(path)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from ferrule.daemon import DaemonOptions, run  # noqa: PLC0415
-    from ferrule.observe.logs import set_up  # noqa: PLC0415
-    from ferrule.types import Backend  # noqa: PLC0415
-
-    settings = _settings(arguments.config)
-    verbosity = settings.logging.verbosity if arguments.verbosity is None else arguments.verbosity
-    set_up(verbosity, as_json=settings.logging.format == "json")
-    return run(
-        DaemonOptions(
-            manifests=arguments.manifests,
-            settings=settings,
-            hostname_override=arguments.hostname_override,
-            once=arguments.once,
-            backend=None if arguments.backend is None else Backend(arguments.backend),
-        )
-    )
-
-
 def _render(arguments: argparse.Namespace) -> int:
-    from ferrule.daemon import DaemonOptions, node_name  # noqa: PLC0415
+    from ferrule.daemon.options import DaemonOptions, node_name  # noqa: PLC0415
     from ferrule.render import render, require_families  # noqa: PLC0415
 
     settings = _settings(arguments.config)
-    name = node_name(DaemonOptions(Path(), settings, arguments.hostname_override))
+    name = node_name(DaemonOptions(settings=settings, hostname_override=arguments.hostname_override))
     rendered = render(arguments.manifests, settings, name, require_families(arguments.family))
     for family, text in rendered.texts.items():
         if len(rendered.texts) > 1:
@@ -229,22 +183,13 @@ def _render(arguments: argparse.Namespace) -> int:
 
 
 def _cleanup(_: argparse.Namespace) -> int:
-    from ferrule.cleanup import cleanup  # noqa: PLC0415
-    from ferrule.dataplane.process import Runner  # noqa: PLC0415
+    from ferrule.cli.cleanup import cleanup  # noqa: PLC0415
 
-    report = asyncio.run(cleanup(Runner()))
-    for r in report.removed:
-        print(f"{r.backend.value} {r.family} {r.table}: removed {r.chains} chains and {r.jumps} jumps to them")
-    if not report.removed and not report.problems:
-        print("nothing of ours was there")
-    for problem in report.problems:
-        print(f"ferrule: {problem}", file=sys.stderr)
-    return 1 if report.problems else 0
+    return cleanup()
 
 
 def _version(_: argparse.Namespace) -> int:
-    from ferrule._engine import build_info  # noqa: PLC0415
+    from ferrule.cli.version import version  # noqa: PLC0415
 
-    info = build_info()
-    print(f"ferrule {info['version']} ({info['profile']}, {info['target']}, {info['rustc']})")
+    print(version())
     return 0

@@ -1,0 +1,200 @@
+"""The kinds of values that kube-proxy's flags take, each with Go's own words for what is wrong. Pure.
+
+The words matter: an operator who searches for `strconv.ParseBool: parsing "yes": invalid syntax` finds an answer.
+"""
+
+from __future__ import annotations
+
+import csv
+import ipaddress
+import math
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ferrule.config.duration import parse_duration, quote
+from ferrule.config.quantity import parse_quantity
+from ferrule.config.schema import VModule
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of flag. `parse` gets the text and the value so far, and raises `ValueError`."""
+
+    name: str
+    """As `--help` shows it, and as kube-proxy's help does."""
+    parse: Callable[[str, Any], Any]
+    empty: Any
+    """The value where the default is not written out."""
+    alone: str = ""
+    """What the flag without a value means; "" where it needs one."""
+
+
+def parse_bool(text: str) -> bool:
+    """What Go takes for a truth value, and nothing else: neither yes nor on."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax")
+
+
+def _int32(text: str, _: object) -> int:
+    """As Go reads a number of unstated base: 0x, 0b, 0o, a leading 0 for octal, underscores between digits."""
+    try:
+        if not text.isascii() or text != text.strip():
+            raise ValueError
+        value = int(text, 8 if re.fullmatch(r"[+-]?0[0-7_]+", text) else 0)
+    except ValueError:
+        raise ValueError(f"strconv.ParseInt: parsing {quote(text)}: invalid syntax") from None
+    if not -(2**31) <= value < 2**31:
+        raise ValueError(f"strconv.ParseInt: parsing {quote(text)}: value out of range")
+    return value
+
+
+def _level(text: str, _: object) -> int:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
+    if len(text.lstrip("0")) > 10 or int(text) >= 2**31:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
+    return int(text)
+
+
+def _float32(text: str, _: object) -> float:
+    try:
+        if "_" in text or text != text.strip():
+            raise ValueError
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"strconv.ParseFloat: parsing {quote(text)}: invalid syntax") from None
+    if not math.isfinite(value):
+        raise ValueError(f"strconv.ParseFloat: parsing {quote(text)}: must be a finite number")
+    try:
+        struct.pack("<f", value)
+    except OverflowError:
+        raise ValueError(f"strconv.ParseFloat: parsing {quote(text)}: value out of range") from None
+    return value
+
+
+def _duration(text: str, _: object) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"time: {error}") from None
+
+
+def _strings(text: str, before: object) -> tuple[str, ...]:
+    """A line of comma-separated values; given again, the flag adds to its list."""
+    try:
+        rows = list(csv.reader([text], strict=True)) if text else [[]]
+    except csv.Error as error:
+        raise ValueError(f"parse error on line 1: {error}") from None
+    return (*(before if isinstance(before, tuple) else ()), *rows[0])
+
+
+def _string_bools(text: str, before: object) -> dict[str, bool]:
+    result = dict(before) if isinstance(before, dict) else {}
+    for pair in filter(None, text.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError("malformed pair, expect string=bool")
+        try:
+            result[key.strip()] = parse_bool(value.strip())
+        except ValueError as error:
+            raise ValueError(f"invalid value of {key.strip()}: {value.strip()}, err: {error}") from None
+    return result
+
+
+def _vmodule(text: str, before: object) -> tuple[VModule, ...]:
+    items = list(before) if isinstance(before, tuple) else []
+    for pair in filter(None, text.split(",")):
+        pattern, *rest = pair.split("=")
+        if len(rest) != 1 or not pattern or not rest[0]:
+            raise ValueError(f"{quote(pair)} does not have the pattern=N format")
+        try:
+            level = _level(rest[0], None)
+        except ValueError as error:
+            raise ValueError(f"parsing verbosity in {quote(pair)}: {error}") from None
+        items.append(VModule(pattern, level))  # type: ignore[arg-type] # checked just above
+    return tuple(items)
+
+
+def _ip(text: str, _: object) -> str:
+    if text:
+        _check_ip(text)
+    return text
+
+
+def _check_ip(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{quote(text)} is not a valid IP address") from None
+
+
+def _ip_port(text: str, _: object) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        if text:
+            _check_ip_port(text)
+    return text
+
+
+def _check_ip_port(text: str) -> None:
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not bracketed):
+        why = "too many colons in address" if colon else "missing port in address"
+        raise ValueError(f"{quote(text)} is not in a valid format (ip or ip:port): address {text}: {why}")
+    _check_ip(host[1:-1] if bracketed else host)
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise ValueError(f"{quote(port)} is not a valid number")
+
+
+def _quantity(text: str, _: object) -> str:
+    try:
+        parse_quantity(text)
+    except ValueError as error:
+        raise ValueError(f"quantities {error}") from None
+    return text
+
+
+def _version(text: str, _: object) -> str:
+    """true, false, raw. A version to report instead of our own is accepted, because stock takes one, and not used."""
+    if text == "raw" or re.fullmatch(r"v\d+\.\d+\.\d+\S*", text):
+        return text
+    return "true" if parse_bool(text) else ""
+
+
+BOOL = Kind("bool", lambda text, _: parse_bool(text), False, alone="true")
+STRING = Kind("string", lambda text, _: text, "")
+INT32 = Kind("int32", _int32, 0)
+FLOAT32 = Kind("float32", _float32, 0.0)
+DURATION = Kind("duration", _duration, 0.0)
+STRINGS = Kind("strings", _strings, ())
+STRING_BOOLS = Kind("mapStringBool", _string_bools, {})
+IP = Kind("ip", _ip, "")
+IP_PORT = Kind("ipport", _ip_port, "")
+QUANTITY = Kind("quantity", _quantity, "0")
+LEVEL = Kind("Level", _level, 0)
+VMODULE = Kind("pattern=N,...", _vmodule, ())
+VERSION = Kind("version[=true]", _version, "", alone="true")
+LOCAL_MODE = Kind("LocalMode", lambda text, _: text, "")
+PROXY_MODE = Kind("ProxyMode", lambda text, _: text, "")
+
+
+def choice(*allowed: str) -> Kind:
+    """One word of several."""
+
+    def parse(text: str, _: object) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return Kind("|".join(allowed), parse, "")
