@@ -271,6 +271,7 @@ def test_write_config_to(served: list[Any], tmp_path: Path, capsys: pytest.Captu
     stock = yaml.safe_load((Path(__file__).parent / "data/default-config.yaml").read_text())
     assert main(["run", f"--write-config-to={target}"]) == 0
     assert yaml.safe_load(target.read_text()) == stock
+    assert [line.split("] ")[1].split()[0] for line in capsys.readouterr().err.splitlines()] == ['"Wrote']
     # Before --cleanup, as in stock: nothing is removed.
     assert main(["run", f"--write-config-to={target}", "--cleanup", "--cluster-cidr=10.0.0.0/8", "-v=3"]) == 0
     written = yaml.safe_load(target.read_text())

@@ -71,8 +71,6 @@ def _tell(resolved: Resolved, given: dict[str, Any]) -> None:
         )
     for warning in resolved.warnings:
         log.warning("Command line", extra=kv(reason=warning))
-    for sentence in advice(resolved.settings):
-        log.warning("Configuration may be incomplete or incorrect", extra=kv(reason=sentence))
 
 
 def _write_config(path: Path, resolved: Resolved) -> int:
@@ -89,6 +87,8 @@ def _daemon(resolved: Resolved, given: dict[str, Any]) -> int:
     from ferrule.daemon import run as serve  # noqa: PLC0415
     from ferrule.types import Backend  # noqa: PLC0415
 
+    for sentence in advice(resolved.settings):
+        log.warning("Configuration may be incomplete or incorrect", extra=kv(reason=sentence))
     return serve(
         DaemonOptions(
             settings=resolved.settings,
