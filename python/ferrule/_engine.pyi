@@ -55,12 +55,13 @@ class EngineOptions:
         local_detector: Literal["None", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = "None",
         cluster_cidrs: Sequence[str] = ...,
         local_interface: str = "",
+        external_ips: bool = True,
         ordered_blocks: bool = False,
         digest_key: bytes = ...,
     ) -> EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
         are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
-        name or the prefix of its mode; `ordered_blocks` cuts large writes into transactions (for the nft backend, whose
+        name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks` cuts large writes into transactions (for the nft backend, whose
         tool is quadratic in the size of one); `digest_key` (16 bytes) keys chain digests so that no tenant can aim
         for a collision."""
 
@@ -212,6 +213,8 @@ class Engine:
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the objects now, sorted; small."""
     def health_checks(self) -> list[HealthCheck]: ...
+    def counts(self) -> tuple[int, int]:
+        """Services and EndpointSlices in the store."""
     def facts(self, family: Family, /) -> FamilyFacts: ...
     def take_change_triggers(self) -> list[str]:
         """RFC 3339 times at which endpoint changes happened that watches brought since the last call."""

@@ -106,7 +106,7 @@ def faults(gates: Mapping[str, bool]) -> Iterator[str]:
 
 
 def logging_alpha(gates: Mapping[str, bool]) -> bool:
-    """Whether split streams and their buffers may be used: the only gate whose meaning ferrule shares."""
+    """Whether split streams and their buffers may be used: kube-proxy's gate for them."""
     return gates.get("LoggingAlphaOptions", gates.get("AllAlpha", False))
 
 
@@ -115,5 +115,5 @@ def external_ips(gates: Mapping[str, bool]) -> bool:
     return gates.get("AllowServiceExternalIPs", True)
 
 
-EFFECTIVE = frozenset({"AllAlpha", "LoggingAlphaOptions"})
+EFFECTIVE = frozenset({"AllAlpha", "AllowServiceExternalIPs", "LoggingAlphaOptions"})
 """Gates that change what ferrule does."""

@@ -87,6 +87,9 @@ class Aftermath:
     def _measure(self, report: SyncReport, done_at: float) -> None:
         metrics = self._metrics
         metrics.changes_taken()
+        services, slices = self._host.engine.counts()
+        metrics.objects("Service", services)
+        metrics.objects("EndpointSlice", slices)
         for stage, seconds in report.stages.items():
             metrics.stage(Stage(stage), seconds)
         for family, seconds in report.family_seconds.items():

@@ -14,7 +14,6 @@ from ferrule.observe.metrics import Metrics
 from ferrule.serve import admin, health
 from ferrule.serve.http import Handler
 from ferrule.serve.listener import Endpoint, Listener
-from ferrule.serve.profiling import profiling_handler
 from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
 from ferrule.types import Family
 
@@ -39,7 +38,11 @@ class Surface:
             on_counts=lambda listening, failed: metrics.service_health_ports(listening=listening, failed=failed),
         )
         self.set_addresses(host.addresses)
-        profiling = profiling_handler() if settings.enable_profiling else None
+        profiling: Handler | None = None
+        if settings.enable_profiling:
+            from ferrule.serve.profiling import profiling_handler  # noqa: PLC0415 - hardly anybody asks for it
+
+            profiling = profiling_handler()
         self._listeners = [
             *self._listener(
                 "health",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ferrule._engine import EngineOptions
+from ferrule.config import gates
 from ferrule.config.schema import Settings
 
 DetectorMode = Literal["None", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
@@ -55,6 +56,7 @@ def engine_options(settings: Settings, facts: HostFacts, *, digest_key: bytes = 
         local_detector=mode,
         cluster_cidrs=_cidrs(settings.cluster_cidr),
         local_interface=interface,
+        external_ips=gates.external_ips(settings.feature_gates),
         ordered_blocks=facts.ordered_blocks,
         digest_key=digest_key,
     )

@@ -24,7 +24,7 @@ impl EngineOptions {
     #[pyo3(signature = (*, node_name, node_ips=vec![], masquerade_all=false, masquerade_bit=14, masquerade_random_fully=true,
         localhost_node_ports=true, conntrack_tcp_be_liberal=false, nfacct_invalid_dropped=false,
         nfacct_localhost_accepted=false, node_port_addresses=vec![], local_detector="None", cluster_cidrs=vec![],
-        local_interface="", ordered_blocks=false, digest_key=[0; 16]))]
+        local_interface="", external_ips=true, ordered_blocks=false, digest_key=[0; 16]))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, clippy::needless_pass_by_value)] // keyword arguments of a Python constructor
     fn new(
         node_name: &str,
@@ -40,6 +40,7 @@ impl EngineOptions {
         local_detector: &str,
         cluster_cidrs: Vec<String>,
         local_interface: &str,
+        external_ips: bool,
         ordered_blocks: bool,
         digest_key: [u8; 16],
     ) -> PyResult<Self> {
@@ -51,6 +52,7 @@ impl EngineOptions {
         options.nfacct_invalid_dropped = nfacct_invalid_dropped;
         options.nfacct_localhost_accepted = nfacct_localhost_accepted;
         options.write_strategy = if ordered_blocks { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock };
+        options.external_ips = external_ips;
         options.digest_key = digest_key;
         options
             .set_node_ips(&node_ips)
@@ -131,6 +133,10 @@ impl Engine {
         self.0.take_change_triggers().into_iter().map(String::from).collect()
     }
 
+    fn counts(&self) -> (usize, usize) {
+        self.0.counts()
+    }
+
     #[pyo3(signature = (family, /))]
     fn facts(&self, #[pyo3(from_py_with = crate::family_of)] family: Family) -> FamilyFacts {
         self.0.facts(family).into()
@@ -185,10 +191,7 @@ impl Engine {
     }
 
     #[pyo3(signature = (family, /))]
-    fn conntrack_view(
-        &mut self,
-        #[pyo3(from_py_with = crate::family_of)] family: Family,
-    ) -> Option<ConntrackView> {
+    fn conntrack_view(&mut self, #[pyo3(from_py_with = crate::family_of)] family: Family) -> Option<ConntrackView> {
         self.0.conntrack_view(family).map(ConntrackView)
     }
 

@@ -49,7 +49,7 @@ impl Engine {
     pub fn new(options: Options) -> Self {
         Self {
             digester: Digester::new(options.digest_key),
-            store: Store::new(&options.node_name),
+            store: Store::new(&options.node_name, options.external_ips),
             local_addresses: Vec::new(),
             families: Family::ALL.map(FamilyState::new),
             options,
@@ -93,6 +93,12 @@ impl Engine {
     /// Trigger times (as annotated) of endpoint changes seen by watches since the last call.
     pub fn take_change_triggers(&mut self) -> Vec<Box<str>> {
         self.store.take_triggers()
+    }
+
+    /// Services and `EndpointSlices` in the store.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        self.store.counts()
     }
 
     /// Numbers for metrics, as of the family's last plan.

@@ -64,6 +64,8 @@ pub struct Options {
     /// The nfacct object for node port traffic to localhost exists.
     pub nfacct_localhost_accepted: bool,
     pub(crate) node_port_addresses: Vec<NodePortAddress>,
+    /// Program `spec.externalIPs` (feature gate `AllowServiceExternalIPs`).
+    pub external_ips: bool,
     /// How Pod traffic is recognised.
     pub local_detector: LocalDetector,
     /// How large writes are cut.
@@ -90,6 +92,7 @@ impl Options {
             conntrack_tcp_be_liberal: false,
             nfacct_invalid_dropped: false,
             nfacct_localhost_accepted: false,
+            external_ips: true,
             node_port_addresses: Vec::new(),
             local_detector: LocalDetector::None,
             write_strategy: WriteStrategy::default(),

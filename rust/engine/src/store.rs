@@ -31,7 +31,11 @@ pub(crate) struct Dirty {
 #[derive(Debug)]
 pub(crate) struct Store {
     node_name: Box<str>,
+    /// `spec.externalIPs` count.
+    external_ips: bool,
     services: HashMap<Arc<str>, Arc<Service>>,
+    /// Those with a healthCheckNodePort: few, and asked for after every sync.
+    health_checked: BTreeSet<Arc<str>>,
     slices: HashMap<Arc<str>, Slice>,
     /// Slices of each Service, by name: their order breaks ties.
     slices_of: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
@@ -104,10 +108,12 @@ impl Change {
 }
 
 impl Store {
-    pub(crate) fn new(node_name: &str) -> Self {
+    pub(crate) fn new(node_name: &str, external_ips: bool) -> Self {
         Self {
             node_name: node_name.into(),
+            external_ips,
             services: HashMap::new(),
+            health_checked: BTreeSet::new(),
             slices: HashMap::new(),
             slices_of: HashMap::new(),
             node: Node::default(),
@@ -166,22 +172,20 @@ impl Store {
 
     /// Every healthCheckNodePort with the number of distinct local ready addresses, by Service name.
     pub(crate) fn health_checks(&self) -> Vec<HealthCheck> {
-        let mut checks: Vec<HealthCheck> = self
-            .services
+        self.health_checked
             .iter()
-            .filter_map(|(key, service)| {
+            .filter_map(|key| {
+                let port = self.services.get(key)?.health_check_port?;
                 let (namespace, name) = key.split_once('/')?;
                 let local: BTreeSet<_> = self.slices_of(key).flat_map(Slice::local_ready).collect();
                 Some(HealthCheck {
                     namespace: namespace.to_owned(),
                     name: name.to_owned(),
-                    port: service.health_check_port?,
+                    port,
                     local_endpoints: local.len(),
                 })
             })
-            .collect();
-        checks.sort_unstable();
-        checks
+            .collect()
     }
 
     /// Swap in a whole list. Nothing changes unless every page can be read.
@@ -354,10 +358,17 @@ impl Store {
         let nameless = || Box::new(wire::nameless(kind, position));
         match kind {
             Kind::Service => {
-                let wire: ServiceWire<'_> = wire::decode(kind, raw, position)?;
+                let mut wire: ServiceWire<'_> = wire::decode(kind, raw, position)?;
                 let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
                 let object = || format!("Service {key}");
                 let mut problems = Problems::new(&object);
+                if !self.external_ips
+                    && let Some(ips) = wire.spec.as_mut().and_then(|s| s.external_ips.take()).filter(|i| !i.is_empty())
+                {
+                    let ips: Vec<&str> = ips.iter().map(wire::Text::as_str).collect();
+                    let reason = "is not programmed: feature gate AllowServiceExternalIPs is off";
+                    problems.ignore("spec.externalIPs", &ips.join(", "), reason);
+                }
                 let service = Service::build(&wire, &mut problems);
                 let problems = problems.into_vec();
                 Ok(Read { key, object: Object::Service(service.map(Arc::new)), problems, triggered: None })
@@ -463,6 +474,11 @@ impl Store {
             return Change::None;
         }
         self.touch(&key);
+        if new.as_ref().is_some_and(|s| s.health_check_port.is_some()) {
+            self.health_checked.insert(key.clone());
+        } else {
+            self.health_checked.remove(&key);
+        }
         match new {
             Some(service) => _ = self.services.insert(key, service),
             None => _ = self.services.remove(&key),

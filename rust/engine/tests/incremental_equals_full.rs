@@ -202,6 +202,27 @@ fn a_list_takes_effect_when_it_ends_and_only_then() {
 }
 
 #[test]
+fn without_external_ips_a_service_keeps_its_other_addresses() {
+    let service = json!([{"metadata": {"name": "a", "namespace": "n"},
+        "spec": {"clusterIP": "10.0.0.1", "externalIPs": ["192.0.2.7"], "ports": [{"port": 1}]}}]);
+    let text = |external_ips: bool| {
+        let mut options = Options::new("node-1");
+        options.external_ips = external_ips;
+        let mut engine = Engine::new(options);
+        relist(&mut engine, &World::default());
+        engine.replace(Kind::Service, &[&serde_json::to_vec(&service).unwrap()]).unwrap();
+        engine.observe(Family::V4, b"").unwrap();
+        let text = String::from_utf8(engine.plan(Family::V4).unwrap().unwrap().payload).unwrap();
+        (text, engine.problems())
+    };
+    let (with, none) = text(true);
+    let (without, told) = text(false);
+    assert!(with.contains("192.0.2.7") && with.contains("10.0.0.1") && none.is_empty());
+    assert!(!without.contains("192.0.2.7") && without.contains("10.0.0.1"));
+    assert_eq!((told[0].field.as_ref(), told[0].value.as_str()), ("spec.externalIPs", "192.0.2.7"));
+}
+
+#[test]
 fn change_triggers_come_from_watches_only() {
     let mut engine = engine(WriteStrategy::OneBlock);
     let slice = |n: u16| {
