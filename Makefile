@@ -59,7 +59,7 @@ demo: build net-tools ## real connections through real rules, in namespaces of i
 	@hack/in-namespaces $(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 .PHONY: test
-test: build net-tools ## everything that must pass: Rust, Python, real kernel, fuzz targets briefly
+test: build net-tools wheel ## everything that must pass: Rust, Python, real kernel, fuzz targets briefly
 	@$(CARGO) test -q --workspace --exclude ferrule-bindings
 	@hack/fuzz 5
 	@hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider $(ARGS)
@@ -68,6 +68,7 @@ CONTROLPLANE := target/e2e/controlplane
 .PHONY: e2e
 e2e: build net-tools ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)
 	@hack/build-controlplane $(CONTROLPLANE)
+	@hack/need-helm >/dev/null
 	@FERRULE_E2E=1 hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider tests/e2e $(ARGS)
 
 SECONDS_EACH ?= 60
@@ -95,6 +96,8 @@ lock: $(STAMPS)/venv ## renew requirements/dev.lock and Cargo.lock
 	@$(BIN)/pip-compile -q --upgrade --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--no-header --strip-extras --allow-unsafe -o requirements/dev.lock pyproject.toml
 	@$(CARGO) update -q
+	@$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options --no-header \
+		--strip-extras --allow-unsafe --no-annotate -c requirements/dev.lock -o deploy/runtime.lock pyproject.toml
 
 .PHONY: clean
 clean: ## remove what was built

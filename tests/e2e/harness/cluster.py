@@ -110,6 +110,8 @@ class Cluster:
             # Test Pods have no account; every test would wait for its namespace's default one.
             "--disable-admission-plugins=ServiceAccount",
             "--profiling=false",
+            # As kubeadm has it: a node's own programs need it.
+            "--allow-privileged=true",
         )
         self.wait_until_ready()
 
