@@ -91,6 +91,17 @@ lint: build ## formats, types, layers, stubs; warnings are errors
 bench: build ## engine rows (release only): time, throughput, heap
 	@$(CARGO) bench -q -p ferrule-bench
 
+.PHONY: bench-daemon
+bench-daemon: build net-tools ## whole daemons beside stock kube-proxy on a real API server (ARGS='--shape 10000x4 …')
+	@hack/build-controlplane $(CONTROLPLANE)
+	@hack/in-namespaces $(BIN)/python -m bench.daemon $(ARGS)
+
+IDLE_SECONDS ?= 600
+.PHONY: soak
+soak: build net-tools ## 10,000 endpoint changes, then ten idle minutes: CPU, memory, rules
+	@hack/build-controlplane $(CONTROLPLANE)
+	@hack/in-namespaces $(BIN)/python -m bench.daemon --subjects ferrule --rows churn,idle --idle-seconds $(IDLE_SECONDS) $(ARGS)
+
 .PHONY: lock
 lock: $(STAMPS)/venv ## renew requirements/dev.lock and Cargo.lock
 	@$(BIN)/pip-compile -q --upgrade --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \

@@ -1,0 +1,1 @@
+"""Whole daemons against a real API server: stock kube-proxy and ferrule in one run."""
