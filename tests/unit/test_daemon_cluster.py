@@ -1,0 +1,217 @@
+"""The API as a source of state: when syncs may begin, and what of our own Node ends the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ferrule._engine import Engine, EngineOptions, build_info
+from ferrule.config.schema import ClientConnection, Settings
+from ferrule.daemon import cluster
+from ferrule.daemon.cluster import ClusterSource, NodeChanged
+from ferrule.daemon.options import DaemonOptions
+from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
+from ferrule.observe.metrics import Metrics
+from ferrule.sync.cadence import Cadence
+from ferrule.sync.loop import SyncLoop
+from ferrule.testing import fake_api
+from ferrule.testing.fake_api import FakeApi
+from ferrule.testing.fake_dataplane import FakeDataplane
+from tests.objects import endpoint, endpoint_slice, service
+
+SECONDS = 20.0
+
+
+def node(*ips: str, pod_cidr: str = "10.128.1.0/24", **metadata: Any) -> dict[str, Any]:
+    return {
+        "kind": "Node",
+        "metadata": {"name": "node-1", **metadata},
+        "spec": {"podCIDR": pod_cidr, "podCIDRs": [pod_cidr]} if pod_cidr else {},
+        "status": {"addresses": [{"type": "InternalIP", "address": ip} for ip in ips]},
+    }
+
+
+@dataclass
+class Rig:
+    """A source over a fake API server, the real engine, a fake kernel."""
+
+    api: FakeApi
+    source: ClusterSource
+    kernel: FakeDataplane
+    readiness: Readiness
+    health: ProxyHealth
+    running: dict[str, asyncio.Task[None]]
+
+    async def until(self, probe: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + SECONDS
+        while not probe():
+            for name, task in self.running.items():
+                if task.done():
+                    raise AssertionError(f"task {name} ended while waiting for {what}") from task.exception()
+            assert time.monotonic() < end, f"{what} did not happen: {self.readiness.reasons}"
+            await asyncio.sleep(0.01)
+
+    async def end_of(self, name: str) -> BaseException:
+        """What a task ends with."""
+        done, _ = await asyncio.wait({self.running[name]}, timeout=SECONDS)
+        assert done, f"task {name} goes on"
+        error = self.running[name].exception()
+        assert error is not None
+        return error
+
+
+@contextlib.asynccontextmanager
+async def rig(folder: Path, *objects: dict[str, Any], mode: str = "ClusterCIDR") -> AsyncIterator[Rig]:
+    async with FakeApi() as api:
+        for thing in objects:
+            api.put(thing)
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(
+            json.dumps(
+                {
+                    "current-context": "c",
+                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": api.url}}],
+                    "users": [{"name": "u", "user": {}}],
+                }
+            )
+        )
+        settings = Settings(detect_local_mode=mode, client_connection=ClientConnection(str(kubeconfig)))
+        engine = Engine(EngineOptions(node_name="node-1"))
+        kernel = FakeDataplane("ipv4")
+        loop = SyncLoop(engine, [kernel], Cadence(0.0), clock=time.monotonic)
+        metrics = Metrics(build_info())
+        readiness = Readiness({})
+        health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
+        source = ClusterSource(DaemonOptions(settings), "node-1", engine, loop, metrics, health, readiness)
+        async with source.client:
+            tasks = {**source.tasks(), "sync": loop.run}
+            running = {name: asyncio.create_task(start()) for name, start in tasks.items()}
+            try:
+                yield Rig(api, source, kernel, readiness, health, running)
+            finally:
+                for task in running.values():
+                    task.cancel()
+                await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+WEB = (service(), endpoint_slice([endpoint("10.128.1.10")]))
+
+
+def test_rules_follow_the_api_and_wait_for_every_list(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
+            await r.until(lambda: r.kernel.restores, "a first sync")
+            await r.until(lambda: "10.128.1.10:8080" in r.kernel.text(), "the endpoint")
+            assert r.readiness.ready
+            assert "10.128.1.10:8080" in r.kernel.text()
+            r.api.put(endpoint_slice([endpoint("10.128.1.11")]))
+            await r.until(lambda: "10.128.1.11:8080" in r.kernel.text(), "the changed endpoint")
+            r.api.delete("Service", "web", "shop")
+            await r.until(lambda: "10.96.0.10" not in r.kernel.text(), "the deleted Service")
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_written_while_one_list_fails(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
+            # No task has run yet: the first list is the one that fails.
+            r.api.fail(fake_api.text(502, "<html>bad gateway</html>"), kind="EndpointSlice", verb="list")
+            await r.until(lambda: r.api.asked("Service", "watch") and r.api.asked("Node", "watch"), "the other lists")
+            assert "EndpointSlice list" in r.readiness.reasons[Subsystem.LISTS]
+            assert r.kernel.restores == []
+            await r.until(lambda: r.kernel.restores, "a sync after the list came")
+            assert len(r.api.asked("EndpointSlice", "list")) == 2
+
+    asyncio.run(scenario())
+
+
+def test_without_our_node_nothing_is_written_until_it_was_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "NODE_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB) as r:
+            await r.until(lambda: r.api.asked("Node", "watch"), "a watch of the missing Node")
+            assert "Node node-1 itself" in r.readiness.reasons[Subsystem.LISTS]
+            assert r.kernel.restores == []
+            await r.until(lambda: r.kernel.restores, "a sync without the Node")
+            assert r.readiness.ready
+            assert not r.health.healthz().ok, "as kube-proxy: no Node, not eligible"
+            r.api.put(node("172.31.250.2"))
+            await r.until(lambda: r.health.healthz().ok, "the Node that came late")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])
+def test_a_changed_node_ip_ends_the_process(tmp_path: Path, mode: str) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2"), mode=mode) as r:
+            await r.until(lambda: r.kernel.restores, "a first sync")
+            r.api.put(node("172.31.250.2", labels={"topology.kubernetes.io/zone": "b"}))
+            r.api.put(node("172.31.250.3"))
+            error = await r.end_of("node")
+            assert isinstance(error, NodeChanged)
+            assert "172.31.250.2 to 172.31.250.3" in str(error)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("mode", "ends"), [("ClusterCIDR", False), ("NodeCIDR", True)])
+def test_changed_pod_cidrs_end_the_process_where_rules_depend_on_them(tmp_path: Path, mode: str, ends: bool) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2"), mode=mode) as r:
+            await r.until(lambda: r.kernel.restores, "a first sync")
+            r.api.put(node("172.31.250.2", pod_cidr="10.128.9.0/24"))
+            if ends:
+                assert "10.128.1.0/24 to 10.128.9.0/24" in str(await r.end_of("node"))
+                return
+            r.api.put(service("late", clusterIP="10.96.0.99", clusterIPs=["10.96.0.99"], ipFamilies=["IPv4"]))
+            r.api.put(endpoint_slice([endpoint("10.128.1.10")], of="late"))
+            await r.until(lambda: "10.96.0.99" in r.kernel.text(), "a later change")
+            assert not r.running["node"].done()
+
+    asyncio.run(scenario())
+
+
+def test_node_cidr_mode_ends_without_pod_cidrs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "POD_CIDR_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2", pod_cidr=""), mode="NodeCIDR") as r:
+            error = await r.end_of("node")
+            assert "no podCIDRs" in str(error)
+            assert r.kernel.restores == []
+
+    asyncio.run(scenario())
+
+
+def test_a_draining_or_deleted_node_keeps_its_rules(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
+            await r.until(lambda: r.kernel.restores, "a first sync")
+            assert r.health.healthz().ok
+            draining = node("172.31.250.2")
+            draining["spec"]["taints"] = [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
+            r.api.put(draining)
+            await r.until(lambda: not r.health.healthz().ok, "the taint")
+            assert r.health.livez().ok
+            written = len(r.kernel.restores)
+            r.api.delete("Node", "node-1")
+            r.api.put(service("late", clusterIP="10.96.0.99", clusterIPs=["10.96.0.99"], ipFamilies=["IPv4"]))
+            await r.until(lambda: len(r.kernel.restores) > written, "a change after the Node went")
+            assert "10.128.1.10:8080" in r.kernel.text()
+            assert not r.running["node"].done()
+
+    asyncio.run(scenario())
