@@ -28,6 +28,7 @@ from ferrule.testing.fake_dataplane import FakeDataplane
 from tests.objects import endpoint, endpoint_slice, service
 
 SECONDS = 20.0
+JSON = "application/json"
 
 
 def node(*ips: str, pod_cidr: str = "10.128.1.0/24", **metadata: Any) -> dict[str, Any]:
@@ -121,11 +122,21 @@ def test_rules_follow_the_api_and_wait_for_every_list(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_nothing_is_written_while_one_list_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        fake_api.text(502, "<html>bad gateway</html>"),
+        fake_api.text(200, "<html>no list</html>", JSON),
+        fake_api.text(200, '{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":[{"a":', JSON),
+        fake_api.text(200, '{"kind":"Status","code":500}', JSON),
+    ],
+    ids=["HTML 502", "HTML 200", "cut short", "Status 200"],
+)
+def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_api.Respond) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
             # No task has run yet: the first list is the one that fails.
-            r.api.fail(fake_api.text(502, "<html>bad gateway</html>"), kind="EndpointSlice", verb="list")
+            r.api.fail(answer, kind="EndpointSlice", verb="list")
             await r.until(lambda: r.api.asked("Service", "watch") and r.api.asked("Node", "watch"), "the other lists")
             assert "EndpointSlice list" in r.readiness.reasons[Subsystem.LISTS]
             assert r.kernel.restores == []

@@ -55,11 +55,11 @@ class Observer(Protocol):
     def listed(self, kind: Kind, seconds: float, version: str) -> None:
         """A whole list was taken over."""
 
-    def relist(self, kind: Kind, reason: str) -> None:
-        """A list that is not the first begins."""
+    def relist(self, kind: Kind, trouble: str) -> None:
+        """A list that is not the first begins. `trouble` is one of a few fixed words, for a metric's label."""
 
-    def reconnect(self, kind: Kind, reason: str) -> None:
-        """A watch begins again."""
+    def reconnect(self, kind: Kind, trouble: str) -> None:
+        """A watch begins again after a failure; `trouble` as above."""
 
     def failing(self, kind: Kind, reason: str, since: float) -> None:
         """What we know of this kind may be old since then (monotonic seconds); told at every failure."""
@@ -77,9 +77,10 @@ class Observer(Protocol):
 class _Broken(Exception):
     """A watch has to end, for this reason."""
 
-    def __init__(self, reason: str, signal: Failed) -> None:
+    def __init__(self, trouble: str, reason: str, signal: Failed | None = None) -> None:
         super().__init__(reason)
-        self.signal = signal
+        self.trouble = trouble
+        self.signal = signal or Failed()
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class _Status:
 
     failing_since: float | None = None
     reason: str = ""
+    trouble: str = ""
     denied: str = ""
     listed: bool = False
 
@@ -131,10 +133,10 @@ class Follower:
                 case Watch(version, seconds):
                     return await self._watch(resource, machine, version, seconds)
         except _Broken as broken:
-            self._failing(kind, str(broken))
+            self._failing(kind, broken.trouble, str(broken))
             return broken.signal
         except ApiError as error:
-            self._failing(kind, str(error), denied=_denies(error))
+            self._failing(kind, _trouble(error), str(error), denied=_denies(error))
             return Failed(_meaning(error), error.retry_after)
 
     # ------------------------------------------------------------------ list
@@ -142,7 +144,7 @@ class Follower:
     async def _list(self, resource: Resource, version: str) -> Signal:
         kind, status = resource.kind, self._status[resource.kind]
         if status.listed:
-            self.observer.relist(kind, status.reason)
+            self.observer.relist(kind, status.trouble)
             log.info("Listing again", extra=kv(kind=kind, reason=status.reason))
         started = self.clock()
         query = {**resource.selectors, **({"resourceVersion": version} if version else {})}
@@ -151,13 +153,12 @@ class Follower:
             try:
                 async for chunk in answer.chunks():
                     await self.sink.feed_list(kind, chunk)
-            except BaseException:
-                await self.sink.abort_list(kind)
-                raise
-            try:
                 report = await self.sink.end_list(kind)
             except (InputError, errors.InputError) as error:
                 raise ApiError(Cause.CONTENT, self.client.server, f"the list cannot be used: {error}") from error
+            except BaseException:
+                await self.sink.abort_list(kind)
+                raise
         if report.resource_version in ("", "0"):
             raise ApiError(Cause.CONTENT, self.client.server, "the list has no resourceVersion")
         status.listed = True
@@ -176,8 +177,8 @@ class Follower:
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        if (reason := self._status[kind].reason) and self._status[kind].failing_since is not None:
-            self.observer.reconnect(kind, reason)
+        if self._status[kind].failing_since is not None:
+            self.observer.reconnect(kind, self._status[kind].trouble)
         cutter, started, frames = FrameCutter(self.frame_limit), self.clock(), 0
         async with self.client.stream(resource.path, query, idle=seconds + self.idle_margin) as answer:
             # A quiet watch says nothing for a minute; that it stays open is what tells it from an empty answer.
@@ -189,13 +190,13 @@ class Follower:
                         frames += 1
                         await self._ingest(kind, machine, whole)
             except FrameTooLarge as error:
-                raise _Broken(str(error), Failed()) from error
+                raise _Broken("too large", str(error)) from error
             finally:
                 trusted.cancel()
         if cutter.held:
-            raise _Broken(f"the watch ended within a frame ({cutter.held} bytes of it had come)", Failed())
+            raise _Broken("broken", f"the watch ended within a frame ({cutter.held} bytes of it had come)")
         if not frames and self.clock() - started < reflector.WATCH_SPACING:
-            raise _Broken("the watch ended at once, with nothing in it", Failed())
+            raise _Broken("empty", "the watch ended at once, with nothing in it")
         return reflector.Ended()
 
     async def _ingest(self, kind: Kind, machine: Reflector, whole: bytes) -> None:
@@ -204,14 +205,15 @@ class Follower:
         if report.error_code is not None:
             expired = report.error_code == 410
             reason = "the server has forgotten our version" if expired else "the server reports an error in the watch"
-            raise _Broken(f"{reason} ({report.error_code})", Failed(Failure.EXPIRED if expired else Failure.OTHER))
+            failure = Failure.EXPIRED if expired else Failure.OTHER
+            raise _Broken("expired" if expired else "error", f"{reason} ({report.error_code})", Failed(failure))
         if report.malformed is not None:
-            raise _Broken(f"the watch holds what is no event: {report.malformed}", Failed())
+            raise _Broken("content", f"the watch holds what is no event: {report.malformed}")
         self._ok(kind)
 
     # ------------------------------------------------------------------ telling
 
-    def _failing(self, kind: Kind, reason: str, *, denied: bool = False) -> None:
+    def _failing(self, kind: Kind, trouble: str, reason: str, *, denied: bool = False) -> None:
         status = self._status[kind]
         status.denied = reason if denied else ""
         if status.failing_since is None:
@@ -219,7 +221,7 @@ class Follower:
         if status.reason != reason:
             level = logging.ERROR if denied else logging.WARNING
             log.log(level, "Cannot follow the API server; rules stay as they are", extra=kv(kind=kind, err=reason))
-        status.reason = reason
+        status.reason, status.trouble = reason, trouble
         self.observer.failing(kind, reason, status.failing_since)
         self._tell_denied()
 
@@ -246,6 +248,17 @@ class Follower:
 
 def _denies(error: ApiError) -> bool:
     return error.status in (401, 403) or error.cause is Cause.CREDENTIALS
+
+
+def _trouble(error: ApiError) -> str:
+    """A word for a metric's label: few, fixed, never text from outside."""
+    if error.expired:
+        return "expired"
+    if error.status in (401, 403):
+        return "denied"
+    if error.status == 429:
+        return "throttled"
+    return error.cause.value
 
 
 def _meaning(error: ApiError) -> Failure:

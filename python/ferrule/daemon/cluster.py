@@ -209,13 +209,13 @@ class ClusterSource:
         """A whole list was taken over."""
         log.info("Listed", extra=kv(kind=kind, resourceVersion=version, ms=round(seconds * 1000, 1)))
 
-    def relist(self, kind: Kind, reason: str) -> None:
+    def relist(self, kind: Kind, trouble: str) -> None:
         """A list that is not the first begins."""
-        self._metrics.relisted(kind, _class_of(reason))
+        self._metrics.relisted(kind, trouble)
 
-    def reconnect(self, kind: Kind, reason: str) -> None:
+    def reconnect(self, kind: Kind, trouble: str) -> None:
         """A watch begins again after a failure."""
-        self._metrics.reconnected(kind, _class_of(reason))
+        self._metrics.reconnected(kind, trouble)
 
     def failing(self, kind: Kind, reason: str, since: float) -> None:
         """What we know of this kind may be old."""
@@ -236,23 +236,3 @@ class ClusterSource:
 
     def _request_seen(self, seen: RequestSeen) -> None:
         self._metrics.request(seen.code, seen.method, seen.host, seen.seconds)
-
-
-_CLASSES = (
-    ("forgotten our version", "expired"),
-    ("ended at once", "empty"),
-    ("within a frame", "truncated"),
-    ("no event", "malformed"),
-    ("cannot be used", "malformed"),
-    ("401", "denied"),
-    ("403", "denied"),
-    ("410", "expired"),
-    ("429", "throttled"),
-    ("refused", "refused"),
-    ("nothing comes", "silent"),
-)
-
-
-def _class_of(reason: str) -> str:
-    """A metric's label has few values; the log has the whole sentence."""
-    return next((name for words, name in _CLASSES if words in reason), "other")
