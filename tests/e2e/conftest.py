@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.harness.cluster import CONTROLPLANE, Cluster
 from tests.e2e.harness.fabric import Fabric
+from tests.e2e.harness.site import Site
 from tests.e2e.harness.subject import Subject
 from tests.e2e.harness.world import World
 
@@ -40,3 +41,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     """Who proxies: each of FERRULE_SUBJECTS."""
     chosen: Subject = request.param
     return chosen
+
+
+@pytest.fixture(scope="module", params=SUBJECTS, ids=lambda subject: subject.value)
+def site(request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two nodes with a proxy each, for all cases of a module; each has a `world` of its own beside."""
+    with Site(cluster, request.param, tmp_path_factory.mktemp("site")) as made:
+        yield made

@@ -132,17 +132,20 @@ async def stream(host: str, port: int) -> dict[str, Any]:
     return {"beats": beats, "broken": broken}
 
 
-async def knock(host: str, port: int, rate: float) -> dict[str, Any]:
-    """New connections at `rate` a second until stdin closes; counts failures."""
+async def knock(host: str, port: int, rate: float, protocol: str = "tcp") -> dict[str, Any]:
+    """New connections (or datagrams, each from a fresh port) at `rate` a second until stdin closes; counts failures."""
     loop = asyncio.get_running_loop()
     stop = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stop), sys.stdin)
     print("open", flush=True)
     ended = asyncio.ensure_future(stop.read())
     tasks = []
+    due = loop.time()
     while not ended.done():
-        tasks.append(asyncio.ensure_future(_one("tcp", host, port, 3.0, None)))
-        await asyncio.sleep(1 / rate)
+        tasks.append(asyncio.ensure_future(_one(protocol, host, port, 3.0, None)))
+        # By the clock and not by pauses, or a busy machine would quietly be asked for less.
+        due += 1 / rate
+        await asyncio.sleep(max(0.0, due - loop.time()))
     answers = await asyncio.gather(*tasks)
     errors = [a["error"] for a in answers if "error" in a]
     return {"connections": len(answers), "errors": errors}
@@ -163,7 +166,7 @@ def main(argv: list[str]) -> None:
     elif command == "stream":
         print(json.dumps(asyncio.run(stream(rest[0], int(rest[1])))), flush=True)
     elif command == "knock":
-        print(json.dumps(asyncio.run(knock(rest[0], int(rest[1]), float(rest[2])))), flush=True)
+        print(json.dumps(asyncio.run(knock(rest[0], int(rest[1]), float(rest[2]), *rest[3:]))), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from ferrule.testing.lab import Host, finish
@@ -11,12 +13,29 @@ from ferrule.testing.lab import Host, finish
 RATE = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """New connections of one kind, `rate` a second, each with a question and an answer."""
+
+    client: Host
+    address: str
+    port: int
+    rate: float = RATE
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        return f"{self.client.name} → {self.address}:{self.port}/{self.protocol}"
+
+
 @dataclass(slots=True)
 class Verdict:
     """Filled when the load has ended."""
 
     connections: int = 0
-    """New connections made, each with a question and an answer."""
+    """New connections made, of all kinds."""
+    by_kind: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    """How long the load ran."""
     errors: list[str] = field(default_factory=list)
     beats: int = 0
     """Lines exchanged on the long-lived stream."""
@@ -30,26 +49,46 @@ class Verdict:
         assert self.connections >= at_least, f"only {self.connections} connections"
         assert self.beats > 0, "the stream carried nothing"
 
+    def __str__(self) -> str:
+        return (
+            f"{self.connections} connections in {self.seconds:.1f} s, {len(self.errors)} failed; "
+            f"{self.beats} lines on the stream, broken: {self.broken}; {self.by_kind}"
+        )
+
 
 @contextmanager
 def load(client: Host, address: str, port: int, rate: float = RATE) -> Iterator[Verdict]:
     """`rate` new connections a second and one stream, from `client`; look at the verdict after the block."""
-    verdict = Verdict()
-    stream = client.start("stream", address, str(port))
-    try:
-        knock = client.start("knock", address, str(port), str(rate))
-    except BaseException:
-        stream.kill()
-        stream.communicate()
-        raise
-    try:
+    with mixed_load((client, address, port), [Knock(client, address, port, rate)]) as verdict:
         yield verdict
-    except BaseException:
-        for child in (knock, stream):
-            child.kill()
-            child.communicate()
-        raise
-    counted = finish(knock)
-    verdict.connections, verdict.errors = counted["connections"], counted["errors"]
-    counted = finish(stream)
-    verdict.beats, verdict.broken = counted["beats"], counted["broken"]
+
+
+@contextmanager
+def mixed_load(stream: tuple[Host, str, int], knocks: Sequence[Knock]) -> Iterator[Verdict]:
+    """All these kinds at once and one stream (from whom, address, port); look at the verdict after the block."""
+    verdict = Verdict()
+    with ExitStack() as undo:
+        host, address, port = stream
+        talking = host.start("stream", address, str(port))
+        undo.callback(_end, talking)
+        since = time.monotonic()
+        knocking: list[tuple[Knock, subprocess.Popen[str]]] = []
+        for knock in knocks:
+            words = (knock.address, str(knock.port), str(knock.rate), knock.protocol)
+            knocking.append((knock, knock.client.start("knock", *words)))
+            undo.callback(_end, knocking[-1][1])
+        yield verdict
+        verdict.seconds = time.monotonic() - since
+        for knock, child in knocking:
+            counted = finish(child)
+            verdict.by_kind[str(knock)] = counted["connections"]
+            verdict.connections += counted["connections"]
+            verdict.errors += (f"{knock}: {error}" for error in counted["errors"])
+        counted = finish(talking)
+        verdict.beats, verdict.broken = counted["beats"], counted["broken"]
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        child.kill()
+    child.communicate()

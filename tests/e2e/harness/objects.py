@@ -42,6 +42,11 @@ def service(
     }
 
 
+def port(name: str, number: int = 80, target: int | str = PORTS[0], protocol: str = "TCP", **more: Any) -> Object:
+    """One of a Service's `ports=[…]`, where it has several."""
+    return {"name": name, "protocol": protocol, "port": number, "targetPort": target, **more}
+
+
 def pod(
     name: str, namespace: str, node: str, *, labels: Mapping[str, str], ports: Sequence[int], host_network: bool = False
 ) -> Object:
@@ -77,6 +82,33 @@ def pod_status(ips: Sequence[str], host_ips: Sequence[str], *, ready: bool) -> O
             "podIPs": [{"ip": ip} for ip in ips],
             "conditions": [{"type": kind, "status": said} for kind in ("Ready", "ContainersReady")],
         }
+    }
+
+
+def endpoint_slice(
+    name: str,
+    namespace: str,
+    service: str,
+    endpoints: Sequence[Object],
+    *,
+    ports: Sequence[Object] = ({"name": "main", "port": PORTS[0], "protocol": "TCP"},),
+    family: str = "IPv4",
+) -> Object:
+    """Written by hand: the controller leaves it alone."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {
+                "kubernetes.io/service-name": service,
+                "endpointslice.kubernetes.io/managed-by": "e2e.ferrule.invalid",
+            },
+        },
+        "addressType": family,
+        "ports": list(ports),
+        "endpoints": list(endpoints),
     }
 
 

@@ -139,6 +139,11 @@ class World:
         """Created; see `objects.service` for the options. What comes back carries the addresses the API gave."""
         return dict(self.api.create(objects.service(name, self.namespace, **options)))
 
+    def give_ingress(self, service: str, *addresses: str) -> None:
+        """What a cloud's load balancer controller writes: the addresses it listens on."""
+        status = {"status": {"loadBalancer": {"ingress": [{"ip": a, "ipMode": "VIP"} for a in addresses]}}}
+        self.api.patch("Service", service, self.namespace, status, status=True)
+
     def endpoints(self, service: str = "web") -> set[tuple[str, bool]]:
         """(address, ready) of all slices of a Service, as the controller wrote them."""
         slices = self.api.list("EndpointSlice", self.namespace, labels=f"kubernetes.io/service-name={service}")

@@ -1,0 +1,90 @@
+"""Two nodes with a running proxy on each, shared by the cases of a module: a case then costs its own steps alone.
+
+```text
+   near ─ node-1 (zone a) ─┐
+                            ├─ outside
+   far  ─ node-2 (zone b) ─┘
+```
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ferrule.testing.lab import Host, pods
+from tests.e2e.harness.cluster import Cluster
+from tests.e2e.harness.fabric import NodeHost
+from tests.e2e.harness.subject import Proxy, Subject
+from tests.e2e.harness.waiting import eventually
+from tests.e2e.harness.world import World
+
+ASKED = 32
+QUICK = 0.4
+"""Seconds to wait for an answer that may not come: packets here take microseconds."""
+
+
+class Site:
+    """Use as a context manager: both proxies have synced inside."""
+
+    node: NodeHost
+    other: NodeHost
+    near: Host
+    """A client in a Pod's place on `node`."""
+    far: Host
+    """The same on `other`."""
+    proxy: Proxy
+    """On `node`."""
+    other_proxy: Proxy
+
+    def __init__(self, cluster: Cluster, subject: Subject, folder: Path, backend: str = "nft") -> None:
+        self.cluster, self.subject, self.folder, self.backend = cluster, subject, folder, backend
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Site:
+        with ExitStack() as stack:
+            world = stack.enter_context(World(self.cluster, self.folder))
+            self.node, self.other = world.node("node-1", zone="a"), world.node("node-2", zone="b")
+            self.near, self.far = world.client(self.node, "near"), world.client(self.other, "far")
+            self.cluster.fabric.route_services_via(self.node)
+            self.proxy, self.other_proxy = (
+                Proxy(self.subject, node, self.cluster, self.folder, backend=self.backend)
+                for node in (self.node, self.other)
+            )
+            for proxy in (self.proxy, self.other_proxy):
+                stack.enter_context(proxy)
+            for proxy in (self.proxy, self.other_proxy):
+                proxy.wait_until_synced()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def outside(self) -> Host:
+        """A host that is no node; it sends service addresses to `node`."""
+        return self.cluster.fabric.outside
+
+
+def who(client: Host, address: str, port: int = 80, *, count: int = ASKED, **options: Any) -> set[str]:
+    """The Pods (or errors) that `count` new connections meet."""
+    return set(pods(client.ask(address, port, count=count, timeout=options.pop("timeout", QUICK), **options)))
+
+
+def meets(client: Host, address: str, wanted: set[str], port: int = 80, **options: Any) -> None:
+    """Sooner or later new connections meet exactly these Pods (or errors)."""
+    seen: set[str] = set()
+
+    def as_wanted() -> bool:
+        nonlocal seen
+        seen = who(client, address, port, **options)
+        return seen == wanted
+
+    eventually(
+        as_wanted,
+        lambda: f"{client.name} → {address}:{port} {options or ''} meets {sorted(seen)} and not {sorted(wanted)}",
+        seconds=20,
+        every=0.1,
+    )
