@@ -63,7 +63,7 @@ def as_kubeadm_has_it() -> Object:
 def check(server: Server) -> None:
     """Raises `AssertionError`, or what the client raises. Leaves nothing behind."""
     for thing in manifests():
-        _holds(server.apply(thing, dry_run=True), thing)
+        holds(server.apply(thing, dry_run=True), thing)
     before = server.create(as_kubeadm_has_it())
     try:
         _check_swap(server, before)
@@ -90,7 +90,7 @@ def _check_swap(server: Server, before: Object) -> None:
     assert back["spec"] == before["spec"]
 
     daemonset = next(o for o in manifests() if o["kind"] == "DaemonSet")
-    _holds(server.apply(daemonset), daemonset)
+    holds(server.apply(daemonset), daemonset)
 
 
 def _patched(server: Server, name: str) -> Object:
@@ -102,15 +102,15 @@ def _container(spec: Object) -> Object:
     return container  # type: ignore[no-any-return]
 
 
-def _holds(stored: Any, asked: Any, where: str = "") -> None:
-    """Everything asked for is stored, whatever defaults the server adds."""
+def holds(stored: Any, asked: Any, where: str = "") -> None:
+    """Everything asked for is stored, whatever defaults the server adds; `AssertionError` names what is not."""
     if isinstance(asked, dict):
         for key, value in asked.items():
             assert key in stored, f"{where}.{key} was dropped"
-            _holds(stored[key], value, f"{where}.{key}")
+            holds(stored[key], value, f"{where}.{key}")
     elif isinstance(asked, list):
         assert len(stored) == len(asked), where
         for i, value in enumerate(asked):
-            _holds(stored[i], value, f"{where}[{i}]")
+            holds(stored[i], value, f"{where}[{i}]")
     else:
         assert stored == asked, f"{where}: {stored!r} instead of {asked!r}"
