@@ -33,6 +33,9 @@ from tests.e2e.harness.world import World
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
+CALM = 45.0
+"""Seconds. ferrule gives memory back once it has been calm for some twenty."""
+
 PATIENCE = 1800.0
 """Seconds. Stock needs minutes for what is measured here."""
 
@@ -269,12 +272,12 @@ def churn(setting: Setting, changes: int) -> None:
         wait_synced(proxy)
         # A tenth of it first: what allocators and caches take once is no growth.
         bench.send(there_and_back(changes // 10))
-        settle(proxy)
+        settle(proxy, CALM)
         before, cpu = proxy.running.rss_bytes(), proxy.running.cpu_seconds()
         chains = setting.check()
         sent = list(there_and_back(changes))
         seconds = bench.send(sent)
-        settle(proxy)
+        settle(proxy, CALM)
         used = proxy.running.cpu_seconds() - cpu
         after = setting.check()
         if after != chains:
@@ -291,10 +294,10 @@ def churn(setting: Setting, changes: int) -> None:
         proxy.stop()
 
 
-def settle(proxy: Proxy) -> None:
-    """Until no sync happened for three seconds."""
+def settle(proxy: Proxy, seconds: float) -> None:
+    """Until no sync happened for so long."""
     last, since = proxy.last_sync(), time.monotonic()
-    while time.monotonic() - since < 3:
+    while time.monotonic() - since < seconds:
         time.sleep(0.2)
         now = proxy.last_sync()
         if now != last:

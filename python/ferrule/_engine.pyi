@@ -61,9 +61,9 @@ class EngineOptions:
     ) -> EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
         are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
-        name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks` cuts large writes into transactions (for the nft backend, whose
-        tool is quadratic in the size of one); `digest_key` (16 bytes) keys chain digests so that no tenant can aim
-        for a collision."""
+        name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks`
+        cuts large writes into transactions (for the nft backend, whose tool is quadratic in the size of one);
+        `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a collision."""
 
 @final
 class IngestReport:
@@ -189,8 +189,8 @@ class Engine:
     def begin_list(self, kind: Kind, /) -> None:
         """A `List` response begins to arrive; one that was arriving is forgotten."""
     def feed_list(self, kind: Kind, chunk: bytes, /) -> None:
-        """More of its text, cut anywhere; decoded at once, in force only after `end_list`. Raises `InputError`; the list
-        is forgotten then, and nothing has changed."""
+        """More of its text, cut anywhere; decoded at once, in force only after `end_list`. Raises `InputError`; the
+        list is forgotten then, and nothing has changed."""
     def end_list(self, kind: Kind, /) -> IngestReport:
         """Swap the list in whole. Raises `InputError` if its text is incomplete; nothing has changed then."""
     def abort_list(self, kind: Kind, /) -> None:

@@ -151,7 +151,8 @@ def _advice(error: Exception) -> str:
         if error.kind is FailureKind.MISSING:
             return f"{error.stderr or error}: install iptables (Debian: apt-get install iptables)"
         if error.kind is FailureKind.PERMISSION:
-            return f"no right to change rules here (run as root, or with CAP_NET_ADMIN, and CAP_NET_RAW for the legacy backend): {error}"
+            rights = "run as root, or with CAP_NET_ADMIN, and CAP_NET_RAW for the legacy backend"
+            return f"no right to change rules here ({rights}): {error}"
     return str(error)
 
 

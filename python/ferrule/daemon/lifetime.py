@@ -25,7 +25,7 @@ from ferrule.daemon.options import DaemonOptions
 from ferrule.daemon.problems import ProblemBook
 from ferrule.daemon.surface import Surface
 from ferrule.dataplane import host as host_settings
-from ferrule.dataplane import nfacct
+from ferrule.dataplane import memory, nfacct
 from ferrule.dataplane.addresses import address_changes, local_addresses
 from ferrule.dataplane.instance import InstanceLock
 from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 REREAD_SECONDS = 3600.0
 """A small rule set is read back and compared whole this often, as kube-proxy rewrites its own hourly. Above a thousand
 endpoints only the canaries are asked: there a read-back costs seconds."""
+
+CALM_SECONDS = 20.0
+"""After so long without a sync, memory that a storm of changes left behind goes back to the host."""
+
+STORM_BYTES = 1 << 20
+"""Restore text since the last time. Less leaves nothing worth the walk over the heap."""
 
 SHUTDOWN_SECONDS = 0.8
 """How long tasks may take to end after SIGTERM; the promise to the outside is one second."""
@@ -113,6 +119,7 @@ class Daemon:
         )
         self._surface: Surface | None = None
         self._notifier = Notifier()
+        self._written, self._synced_at = 0, 0.0
         self._loop = SyncLoop(
             host.engine,
             host.planes,
@@ -196,6 +203,7 @@ class Daemon:
         tasks |= {
             "addresses": self._follow_addresses,
             "canary": self._watch_canaries,
+            "memory": self._give_memory_back,
             "event loop lag": lambda: sample_loop_lag(self._metrics),
             "watchdog": self._notifier.watch,
         }
@@ -217,6 +225,13 @@ class Daemon:
                 self._loop.set_local_addresses(found)
                 if self._surface is not None:
                     self._surface.set_addresses(found)
+
+    async def _give_memory_back(self) -> None:
+        while True:
+            await asyncio.sleep(CALM_SECONDS)
+            if self._written >= STORM_BYTES and time.monotonic() - self._synced_at >= CALM_SECONDS:
+                self._written = 0
+                await asyncio.to_thread(memory.give_back)
 
     async def _watch_canaries(self) -> None:
         reread_at = time.monotonic() + REREAD_SECONDS
@@ -244,6 +259,8 @@ class Daemon:
 
     def _after_sync(self, report: SyncReport) -> None:
         self._aftermath.after_sync(report, pending=self._loop.pending)
+        self._written += sum(plan.payload_size for plan in (report.plans | report.unwritten).values())
+        self._synced_at = time.monotonic()
         if report.ok and not self._options.once:
             self._aftermath.clean_other_backend_soon()
             if self._readiness.ready:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,8 +38,12 @@ def command(manifests: Path, *extra: str) -> tuple[str, ...]:
 class Ferrule:
     """A running daemon. Lines of its log arrive in `log`. As a context manager it is killed at the end."""
 
-    def __init__(self, netns: NetNs, manifests: Path, *extra: str) -> None:
-        self.child = netns.popen(command(manifests, *extra), stderr=subprocess.PIPE)
+    def __init__(
+        self, netns: NetNs, manifests: Path, *extra: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.child = netns.popen(
+            command(manifests, *extra), stderr=subprocess.PIPE, env=os.environ | dict(environment or {})
+        )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
