@@ -1,0 +1,337 @@
+"""What load balancers, kubelet, Prometheus and people read: ports, metrics and Events; beside stock where that helps."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ferrule.testing.lab import Host
+from tests.e2e.harness import objects
+from tests.e2e.harness.api import Object, Reply, request
+from tests.e2e.harness.fabric import NodeHost
+from tests.e2e.harness.site import meets, who
+from tests.e2e.harness.subject import HEALTH, Proxy, Subject, proxy_config
+from tests.e2e.harness.waiting import eventually
+from tests.e2e.harness.world import World
+
+pytestmark = pytest.mark.netns
+
+LEAVING = "ToBeDeletedByClusterAutoscaler"
+
+
+def statuses(proxy: Proxy) -> dict[str, int]:
+    return {path: proxy.http(path, HEALTH).status for path in ("/healthz", "/livez")}
+
+
+def events(world: World, reason: str, kind: str, name: str) -> list[Object]:
+    return [
+        e for e in world.api.list("Event")
+        if e["reason"] == reason
+        and e["regarding"]["kind"] == kind
+        and e["regarding"]["name"] == name
+        and e["regarding"].get("namespace") in (None, world.namespace)
+    ]  # fmt: skip
+
+
+def an_event(world: World, reason: str, kind: str, name: str) -> Object:
+    return eventually(lambda: events(world, reason, kind, name), f"no Event {reason} for {kind} {name}")[0]
+
+
+# ---------------------------------------------------------------------- our Node leaves
+
+
+def test_a_node_that_leaves(world: World, subject: Subject) -> None:
+    """Load balancers stop sending to it (/healthz), nobody restarts the proxy for it (/livez), traffic goes on."""
+    node = world.node()
+    client = world.client(node)
+    address = world.service()["spec"]["clusterIP"]
+    world.pod("web-1", node)
+    with Proxy(subject, node, world.cluster, world.folder) as proxy:
+        proxy.wait_until_synced()
+        meets(client, address, {"web-1"})
+        eventually(lambda: statuses(proxy) == {"/healthz": 200, "/livez": 200}, "not healthy at first")
+        taint = {"key": LEAVING, "value": "1", "effect": "NoSchedule"}
+        world.api.patch("Node", node.name, None, {"spec": {"taints": [taint]}})
+        eventually(lambda: statuses(proxy) == {"/healthz": 503, "/livez": 200}, "the taint is not seen")
+        assert proxy.http("/healthz", HEALTH).json()["nodeEligible"] is False
+        assert proxy.http("/healthz", HEALTH).json()["healthy"] is True, "that is the proxy itself"
+        assert "nodeEligible" not in proxy.http("/livez", HEALTH).json()
+        world.api.patch("Node", node.name, None, {"spec": {"taints": None}})
+        eventually(lambda: statuses(proxy) == {"/healthz": 200, "/livez": 200}, "the taint's end is not seen")
+
+        world.api.patch("Node", node.name, None, {"metadata": {"finalizers": ["e2e.ferrule.invalid/hold"]}})
+        try:
+            world.api.delete("Node", node.name)
+            eventually(lambda: statuses(proxy) == {"/healthz": 503, "/livez": 200}, "the deletion is not seen")
+            assert who(client, address) == {"web-1"}
+            assert proxy.running.alive
+        finally:
+            world.api.patch("Node", node.name, None, {"metadata": {"finalizers": None}})
+
+
+def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
+    """/readyz is ours alone: stock has no such page."""
+    node = world.node(register=False)
+    client = world.client(node)
+    other = world.node("node-2")
+    address = world.service()["spec"]["clusterIP"]
+    world.pod("web-1", other)
+    with Proxy(Subject.FERRULE, node, world.cluster, world.folder) as proxy:
+
+        def waits_for_its_node() -> Reply | None:
+            try:
+                reply = proxy.http("/readyz", HEALTH)
+            except OSError:
+                return None
+            return reply if "waiting for: Node node-1 itself" in reply.text else None
+
+        early = eventually(waits_for_its_node, lambda: f"/readyz:\n{proxy.running.tail()}")
+        assert early.status == 503
+        assert "the first sync has not happened" in early.text
+        assert statuses(proxy) == {"/healthz": 503, "/livez": 200}, "no load balancer sends to what is no node yet"
+        assert who(client, address, count=3) != {"web-1"}
+        world.register(node)
+        eventually(lambda: proxy.http("/readyz", HEALTH).status == 200, lambda: proxy.http("/readyz", HEALTH).text)
+        # Nobody has to wait once it says so.
+        assert who(client, address) == {"web-1"}
+
+
+# ---------------------------------------------------------------------- health check node ports
+
+
+def balanced(world: World, name: str = "lb", **more: Any) -> Object:
+    return world.service(name, selector={"app": "web"}, type="LoadBalancer", externalTrafficPolicy="Local", **more)
+
+
+def checked(node: NodeHost, port: int, asker: Host) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body, without what differs from one second to the next."""
+    reply = request(asker.netns, node.ips[0], port, "/")
+    headers = {k: v for k, v in reply.headers.items() if k not in ("Date", "Server")}
+    return reply.status, headers, reply.body
+
+
+def test_health_check_node_ports_beside_stock(world: World) -> None:
+    """ferrule on one node and stock on the other, the same Service: the same bytes on both."""
+    ours, theirs = world.node("node-1"), world.node("node-2")
+    outside = world.cluster.fabric.outside
+    port = balanced(world)["spec"]["healthCheckNodePort"]
+    with (
+        Proxy(Subject.FERRULE, ours, world.cluster, world.folder) as one,
+        Proxy(Subject.STOCK, theirs, world.cluster, world.folder) as two,
+    ):
+        one.wait_until_synced()
+        two.wait_until_synced()
+
+        def both(count: int) -> None:
+            """Each answers with this count, and both with the same."""
+            seen: list[Any] = []
+
+            def same() -> bool:
+                try:
+                    seen[:] = [checked(node, port, outside) for node in (ours, theirs)]
+                except OSError as error:
+                    seen[:] = [error]
+                    return False
+                return all(json.loads(body)["localEndpoints"] == count for _, _, body in seen)
+
+            eventually(same, lambda: f"localEndpoints are not {count}: {seen}")
+            assert seen[0] == seen[1]
+            assert seen[0][0] == (200 if count else 503)
+
+        both(0)
+        pods = [world.pod("near", ours), world.pod("far", theirs)]
+        both(1)
+        more = [world.pod("near-2", ours), world.pod("far-2", theirs)]
+        both(2)
+        for pod in more:
+            pod.set_ready(False)
+        both(1)
+        # Only terminating ones left: they still serve, and nobody new shall come.
+        for pod in pods:
+            pod.terminate()
+        both(0)
+        for path in ("/healthz", "/any/path?x=1"):
+            assert request(outside.netns, ours.ips[0], port, path).status == 503
+        # The tainted node is no concern of these ports, in stock neither.
+        world.api.patch("Service", "lb", world.namespace, {"spec": {"externalTrafficPolicy": "Cluster"}})
+        for node in (ours, theirs):
+            eventually(lambda n=node: refused(n, port, outside), f"{node.name} still listens")  # type: ignore[misc]
+
+
+def refused(node: NodeHost, port: int, asker: Host) -> bool:
+    try:
+        request(asker.netns, node.ips[0], port, "/")
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_health_check_port_that_somebody_holds(world: World, subject: Subject) -> None:
+    """Said in an Event for the Service's owner; traffic is served; ferrule tries again, stock only after a change."""
+    node = world.node()
+    outside = world.cluster.fabric.outside
+    world.cluster.fabric.route_services_via(node)
+    port = 32111
+    squatter = node.netns.call(lambda: socket.create_server(("0.0.0.0", port)))
+    with squatter, Proxy(subject, node, world.cluster, world.folder) as proxy:
+        proxy.wait_until_synced()
+        service = balanced(world, healthCheckNodePort=port)
+        world.pod("web-1", node)
+        event = an_event(world, "FailedToStartServiceHealthcheck", "Service", "lb")
+        assert (event["type"], event["action"]) == ("Warning", "Listen")
+        assert event["metadata"]["namespace"] == world.namespace
+        assert event["reportingController"] == "kube-proxy"
+        assert str(port) in event["note"]
+        assert "address already in use" in event["note"]
+        meets(outside, node.ips[0], {"web-1"}, port=service["spec"]["ports"][0]["nodePort"])
+        if subject is Subject.FERRULE:
+            squatter.close()
+
+            def answers() -> bool:
+                try:
+                    return request(outside.netns, node.ips[0], port, "/").status == 200
+                except OSError:
+                    return False
+
+            eventually(answers, "the port is not tried again")
+
+
+# ---------------------------------------------------------------------- Events
+
+
+def test_events(world: World, subject: Subject) -> None:
+    node = world.node()
+    kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig")
+    config = proxy_config(world.folder / "config", kubeconfig, mode="")
+    before = {e["metadata"]["name"] for e in events(world, "Starting", "Node", node.name)}
+    with Proxy(subject, node, world.cluster, world.folder, config=config) as proxy:
+        proxy.wait_until_synced()
+
+        def starting() -> list[Object]:
+            return [e for e in events(world, "Starting", "Node", node.name) if e["metadata"]["name"] not in before]
+
+        event = eventually(starting, "no Event Starting")[0]
+        assert (event["type"], event["action"], event["reportingController"]) == (
+            "Normal", "StartKubeProxy", "kube-proxy",
+        )  # fmt: skip
+        if subject is Subject.FERRULE:
+            eventually(
+                lambda: events(world, "KubeProxyDefaultMode", "Node", node.name), "nothing said of an empty mode"
+            )
+
+
+def test_a_service_that_cannot_be_programmed(world: World) -> None:
+    """Two Services claim one external address and port. Ours alone tells the owner of the one that lost."""
+    node = world.node()
+    outside = world.cluster.fabric.outside
+    world.cluster.fabric.route_services_via(node)
+    world.pod("web-1", node, app="first")
+    world.pod("web-2", node, app="second")
+    with Proxy(Subject.FERRULE, node, world.cluster, world.folder) as proxy:
+        proxy.wait_until_synced()
+        world.service("first", externalIPs=["192.0.2.77"])
+        meets(outside, "192.0.2.77", {"web-1"})
+        world.service("second", externalIPs=["192.0.2.77"])
+        event = an_event(world, "ServiceNotProgrammed", "Service", "second")
+        assert (event["type"], event["action"]) == ("Warning", "Program")
+        assert "192.0.2.77" in event["note"]
+        assert f"{world.namespace}/first" in event["note"]
+        assert who(outside, "192.0.2.77") == {"web-1"}
+        assert not events(world, "ServiceNotProgrammed", "Service", "first")
+        world.api.delete("Service", "first", world.namespace)
+        meets(outside, "192.0.2.77", {"web-2"})
+
+
+# ---------------------------------------------------------------------- metrics
+
+
+def set_ready_now(world: World, pod: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) -> None:
+    """As kubelet does it: with the time of the change, from which the controller makes its annotation."""
+    status = objects.pod_status(ips, host_ips, ready=True)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for condition in status["status"]["conditions"]:
+        condition["lastTransitionTime"] = now
+    world.api.patch("Pod", pod, world.namespace, status, status=True)
+
+
+def test_how_long_programming_took_is_measured(world: World, subject: Subject) -> None:
+    node = world.node()
+    client = world.client(node)
+    count = 'kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"}'
+    total = 'kubeproxy_network_programming_duration_seconds_sum{ip_family="IPv4"}'
+    with Proxy(subject, node, world.cluster, world.folder) as proxy:
+        proxy.wait_until_synced()
+        time.sleep(1.1)  # times in the API are whole seconds, and those before the start do not count
+        address = world.service()["spec"]["clusterIP"]
+        pod = world.pod("web-1", node, ready=False)
+        eventually(lambda: (pod.ip, False) in world.endpoints(), "the Pod is not in the slice")
+        set_ready_now(world, pod.name, pod.host.ips, node.ips)
+        meets(client, address, {"web-1"})
+        samples = eventually(lambda: (m := proxy.metrics()) and m.get(count, 0) > 0 and m, f"{count} stays 0")
+        assert 0 <= samples[total] / samples[count] < 60, "seconds, and of this change"
+
+
+FAMILIES = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
+LABELS = re.compile(r"^(\w+)(?:\{(.*)\})? \S+$", re.MULTILINE)
+ELSEWHERE = re.compile(
+    # Of Go's run time, of its HTTP client's inside, and of features of its API server library.
+    r"go_|process_|promhttp_|workqueue_|rest_client_|apiserver_|authentication_|authorization_|disabled_metrics|"
+    r"hidden_metrics|registered_metrics|kubernetes_build_info|kubernetes_feature_enabled|reflector_|cardinality_|"
+    r"watch_|client_|version_|aggregator_|node_collector_"
+)
+
+
+def families(text: str) -> dict[str, str]:
+    return {name: kind for name, kind in FAMILIES.findall(text) if not ELSEWHERE.match(name)}
+
+
+def series(text: str) -> set[tuple[str, str]]:
+    """Name and labels of kube-proxy's own samples, without values that are a matter of the moment."""
+    return {
+        (name, labels) for name, labels in LABELS.findall(text)
+        if name.startswith("kubeproxy_") and not name.endswith("_created")
+    }  # fmt: skip
+
+
+def test_metrics_beside_stock(world: World) -> None:
+    """After the same history, every series of kube-proxy's is there under the same name, type and labels."""
+    ours, theirs = world.node("node-1"), world.node("node-2")
+    client = world.client(ours)
+    with (
+        Proxy(Subject.FERRULE, ours, world.cluster, world.folder) as one,
+        Proxy(Subject.STOCK, theirs, world.cluster, world.folder) as two,
+    ):
+        for proxy in (one, two):
+            proxy.wait_until_synced()
+            for path in ("/healthz", "/livez"):
+                assert proxy.http(path, HEALTH).status == 200
+        time.sleep(1.1)
+        address = world.service(internalTrafficPolicy="Local")["spec"]["clusterIP"]
+        pod = world.pod("web-1", ours)
+        set_ready_now(world, pod.name, pod.host.ips, ours.ips)
+        meets(client, address, {"web-1"})
+        wanted = 'kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"}'
+        for proxy in (one, two):
+            eventually(lambda p=proxy: p.metrics().get(wanted, 0) > 0, f"{proxy.subject.value}: no {wanted}")  # type: ignore[misc]
+        own, stock = one.http("/metrics").text, two.http("/metrics").text
+        missing = families(stock).items() - families(own).items()
+        assert not missing, f"families that stock has and ferrule has not: {sorted(missing)}"
+        lacking = series(stock) - series(own)
+        assert not lacking, f"series that stock has and ferrule has not: {sorted(lacking)}"
+        foreign = {name for name in families(own) if not name.startswith(("ferrule_", "kubeproxy_"))}
+        assert not foreign - families(stock).keys()
+        for proxy in (one, two):
+            assert any(name.startswith("rest_client_requests_total{") for name in proxy.metrics())
+        # What both count of the same cluster, they count alike.
+        for name in (
+            'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"}',
+            'kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv4"}',
+            'kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family="IPv4"}',
+        ):
+            assert name in one.metrics(), name
