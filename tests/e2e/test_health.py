@@ -1,4 +1,4 @@
-"""What load balancers, kubelet, Prometheus and people read: ports, metrics and Events; beside stock where that helps."""
+"""What load balancers, kubelet, Prometheus and people read: ports, metrics, Events; where that helps, beside stock."""
 
 from __future__ import annotations
 

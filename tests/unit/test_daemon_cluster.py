@@ -166,6 +166,35 @@ def test_without_our_node_nothing_is_written_until_it_was_waited_for(
 
 
 @pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])
+def test_a_node_that_is_completed_while_we_wait_ends_nothing(tmp_path: Path, mode: str) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, mode=mode) as r:
+            await r.until(lambda: r.api.asked("Node", "watch"), "a watch of the missing Node")
+            bare = node("172.31.250.2", pod_cidr="") if mode == "NodeCIDR" else node()
+            r.api.put(bare)
+            await r.until(lambda: r.health.healthz().ok, "the Node that lacks something")
+            assert r.kernel.restores == []
+            r.api.put(node("172.31.250.2"))
+            await r.until(lambda: r.kernel.restores, "a first sync")
+            assert not r.running["node"].done()
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_comes_back_is_eligible_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
+            await r.until(lambda: r.kernel.restores, "a first sync")
+            r.api.delete("Node", "node-1")
+            await r.until(lambda: not r.health.healthz().ok, "the deletion")
+            r.api.put(node("172.31.250.2"))
+            await r.until(lambda: r.health.healthz().ok, "the return")
+            assert not r.running["node"].done()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])
 def test_a_changed_node_ip_ends_the_process(tmp_path: Path, mode: str) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2"), mode=mode) as r:

@@ -128,11 +128,13 @@ class ClusterSource:
 
     def _node_seen(self, node: OwnNode | None) -> None:
         before, self._node = self._node, node
-        if node != before:
-            self._health.set_node_eligible(node is not None and node.eligible)
+        # Each time: one that was deleted and comes back as it was differs in nothing from what we remember.
+        self._health.set_node_eligible(node is not None and node.eligible)
+        waited = not self._node_is_there.is_set()
         if node is not None and (node.pod_cidrs if self._needs_pod_cidrs else node.addresses):
             self._node_is_there.set()
-        if before is None or not self._node_is_there.is_set():
+        # A Node that gets its addresses while we wait for them changed nothing that we built on.
+        if before is None or waited:
             return
         reasons = own_node.differences(before, node, pod_cidrs=self._needs_pod_cidrs)
         if node is None:
