@@ -17,7 +17,7 @@ from tests.e2e.harness.world import World
 ASKED = os.environ.get("FERRULE_E2E") == "1"
 collect_ignore_glob = [] if ASKED else ["test_*.py"]
 
-SUBJECTS = [Subject(name) for name in os.environ.get("FERRULE_SUBJECTS", "stock").split(",")]
+SUBJECTS = [Subject(name) for name in os.environ.get("FERRULE_SUBJECTS", "ferrule").split(",")]
 
 
 @pytest.fixture(scope="session")

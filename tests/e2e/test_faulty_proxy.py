@@ -34,8 +34,8 @@ FAULTS = {
 }
 FAULT_SECONDS = 4.0
 MOST_A_SECOND = 3
-"""More requests than that for one kind over a fault's time are a storm (after the first few). Stock makes one: about 400
-a second against a 410."""
+"""More requests for one kind over a fault's time are a storm (after the first few). Stock makes one: about 400 a
+second against a 410."""
 
 
 @contextmanager
