@@ -14,6 +14,8 @@ from ferrule.testing.netns import NetNs
 from tests.e2e.harness.waiting import eventually
 
 STOP_SECONDS = 30.0
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Even tests that are killed outright leave no program behind."""
 
 _running: set[Process] = set()
 
@@ -29,11 +31,13 @@ class Process:
         with log.open("ab") as out:
             self._mark = out.tell()
             self.child = netns.popen(
-                argv,
+                (*WITH_US, *argv),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=os.environ | dict(environment or {}),
+                # Ctrl-C is for the tests, which then put away what they started in their own order.
+                start_new_session=True,
             )
         _running.add(self)
 
