@@ -123,22 +123,27 @@ def test_rules_follow_the_api_and_wait_for_every_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "why"),
     [
-        fake_api.text(502, "<html>bad gateway</html>"),
-        fake_api.text(200, "<html>no list</html>", JSON),
-        fake_api.text(200, '{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":[{"a":', JSON),
-        fake_api.text(200, '{"kind":"Status","code":500}', JSON),
+        (fake_api.text(502, "<html>bad gateway</html>"), "(502): <html>bad gateway"),
+        (fake_api.text(200, "<html>no list</html>", JSON), "the list cannot be used"),
+        (
+            fake_api.text(200, '{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":[{"a":', JSON),
+            "the list cannot be used",
+        ),
+        (fake_api.text(200, '{"kind":"Status","code":500}', JSON), "the list cannot be used"),
     ],
     ids=["HTML 502", "HTML 200", "cut short", "Status 200"],
 )
-def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_api.Respond) -> None:
+def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_api.Respond, why: str) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
             # No task has run yet: the first list is the one that fails.
             r.api.fail(answer, kind="EndpointSlice", verb="list")
             await r.until(lambda: r.api.asked("Service", "watch") and r.api.asked("Node", "watch"), "the other lists")
-            assert "EndpointSlice list" in r.readiness.reasons[Subsystem.LISTS]
+            said = r.readiness.reasons[Subsystem.LISTS]
+            assert said.startswith("waiting for: EndpointSlice list (")
+            assert why in said
             assert r.kernel.restores == []
             await r.until(lambda: r.kernel.restores, "a sync after the list came")
             assert len(r.api.asked("EndpointSlice", "list")) == 2

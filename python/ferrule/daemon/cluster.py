@@ -196,7 +196,10 @@ class ClusterSource:
             self._loop.open()
 
     def _missing(self) -> list[str]:
-        missing = [f"{kind} list" for kind in self._intake.missing]
+        missing = [
+            f"{kind} list" + (f" ({self._failing[kind]})" if kind in self._failing else "")
+            for kind in self._intake.missing
+        ]
         if not self._node_is_there.is_set() and not self._going_without:
             missing.append(f"Node {self._node_name} itself")
         return missing
@@ -223,10 +226,12 @@ class ClusterSource:
         """What we know of this kind may be old."""
         del since
         self._failing[kind] = reason
+        self._tell_missing()
 
     def ok(self, kind: Kind) -> None:
         """It is up to date again."""
         self._failing.pop(kind, None)
+        self._tell_missing()
 
     def auth_failed(self, reason: str) -> None:
         """The server does not let us in."""

@@ -154,6 +154,8 @@ class Fabric:
         if not any(node.netns is host.netns for node in self.nodes.values() if node is not host):
             host.netns.remove()
         if isinstance(host, NodeHost):
+            # The kernel takes its time to remove a namespace, and the next node of this name wants the port.
+            self._lan.run("ip", "link", "del", f"to-{host.name}"[:15], check=False)
             self.nodes.pop(host.name, None)
             for other in (*self.nodes.values(), self.outside):
                 for cidr in host.pod_cidrs:

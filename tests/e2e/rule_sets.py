@@ -1,0 +1,133 @@
+"""All that iptables-save prints, made comparable, and the one place where ferrule decides what stock leaves open.
+
+Two Services that want one address and port (`docs/design/rules.md`): stock writes the rules of both, in an order that
+changes from sync to sync. Ferrule writes the owner's. `without_losers` takes the others' rules out of stock's text,
+and with them the chains that nothing else leads to; nothing is left out of ferrule's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tests.conformance.normal_form import TAIL, UNORDERED
+from tests.e2e.harness.api import Object
+
+CLUSTER, BALANCER, EXTERNAL = range(3)
+"""Titles to an address; the least wins."""
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+
+Frontend = tuple[str, str, int]
+"""Address as the tools print it (with its prefix length), protocol in small letters, port."""
+
+
+@dataclass(slots=True)
+class RuleSet:
+    """By table and chain, in the kernel's order; declared chains with their policies."""
+
+    policies: dict[tuple[str, str], str] = field(default_factory=dict)
+    rules: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Sorted where order means nothing: tables, chains, and rules in dispatch chains, the node port jump last."""
+        out = []
+        for table, chain in sorted(self.policies):
+            out.append(f"{table} :{chain} {self.policies[table, chain]}")
+            said = self.rules.get((table, chain), [])
+            if chain in UNORDERED:
+                body = [rule for rule in said if TAIL not in rule]
+                last = said[len(body) :]
+                said = sorted(body) + [rule if TAIL in rule else f"{rule}  # not last" for rule in last]
+            out += [f"{table} {rule}" for rule in said]
+        return out
+
+
+def parse(saved: str) -> RuleSet:
+    """Without counters and the tools' own comments."""
+    found, table = RuleSet(), ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":"):
+            name, policy, *_ = line[1:].split()
+            found.policies[table, name] = policy
+        elif line.startswith("-A "):
+            found.rules.setdefault((table, line.split(" ", 2)[1]), []).append(line)
+    return found
+
+
+def owners(services: Iterable[Object]) -> dict[Frontend, str]:
+    """Who has each address and port: the service port, as rules name it."""
+    claims: dict[Frontend, tuple[int, str, str, str]] = {}
+    for service in services:
+        meta = service["metadata"]
+        for title, address in _addresses(service):
+            ip = ipaddress.ip_address(address)
+            for port in service["spec"]["ports"]:
+                frontend = (f"{ip}/{ip.max_prefixlen}", port["protocol"].lower(), port["port"])
+                claim = (title, meta["namespace"], meta["name"], port.get("name", ""))
+                claims[frontend] = min(claims.get(frontend, claim), claim)
+    return {
+        frontend: f"{namespace}/{name}:{port}" if port else f"{namespace}/{name}"
+        for frontend, (_, namespace, name, port) in claims.items()
+    }
+
+
+def _addresses(service: Object) -> Iterator[tuple[int, str]]:
+    spec = service["spec"]
+    ignored = PROXY_NAME in service["metadata"].get("labels", {})
+    if ignored or spec["type"] == "ExternalName" or spec.get("clusterIP", "None") == "None":
+        return
+    yield from ((CLUSTER, ip) for ip in spec["clusterIPs"])
+    families = spec["ipFamilies"]
+    for ip in spec.get("externalIPs", ()):
+        if ("IPv6" if ":" in ip else "IPv4") in families:
+            yield EXTERNAL, ip
+    for ingress in service["status"].get("loadBalancer", {}).get("ingress", ()):
+        ip = ingress.get("ip", "")
+        if ip and ingress.get("ipMode") == "VIP" and ("IPv6" if ":" in ip else "IPv4") in families:
+            yield BALANCER, ip
+
+
+DISPATCH = re.compile(r'-d (\S+) -p (\S+) -m comment --comment "([^" ]+) ?[^"]*".* --dport (\d+) ')
+
+
+def without_losers(stock: RuleSet, owner: dict[Frontend, str]) -> int:
+    """Takes them out; how many rules that were."""
+    taken = 0
+    for (_, chain), rules in stock.rules.items():
+        if chain in UNORDERED:
+            kept = [rule for rule in rules if not _lost(rule, owner)]
+            taken += len(rules) - len(kept)
+            rules[:] = kept
+    if taken:
+        _collect(stock)
+    return taken
+
+
+def _lost(rule: str, owner: dict[Frontend, str]) -> bool:
+    found = DISPATCH.search(rule)
+    if found is None:
+        return False
+    address, protocol, port_name, port = found.groups()
+    return owner.get((address, protocol, int(port)), port_name) != port_name
+
+
+def _collect(rules: RuleSet) -> None:
+    """Removes Services' own chains that no rule leads to any more, and what only these led to."""
+    own = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
+    while True:
+        reached = {
+            (table, jump[1])
+            for (table, _), said in rules.rules.items()
+            for r in said
+            if (jump := re.search(r" -j (\S+)", r))
+        }
+        idle = [key for key in rules.policies if key[1].startswith(own) and key not in reached]
+        if not idle:
+            return
+        for key in idle:
+            del rules.policies[key]
+            rules.rules.pop(key, None)

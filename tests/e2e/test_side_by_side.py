@@ -1,0 +1,110 @@
+"""Stock kube-proxy and ferrule follow the same API server through random histories: the same rules after each step.
+
+FERRULE_STEPS=1000 makes a history longer, FERRULE_SEED repeats one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.e2e.harness.fabric import Fabric
+from tests.e2e.harness.subject import Proxy, Subject, assert_alive, proxy_config, rules
+from tests.e2e.harness.waiting import eventually
+from tests.e2e.histories import OWN_SERVICE, HistoryCluster, Mark, Stage, twin, write_kubeconfig
+from tests.e2e.histories_random import RandomHistory
+from tests.e2e.rule_sets import owners, parse, without_losers
+
+pytestmark = pytest.mark.netns
+
+STEPS = int(os.environ.get("FERRULE_STEPS", "150"))
+RESTART_EVERY = 50
+"""Steps after which ferrule is killed and started anew over what it left."""
+
+
+@dataclass(slots=True)
+class Pair:
+    """Both proxies on nodes of the same name and addresses."""
+
+    stage: Stage
+    mark: Mark
+    stock: Proxy
+    ferrule: Proxy
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def difference(self) -> str:
+        """Between their rules now, or what one of them was not told yet; empty: none."""
+        owner = owners(
+            [self.stage.api.get(*OWN_SERVICE[::2], OWN_SERVICE[1])]
+            + [thing for (kind, _, _), thing in self.stage.served.items() if kind == "Service"]
+        )
+        seen = Counter[str]()
+        for index, tool in enumerate(("iptables", "ip6tables")):
+            found = {}
+            for proxy in (self.stock, self.ferrule):
+                assert_alive(proxy.running)
+                saved = rules(proxy.node, proxy.backend, tool)
+                missing = self.mark.missing(saved, index, self.stage.zone)
+                if missing:
+                    return f"{proxy.subject.value} {tool}: was not told everything, lacks {missing}"
+                found[proxy.subject] = parse(saved)
+            seen["rules of losers"] += without_losers(found[Subject.STOCK], owner)
+            stock, ferrule = (found[subject].lines() for subject in (Subject.STOCK, Subject.FERRULE))
+            seen["rules"] += len(stock)
+            lines = list(difflib.unified_diff(stock, ferrule, "stock", "ferrule", lineterm="", n=2))
+            if lines:
+                return "\n".join([tool, *lines[:60]])
+        self.counts += seen
+        return ""
+
+
+@pytest.fixture
+def pair(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        fabric = stack.enter_context(Fabric())
+        cluster = stack.enter_context(HistoryCluster(fabric, tmp_path_factory.mktemp("cluster")))
+        stage, mark = Stage(cluster.api), Mark(cluster.api)
+        stage.begin()
+        mark.begin()
+        proxies = {}
+        for subject in Subject:
+            node, relay = twin(stack, cluster)
+            folder = tmp_path_factory.mktemp(subject.value)
+            config = proxy_config(folder / "config", write_kubeconfig(cluster, relay, folder))
+            proxies[subject] = stack.enter_context(
+                Proxy(subject, node, cluster, folder, backend=backend, config=config)
+            )
+        for proxy in proxies.values():
+            proxy.wait_until_synced()
+        yield Pair(stage, mark, proxies[Subject.STOCK], proxies[Subject.FERRULE])
+
+
+def test_same_rules_after_each_step(pair: Pair, backend: str, record_property: pytest.RecordProperty) -> None:
+    seed = int(os.environ.get("FERRULE_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"FERRULE_SEED={seed} FERRULE_STEPS={STEPS}")
+    record_property("seed", seed)
+    history = RandomHistory(seed)
+    refused = Counter[str]()
+    for step in range(1, STEPS + 1):
+        if step % RESTART_EVERY == 0:
+            pair.ferrule.kill()
+            pair.ferrule.start()
+        pair.stage.become(history.next())
+        refused.update(pair.stage.refused.values())
+        pair.mark.advance()
+        eventually(
+            lambda: not pair.difference(),
+            lambda: (
+                f"FERRULE_SEED={seed} step {step} {history.did}\nrefused: {pair.stage.refused}\n"  # noqa: B023
+                f"{pair.difference()}\n{pair.ferrule.running.tail(5)}\n{pair.stock.running.tail(5)}"
+            ),
+        )
+    print(f"{backend}: {STEPS} steps, {dict(pair.counts)}, refused {sum(refused.values())}: {refused.most_common(20)}")
+    assert sum(refused.values()) * 20 < STEPS, f"the history is mostly not what the API takes: {refused}"

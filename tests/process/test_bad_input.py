@@ -1,0 +1,358 @@
+"""What an operator gets wrong, one test each: the message names the object, the field, the value and what helps.
+
+What no retry can mend ends the program with 1 before a rule is written; an API server that is not there yet does not.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ferrule.testing.netns import NetNs
+from tests.e2e.harness.certs import Authority
+from tests.e2e.harness.process import Process
+from tests.e2e.harness.waiting import eventually, steadily
+from tests.process.ferrule import rules
+
+pytestmark = pytest.mark.netns
+
+NODE = "--hostname-override=node-1"
+NOBODY = "https://127.0.0.1:1"
+"""Nobody listens there."""
+GOES_ON_SECONDS = 3.0
+"""Two retries fit in; a program that gives up has done so."""
+
+
+def kubeconfig(path: Path, server: str = NOBODY, *, context: str = "default", **cluster: Any) -> Path:
+    (path.parent / "token").write_text("secret")
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "default", "cluster": {"server": server, **cluster}}],
+        "contexts": [{"name": "default", "context": {"cluster": "default", "user": "default"}}],
+        "current-context": context,
+        "users": [{"name": "default", "user": {"tokenFile": str(path.parent / "token")}}],
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def config(folder: Path, access: Path | None = None, **fields: Any) -> str:
+    """The argument for a configuration whose kubeconfig is `access` (by default one that nobody answers)."""
+    access = access or kubeconfig(folder / "kubeconfig")
+    path = folder / "config.conf"
+    path.write_text(
+        json.dumps(
+            {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables"}
+            | {"conntrack": {"maxPerCore": 0, "min": 0}, "clientConnection": {"kubeconfig": str(access)}}
+            | fields
+        )
+    )
+    return f"--config={path}"
+
+
+def argv(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "ferrule", "run", NODE, *arguments)
+
+
+def ends(netns: NetNs, *arguments: str, under: tuple[str, ...] = ()) -> str:
+    """It ends with 1, one sentence and no rule; gives what it said. `under` goes before its command line."""
+    done = netns.run(*under, *argv(*arguments), check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "KUBE-" not in rules(netns, "nft") + rules(netns, "legacy"), "rules were written"
+    return done.stderr.strip().splitlines()[-1]
+
+
+@contextmanager
+def runs(netns: NetNs, folder: Path, *arguments: str, under: tuple[str, ...] = ()) -> Iterator[Process]:
+    process = Process(netns, (*under, *argv(*arguments)), folder / "ferrule.log")
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def goes_on(process: Process) -> None:
+    steadily(lambda: process.alive, f"it gave up:\n{process.tail()}", seconds=GOES_ON_SECONDS)
+
+
+def get(netns: NetNs, path: str, port: int = 10256) -> tuple[int, str]:
+    def ask() -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    return netns.call(ask)
+
+
+def readiness(netns: NetNs) -> tuple[int, str]:
+    """`/readyz`: its status, and its reasons as text; asked again while nobody listens yet."""
+    found: list[tuple[int, str]] = []
+
+    def asked() -> bool:
+        try:
+            found.append(get(netns, "/readyz"))
+        except OSError:
+            return False
+        return True
+
+    eventually(asked, "nobody answers at /readyz")
+    return found[-1]
+
+
+# ---------------------------------------------------------------------- the kubeconfig
+
+
+def test_a_kubeconfig_that_is_not_there(netns: NetNs, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    assert ends(netns, config(tmp_path, missing)) == f"ferrule: {missing}: the kubeconfig does not exist"
+
+
+def test_a_kubeconfig_we_may_not_read(netns: NetNs, tmp_path: Path) -> None:
+    access = kubeconfig(tmp_path / "kubeconfig")
+    access.chmod(0)
+    # Root reads everything, unless it lacks the capabilities that say so.
+    said = ends(netns, config(tmp_path, access), under=("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
+    assert said == f"ferrule: {access}: the kubeconfig may not be read by user 0 (mode 0000, owner 0)"
+
+
+def test_a_kubeconfig_that_anybody_may_rewrite(netns: NetNs, tmp_path: Path) -> None:
+    access = kubeconfig(tmp_path / "kubeconfig")
+    access.chmod(0o666)
+    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+        line = process.wait_for("any user may rewrite it")
+        assert line.startswith("W")
+        assert f"{access}: mode 0666" in line
+        goes_on(process)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is no kubeconfig: it must be a mapping with clusters, users and contexts"),
+        ("<html>", "is no kubeconfig: it must be a mapping"),
+        ("clusters: [", "not YAML"),
+        ("{}", "current-context is empty: it must name one of contexts"),
+    ],
+)
+def test_a_kubeconfig_that_is_none(netns: NetNs, tmp_path: Path, content: str, said: str) -> None:
+    access = tmp_path / "kubeconfig"
+    access.write_text(content)
+    line = ends(netns, config(tmp_path, access))
+    assert line.startswith(f"ferrule: {access}: ")
+    assert said in line
+
+
+def test_a_context_that_is_not_there(netns: NetNs, tmp_path: Path) -> None:
+    access = kubeconfig(tmp_path / "kubeconfig", context="other")
+    said = ends(netns, config(tmp_path, access))
+    assert said == (f"ferrule: {access}: current-context is 'other', but contexts has no such entry (there: default)")
+
+
+def test_neither_kubeconfig_nor_pod(netns: NetNs) -> None:
+    said = ends(netns, "--conntrack-max-per-core=0", "--conntrack-min=0")
+    for way in ("--kubeconfig", "--master", "KUBERNETES_SERVICE_HOST"):
+        assert way in said
+
+
+# ---------------------------------------------------------------------- the API server
+
+
+def test_an_address_that_refuses(netns: NetNs, tmp_path: Path) -> None:
+    access = kubeconfig(tmp_path / "kubeconfig")
+    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+        line = process.wait_for("Cannot follow the API server", 'kind="Service"')
+        assert f"{NOBODY}: refused: nobody listens there [{access}, context default]" in line
+        status, why = readiness(netns)
+        assert status == 503
+        assert "Service list" in why
+        eventually(lambda: "nobody listens there" in readiness(netns)[1], "/readyz does not say why")
+        assert get(netns, "/livez")[0] == 200, "stock is healthy before its first sync"
+        goes_on(process)
+        assert len(process.lines("Cannot follow the API server")) == 3, "said once a kind, not at every retry"
+        assert "KUBE-" not in rules(netns, "nft"), "rules without a list"
+
+
+def test_a_name_that_resolves_to_nothing(netns: NetNs, tmp_path: Path) -> None:
+    access = kubeconfig(tmp_path / "kubeconfig", "https://api.ferrule.invalid:6443")
+    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+        line = process.wait_for("Cannot follow the API server")
+        assert "the name 'api.ferrule.invalid' resolves to nothing" in line
+        assert str(access) in line
+        goes_on(process)
+
+
+@contextmanager
+def tls_server(netns: NetNs, pair: Any) -> Iterator[int]:
+    """Accepts, shakes hands and hangs up; gives its port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.cert, pair.key)
+    listening = netns.call(lambda: socket.create_server(("127.0.0.1", 0)))
+
+    def serve() -> None:
+        while True:
+            try:
+                plain, _ = listening.accept()
+            except OSError:
+                return
+            try:
+                context.wrap_socket(plain, server_side=True).close()
+            except OSError:
+                plain.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+def test_a_server_of_another_authority(netns: NetNs, tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path / "ours", "our-ca"), Authority(tmp_path / "theirs", "their-ca")
+    pair = theirs.issue("impostor", addresses=("127.0.0.1",))
+    with tls_server(netns, pair) as port:
+        server = f"https://127.0.0.1:{port}"
+        access = kubeconfig(tmp_path / "kubeconfig", server, **{"certificate-authority": str(ours.pair.cert)})
+        with runs(netns, tmp_path, config(tmp_path, access)) as process:
+            line = process.wait_for("its certificate is not to be trusted")
+            assert server in line
+            assert f"Expected: issued by CN=our-ca from {ours.pair.cert}" in line
+            assert "Presented: CN=impostor, issued by CN=their-ca" in line
+            goes_on(process)
+
+
+def test_a_server_under_another_name(netns: NetNs, tmp_path: Path) -> None:
+    ours = Authority(tmp_path / "ours", "our-ca")
+    with tls_server(netns, ours.issue("elsewhere", addresses=("192.0.2.1",))) as port:
+        access = kubeconfig(
+            tmp_path / "kubeconfig",
+            f"https://127.0.0.1:{port}",
+            **{"certificate-authority": str(ours.pair.cert)},
+        )
+        with runs(netns, tmp_path, config(tmp_path, access)) as process:
+            line = process.wait_for("its certificate is not to be trusted")
+            assert "127.0.0.1" in line
+            goes_on(process)
+
+
+def test_an_authority_that_is_no_certificate(netns: NetNs, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("no certificate")
+    access = kubeconfig(tmp_path / "kubeconfig", **{"certificate-authority": str(tmp_path / "ca.crt")})
+    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+        line = process.wait_for("holds no certificate in PEM form")
+        assert str(tmp_path / "ca.crt") in line
+        goes_on(process)
+
+
+def test_a_token_file_that_goes_bad(netns: NetNs, tmp_path: Path) -> None:
+    access = kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
+    (tmp_path / "token").write_text("two words")
+    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+        line = process.wait_for("is no token: it must be one word")
+        assert line.startswith("E")
+        assert f"{tmp_path / 'token'} (users[default].user.tokenFile)" in line
+        eventually(lambda: "api-access" in readiness(netns)[1], "readiness is silent about it")
+        goes_on(process)
+
+
+# ---------------------------------------------------------------------- the configuration
+
+
+@pytest.mark.parametrize("mode", ["ipvs", "nftables"])
+@pytest.mark.parametrize("by", ["file", "flag"])
+def test_a_mode_we_do_not_have(netns: NetNs, tmp_path: Path, mode: str, by: str) -> None:
+    said = ends(netns, *([config(tmp_path, mode=mode)] if by == "file" else [f"--proxy-mode={mode}"]))
+    assert ("mode: Invalid value" if by == "flag" else f"{tmp_path / 'config.conf'}: mode") in said
+    assert f'"{mode}"' in said
+    assert "set mode: iptables (or keep kube-proxy for this one)" in said
+
+
+@pytest.mark.parametrize(
+    ("port", "server", "subsystem"), [(10256, "health", "healthz-server"), (10249, "metrics", "metrics-server")]
+)
+def test_a_port_that_is_taken(netns: NetNs, tmp_path: Path, port: int, server: str, subsystem: str) -> None:
+    taken = netns.call(lambda: socket.create_server(("127.0.0.1", port)))
+    # Whichever port is free tells what is wrong with the other.
+    arguments = (config(tmp_path, healthzBindAddress=f"127.0.0.1:{port}" if port == 10256 else "127.0.0.1:10256"),)
+    with runs(netns, tmp_path, *arguments) as process:
+        line = process.wait_for("Cannot listen", f'server="{server}"')
+        assert line.startswith("E")
+        assert f'address="127.0.0.1:{port}"' in line
+        assert 'reason="address already in use"' in line
+        if port != 10256:
+            status, why = readiness(netns)
+            assert status == 503
+            assert str(port) in json.loads(why)["reasons"][subsystem]
+        # Longer than one retry.
+        steadily(lambda: process.alive, process.tail(), seconds=6.0, every=0.5)
+        assert len(process.lines("Cannot listen")) == 1, "said at every retry"
+        taken.close()
+        process.wait_for('"Listening"', f'server="{server}"')
+
+
+@pytest.mark.parametrize("port", [10256, 10249])
+def test_a_port_that_is_taken_and_must_not_be(netns: NetNs, tmp_path: Path, port: int) -> None:
+    with netns.call(lambda: socket.create_server(("127.0.0.1", port))):
+        said = ends(netns, config(tmp_path, bindAddressHardFail=True))
+        assert "cannot listen on" in said
+        assert f":{port}: address already in use" in said
+
+
+# ---------------------------------------------------------------------- the machine
+
+HIDDEN = 'mount -t tmpfs none /usr/sbin && { [ -L /sbin ] || mount -t tmpfs none /sbin; }; exec "$@"'
+READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+
+
+def in_mounts(script: str) -> tuple[str, ...]:
+    return ("unshare", "-m", "sh", "-ec", script, "sh")
+
+
+def test_no_iptables(netns: NetNs, tmp_path: Path) -> None:
+    said = ends(netns, config(tmp_path), under=(*in_mounts(HIDDEN), "env", "PATH=/usr/bin:/bin"))
+    assert "iptables" in said
+    assert "not installed" in said
+    assert "install" in said.replace("not installed", "")
+
+
+def test_no_right_to_change_rules(netns: NetNs, tmp_path: Path) -> None:
+    said = ends(netns, config(tmp_path), under=("setpriv", "--bounding-set=-net_admin"))
+    assert "no right to change rules here" in said
+    assert "CAP_NET_ADMIN" in said
+
+
+def test_a_read_only_proc_sys(netns: NetNs, tmp_path: Path) -> None:
+    wanted = config(tmp_path, conntrack={"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "1h"})
+    with runs(netns, tmp_path, wanted, under=in_mounts(READ_ONLY)) as process:
+        line = process.wait_for("Kernel setting", "nf_conntrack_tcp_timeout_established")
+        assert line.startswith("W")
+        assert "3600" in line
+        assert "Read-only file system" in line
+        process.wait_for("Cannot follow the API server")
+        goes_on(process)
+
+
+def test_no_node_name(netns: NetNs, tmp_path: Path) -> None:
+    done: Callable[..., subprocess.CompletedProcess[str]] = netns.run
+    said = done(sys.executable, "-m", "ferrule", "run", config(tmp_path), "--hostname-override=   ", check=False)
+    assert said.returncode == 1
+    assert "--hostname-override is blank" in said.stderr
