@@ -1,8 +1,8 @@
 """All that iptables-save prints, made comparable, and the one place where ferrule decides what stock leaves open.
 
 Two Services that want one address and port (`docs/design/rules.md`): stock writes the rules of both, in an order that
-changes from sync to sync. Ferrule writes the owner's. `without_losers` takes the others' rules out of stock's text,
-and with them the chains that nothing else leads to; nothing is left out of ferrule's.
+changes from sync to sync. Ferrule writes the owner's. `without_losers` takes the others' rules out of stock's text
+(dispatch chains alone: losers keep the chains these led to); nothing is left out of ferrule's.
 """
 
 from __future__ import annotations
@@ -102,8 +102,6 @@ def without_losers(stock: RuleSet, owner: dict[Frontend, str]) -> int:
             kept = [rule for rule in rules if not _lost(rule, owner)]
             taken += len(rules) - len(kept)
             rules[:] = kept
-    if taken:
-        _collect(stock)
     return taken
 
 
@@ -113,21 +111,3 @@ def _lost(rule: str, owner: dict[Frontend, str]) -> bool:
         return False
     address, protocol, port_name, port = found.groups()
     return owner.get((address, protocol, int(port)), port_name) != port_name
-
-
-def _collect(rules: RuleSet) -> None:
-    """Removes Services' own chains that no rule leads to any more, and what only these led to."""
-    own = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
-    while True:
-        reached = {
-            (table, jump[1])
-            for (table, _), said in rules.rules.items()
-            for r in said
-            if (jump := re.search(r" -j (\S+)", r))
-        }
-        idle = [key for key in rules.policies if key[1].startswith(own) and key not in reached]
-        if not idle:
-            return
-        for key in idle:
-            del rules.policies[key]
-            rules.rules.pop(key, None)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
-import random
+import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -86,8 +86,8 @@ def pair(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pai
         yield Pair(stage, mark, proxies[Subject.STOCK], proxies[Subject.FERRULE])
 
 
-def test_same_rules_after_each_step(pair: Pair, backend: str, record_property: pytest.RecordProperty) -> None:
-    seed = int(os.environ.get("FERRULE_SEED") or random.SystemRandom().randrange(1 << 32))
+def test_same_rules_after_each_step(pair: Pair, backend: str, record_property: Callable[[str, object], None]) -> None:
+    seed = int(os.environ.get("FERRULE_SEED") or secrets.randbits(32))
     print(f"FERRULE_SEED={seed} FERRULE_STEPS={STEPS}")
     record_property("seed", seed)
     history = RandomHistory(seed)
