@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 from ferrule.testing.lab import NODE_NAME
 from tests.e2e.harness.api import Object
 from tests.e2e.harness.objects import ZONE
+from tests.e2e.random_objects import CONDITIONS, RandomService, random_endpoint
 
 NAMES = tuple(
     (namespace, name) for namespace in ("h0", "h1") for name in ("web", "dns", "db", "cache", "7up", "a", "z")
 )
 PORT_NUMBERS = (53, 80, 81, 443, 8443)
-PROTOCOLS = ("TCP", "TCP", "TCP", "UDP", "UDP", "SCTP")
+PROTOCOLS = ("SCTP", "TCP", "UDP")
+CONTESTED = ("TCP", 80)
 EXTERNAL = ("192.0.2.10", "192.0.2.11", "198.51.100.3", "2001:db8::10", "2001:db8::11", "2001:db8:2::3")
 BALANCER = ("192.0.2.20", "192.0.2.21", "203.0.113.5", "2001:db8::20", "2001:db8::21", "192.0.2.10")
 RANGES = (
@@ -32,88 +32,7 @@ RANGES = (
     "::/0",
     "2001:db8::20/128",
 )
-ZONES = ("zone-a", "zone-b", "zone-c")
-CONDITIONS: Sequence[dict[str, bool]] = (
-    {"ready": True},
-    {"ready": True, "serving": True, "terminating": False},
-    {"ready": True, "serving": True, "terminating": False},
-    {"ready": False, "serving": False, "terminating": False},
-    {"ready": False, "serving": True, "terminating": True},
-    {"ready": False, "serving": True, "terminating": True},
-    {"ready": False, "serving": False, "terminating": True},
-    {"ready": True, "serving": True, "terminating": True},
-    {"ready": False},
-    {},
-)
-MOST_SERVICES = 12
-
-
-@dataclass(slots=True)
-class RandomService:
-    """What a Service could say, whatever its type; `thing` says what its type allows."""
-
-    namespace: str
-    name: str
-    uid: str
-    families: list[str]
-    ips: list[str]
-    ports: list[Object]
-    health_port: int
-    type: str = "ClusterIP"
-    headless: bool = False
-    external: str = "Cluster"
-    internal: str = "Cluster"
-    affinity: int = 0
-    external_ips: list[str] = field(default_factory=list)
-    ranges: list[str] = field(default_factory=list)
-    annotated_ranges: str = ""
-    ingress: list[Object] = field(default_factory=list)
-    node_ports: bool = True
-    labels: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.namespace, self.name
-
-    def thing(self) -> Object:
-        """As to be sent; status included."""
-        balanced, exposed = self.type == "LoadBalancer", self.type in ("NodePort", "LoadBalancer")
-        numbered = self.type == "NodePort" or (balanced and self.node_ports)
-        ports = [p if numbered else {k: v for k, v in p.items() if k != "nodePort"} for p in self.ports]
-        spec: Object = {"type": self.type, "ports": ports}
-        if self.type == "ExternalName":
-            spec["externalName"] = "elsewhere.example"
-        else:
-            ips = ["None"] if self.headless else self.ips
-            policy = "RequireDualStack" if len(self.families) > 1 else "SingleStack"
-            spec |= {"clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": self.families, "ipFamilyPolicy": policy}
-            spec |= {"internalTrafficPolicy": self.internal, "externalIPs": self.external_ips}
-            if self.affinity:
-                spec |= {
-                    "sessionAffinity": "ClientIP",
-                    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": self.affinity}},
-                }
-            if exposed or self.external_ips:
-                spec["externalTrafficPolicy"] = self.external
-        if balanced:
-            spec["allocateLoadBalancerNodePorts"] = self.node_ports
-            spec["loadBalancerSourceRanges"] = self.ranges
-            if self.external == "Local":
-                spec["healthCheckNodePort"] = self.health_port
-        notes = {"service.beta.kubernetes.io/load-balancer-source-ranges": self.annotated_ranges}
-        return {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {
-                "name": self.name,
-                "namespace": self.namespace,
-                "uid": self.uid,
-                "labels": self.labels,
-                "annotations": notes if balanced and self.annotated_ranges else {},
-            },
-            "spec": spec,
-            "status": {"loadBalancer": {"ingress": self.ingress} if balanced and self.ingress else {}},
-        }
+LEAST_SERVICES, MOST_SERVICES = 3, 12
 
 
 class RandomHistory:
@@ -130,24 +49,26 @@ class RandomHistory:
 
     def next(self) -> list[Object]:
         """The whole state; nothing in it is shared with states before or after."""
-        changes: list[tuple[int, Callable[[], str]]] = [
-            (8 if len(self._services) < MOST_SERVICES else 0, self._create),
-            (3, self._delete),
-            (3, self._recreate),
-            (20, self._alter),
-            (22, self._alter_slice),
-            (7, self._new_slice),
-            (5, self._delete_slice),
-            (1, self._relabel_node),
-        ]
-        self.did = []
-        for _ in range(self.rng.choice((1, 1, 1, 2, 3, 6))):
-            usable = changes if len(self._services) > 2 else changes[:1]
-            change = self.rng.choices([c for _, c in usable], [weight for weight, _ in usable])[0]
-            self.did.append(change())
+        self.did = [self._change()() for _ in range(self.rng.choice((1, 1, 1, 2, 3, 6)))]
         node = {"kind": "Node", "metadata": {"name": NODE_NAME, "labels": self._labels}}
         services = [service.thing() for service in self._services.values()]
         return copy.deepcopy([node, *services, *self._slices.values()])
+
+    def _change(self) -> Callable[[], str]:
+        if len(self._services) < LEAST_SERVICES:
+            return self._create
+        weights: dict[Callable[[], str], int] = {
+            self._create: 8 if len(self._services) < MOST_SERVICES else 0,
+            self._delete: 3,
+            self._recreate: 3,
+            self._alter: 20,
+            self._contend: 2,
+            self._alter_slice: 22,
+            self._new_slice: 7,
+            self._delete_slice: 5,
+            self._relabel_node: 1,
+        }
+        return self.rng.choices(list(weights), list(weights.values()))[0]
 
     # ------------------------------------------------------------ Services
 
@@ -182,7 +103,10 @@ class RandomHistory:
 
     def _ports(self) -> list[Object]:
         count = self.rng.choice((1, 1, 2, 3))
-        pairs = self.rng.sample([(p, n) for p in sorted(set(PROTOCOLS)) for n in PORT_NUMBERS], count)
+        pairs = self.rng.sample([(p, n) for p in PROTOCOLS for n in PORT_NUMBERS], count)
+        # Services that want each other's addresses must want the same port for it to matter.
+        if CONTESTED not in pairs and self.rng.random() < 0.6:
+            pairs[0] = CONTESTED
         used = {port["nodePort"] for service in self._services.values() for port in service.ports}
         numbers = self.rng.sample([n for n in range(30000, 30400) if n not in used], count)
         names = [""] if count == 1 and self.rng.random() < 0.3 else ["http", "p-1", "metrics"]
@@ -212,6 +136,23 @@ class RandomHistory:
     def _alter(self) -> str:
         service = self._services[self._any()]
         return f"{self._alter_one(service)} of {service.namespace}/{service.name}"
+
+    def _contend(self) -> str:
+        """One Service wants what another has, whatever kind of address it is to the other, on the same port."""
+        key, other = self.rng.sample(list(self._services), 2)
+        taker, giver = self._services[key], self._services[other]
+        wanted = [*giver.ips, *giver.external_ips, *(at["ip"] for at in giver.ingress if "ip" in at)]
+        address = self.rng.choice(wanted)
+        if taker.headless or giver.headless:
+            return "no contest"
+        family = "IPv6" if ":" in address else "IPv4"
+        if taker.type == "ExternalName" or family not in taker.families:
+            return "no contest"
+        taker.external_ips = sorted({*taker.external_ips, address})
+        frontend = {k: giver.ports[0][k] for k in ("protocol", "port")}
+        if all(port | frontend != port for port in taker.ports):
+            taker.ports = [taker.ports[0] | frontend, *taker.ports[1:]]
+        return f"{key} wants {address} of {other}"
 
     def _alter_one(self, service: RandomService) -> str:
         if service.headless:
@@ -325,20 +266,9 @@ class RandomHistory:
         pool = [a for net in (1, 2) for n in range(10, 30) if (a := form.format(net, n)) not in used]
         hinted = self.rng.choice((None, None, None, None, "zones", "most", "nodes"))
         thing["endpoints"] = [
-            self._endpoint(address, hinted) for address in self.rng.sample(pool, self.rng.choice((0, 1, 1, 2, 3, 6)))
+            random_endpoint(self.rng, address, hinted)
+            for address in self.rng.sample(pool, self.rng.choice((0, 1, 1, 2, 3, 6)))
         ]
-
-    def _endpoint(self, address: str, hinted: str | None) -> Object:
-        endpoint: dict[str, Any] = {"addresses": [address], "conditions": dict(self.rng.choice(CONDITIONS))}
-        node = self.rng.choice((NODE_NAME, NODE_NAME, "node-2", "node-2", None))
-        if node:
-            endpoint |= {"nodeName": node, "zone": self.rng.choice(ZONES)}
-        hints: Object = {"forZones": [{"name": zone} for zone in self.rng.sample(ZONES, self.rng.choice((1, 1, 2)))]}
-        if hinted == "nodes":
-            hints |= {"forNodes": [{"name": self.rng.choice((NODE_NAME, "node-2"))}]}
-        if hinted and not (hinted == "most" and self.rng.random() < 0.2):
-            endpoint["hints"] = hints
-        return endpoint
 
     def _alter_slice(self) -> str:
         candidates = [

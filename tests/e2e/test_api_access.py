@@ -1,0 +1,152 @@
+"""A long outage is cheap, a slow server is waited for, tokens rotate and expire, and clocks jump."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import faults
+from tests.e2e.harness.faulty_proxy import FaultyProxy
+from tests.e2e.harness.subject import HEALTH, Proxy, Subject, proxy_config, rules
+from tests.e2e.harness.waiting import eventually, steadily
+from tests.e2e.harness.world import World
+
+pytestmark = pytest.mark.netns
+
+OUTAGE = float(os.environ.get("FERRULE_OUTAGE", "20"))
+"""Seconds without an API server."""
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+def address(world: World, name: str) -> str:
+    return str(world.service(name, selector={})["spec"]["clusterIP"])
+
+
+def has(proxy: Proxy, ip: str) -> bool:
+    return f"{ip}/32" in rules(proxy.node, proxy.backend)
+
+
+def follows(world: World, proxy: Proxy, name: str, seconds: float = 90) -> None:
+    ip = address(world, name)
+    eventually(lambda: has(proxy, ip), lambda: f"does not follow:\n{proxy.running.tail()}", seconds=seconds)
+
+
+def why_not_ready(proxy: Proxy) -> str:
+    return proxy.http("/readyz", HEALTH).text
+
+
+def test_an_outage_costs_next_to_nothing(world: World, record_property: Callable[[str, object], None]) -> None:
+    node = world.node()
+    client, web = world.client(node), world.pod("web-1", node)
+    service = world.service()["spec"]["clusterIP"]
+    world.wait_for_endpoints(web.ip)
+    with FaultyProxy(world.cluster) as between:
+        kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig", server=between.url)
+        config = proxy_config(world.folder / "config", kubeconfig)
+        with Proxy(Subject.FERRULE, node, world.cluster, world.folder, config=config) as proxy:
+            proxy.wait_until_synced()
+            eventually(lambda: has(proxy, service), "no first sync")
+            with between.inject(faults.status(503, "ServiceUnavailable", "down")):
+                between.break_streams()
+                eventually(lambda: proxy.running.lines("Cannot follow the API server"), "nothing about it in the log")
+                synced, cpu, since = len(proxy.running.lines('"Synced"')), proxy.running.cpu_seconds(), time.monotonic()
+                steadily(
+                    lambda: client.ask(service, 80)[0].pod == "web-1", "traffic stopped", seconds=OUTAGE, every=1.0
+                )
+                took = time.monotonic() - since
+                cpu = proxy.running.cpu_seconds() - cpu
+                asked = between.count(since=since)
+                record_property("cpu_percent", round(100 * cpu / took, 2))
+                record_property("requests", asked)
+                print(f"{took:.0f} s without an API server: {cpu:.2f} s of CPU, {asked} requests")
+                # Three kinds, each 0.8 s, 1.6 s, … 30 s apart: five or six each in the first half minute.
+                assert asked <= 3 * (6 + took / 30)
+                assert cpu < 0.02 * took
+                assert len(proxy.running.lines('"Synced"')) == synced, "rules were written"
+            between.break_streams()
+            follows(world, proxy, "after")
+
+
+def test_a_server_that_takes_seconds_for_everything(world: World) -> None:
+    node = world.node()
+    first = address(world, "before")
+    with FaultyProxy(world.cluster) as between, between.inject(faults.delayed(2.0)):
+        kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig", server=between.url)
+        config = proxy_config(world.folder / "config", kubeconfig)
+        with Proxy(Subject.FERRULE, node, world.cluster, world.folder, config=config) as proxy:
+            proxy.wait_until_synced()
+            eventually(lambda: has(proxy, first), "no first sync")
+            follows(world, proxy, "after")
+            assert not proxy.running.lines("Cannot follow"), "slow is no failure"
+
+
+def test_a_token_that_expires_and_is_rotated(world: World) -> None:
+    node = world.node()
+    first = address(world, "before")
+    kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig", token=world.cluster.token(-50))
+    token = kubeconfig.with_suffix(".token")
+    with FaultyProxy(world.cluster) as between:
+        kubeconfig.write_text(kubeconfig.read_text().replace(world.cluster.url, between.url))
+        config = proxy_config(world.folder / "config", kubeconfig)
+        with Proxy(Subject.FERRULE, node, world.cluster, world.folder, config=config) as proxy:
+            proxy.wait_until_synced()
+            eventually(lambda: has(proxy, first), "no first sync")
+
+            def denied() -> bool:
+                # Running watches outlive their token: only a new request meets the refusal.
+                between.break_streams()
+                time.sleep(2.0)
+                return "401" in why_not_ready(proxy)
+
+            eventually(denied, lambda: f"an expired token works:\n{proxy.running.tail()}", seconds=90)
+            assert proxy.running.lines("E", "Cannot follow the API server", "401"), "not said loudly"
+            assert has(proxy, first), "rules went with the token"
+            token.write_text(world.cluster.token())
+            follows(world, proxy, "after", seconds=120)
+            eventually(lambda: "401" not in why_not_ready(proxy), "readiness keeps the refusal")
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=30), timedelta(days=-30)], ids=["forward", "back"])
+def test_the_clock_jumps(world: World, monkeypatch: pytest.MonkeyPatch, jump: timedelta) -> None:
+    """Only the wall clock, as when somebody sets it: what waits goes by the monotonic one. TLS would not survive a
+    jump beyond the certificates' dates, whoever checks them: the connection that is there does."""
+    if not FAKETIME.exists():
+        pytest.skip("libfaketime is not installed (apt-get install libfaketime)")
+    node = world.node()
+    clock = world.folder / "clock"
+    clock.write_text("+0")
+    proxy = Proxy(Subject.FERRULE, node, world.cluster, world.folder)
+    with monkeypatch.context() as patched:
+        for name, value in (
+            ("LD_PRELOAD", str(FAKETIME)),
+            ("FAKETIME_TIMESTAMP_FILE", str(clock)),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ):
+            patched.setenv(name, value)
+        proxy.start()
+    try:
+        proxy.wait_until_synced()
+        follows(world, proxy, "before")
+        clock.write_text(f"{jump.total_seconds():+.0f}")
+
+        def shown() -> timedelta:
+            said = re.search(r'"currentTime":"([^"]+)"', proxy.http("/healthz", HEALTH).text)
+            assert said is not None
+            return datetime.fromisoformat(said[1]) - datetime.now(UTC)
+
+        eventually(lambda: abs(shown() - jump) < timedelta(hours=1), lambda: f"the clock did not jump: {shown()}")
+        synced, cpu = len(proxy.running.lines('"Synced"')), proxy.running.cpu_seconds()
+        steadily(lambda: proxy.http("/healthz", HEALTH).status == 200, "unhealthy by the clock", seconds=5)
+        assert len(proxy.running.lines('"Synced"')) == synced, "a clock is no reason to write"
+        assert proxy.running.cpu_seconds() - cpu < 1.0, "busy because of a clock"
+        follows(world, proxy, "after")
+    finally:
+        proxy.kill()
