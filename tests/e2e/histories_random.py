@@ -12,26 +12,15 @@ from collections.abc import Callable
 from ferrule.testing.lab import NODE_NAME
 from tests.e2e.harness.api import Object
 from tests.e2e.harness.objects import ZONE
-from tests.e2e.random_objects import CONDITIONS, RandomService, random_endpoint
+from tests.e2e.random_objects import BALANCER, CONDITIONS, EXTERNAL, RANGES, RandomService, random_endpoint
 
 NAMES = tuple(
     (namespace, name) for namespace in ("h0", "h1") for name in ("web", "dns", "db", "cache", "7up", "a", "z")
 )
+Name = tuple[str, str]
 PORT_NUMBERS = (53, 80, 81, 443, 8443)
 PROTOCOLS = ("SCTP", "TCP", "UDP")
 CONTESTED = ("TCP", 80)
-EXTERNAL = ("192.0.2.10", "192.0.2.11", "198.51.100.3", "2001:db8::10", "2001:db8::11", "2001:db8:2::3")
-BALANCER = ("192.0.2.20", "192.0.2.21", "203.0.113.5", "2001:db8::20", "2001:db8::21", "192.0.2.10")
-RANGES = (
-    "10.0.0.0/8",
-    "172.31.250.0/24",
-    "0.0.0.0/0",
-    "192.0.2.20/32",
-    "203.0.113.0/24",
-    "fd00:255::/64",
-    "::/0",
-    "2001:db8::20/128",
-)
 LEAST_SERVICES, MOST_SERVICES = 3, 12
 
 
@@ -41,8 +30,8 @@ class RandomHistory:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - no secret
         self.did: list[str] = []
-        self._services: dict[tuple[str, str], RandomService] = {}
-        self._slices: dict[tuple[str, str], Object] = {}
+        self._services: dict[Name, RandomService] = {}
+        self._slices: dict[Name, Object] = {}
         self._labels = {"kubernetes.io/hostname": NODE_NAME, ZONE: "zone-a"}
         self._made = 0
         self._freed: list[RandomService] = []
@@ -72,9 +61,8 @@ class RandomHistory:
 
     # ------------------------------------------------------------ Services
 
-    def _create(self, key: tuple[str, str] | None = None) -> str:
-        free = [key for key in NAMES if key not in self._services]
-        namespace, name = key or self.rng.choice(free)
+    def _create(self, key: Name | None = None) -> str:
+        namespace, name = key or self.rng.choice([key for key in NAMES if key not in self._services])
         self._made += 1
         # Addresses are used again, by another Service too, as soon as they are free.
         if self._freed and self.rng.random() < 0.4:
@@ -158,24 +146,12 @@ class RandomHistory:
         if service.headless:
             service.ports = self._ports()
             return "headless ports"
-        return self.rng.choice(
-            (
-                self._retype,
-                self._retype,
-                self._reexpose,
-                self._policies,
-                self._policies,
-                self._affinity,
-                self._restrict,
-                self._ingress,
-                self._ingress,
-                self._renumber,
-                self._label,
-            )
-        )(service)
+        often = (self._retype, self._policies, self._ingress)
+        seldom = (self._reexpose, self._affinity, self._restrict, self._renumber, self._label)
+        return self.rng.choice(2 * often + seldom)(service)
 
     def _retype(self, service: RandomService) -> str:
-        kinds = ("ClusterIP", "NodePort", "NodePort", "LoadBalancer", "LoadBalancer", "LoadBalancer", "ExternalName")
+        kinds = ("ClusterIP",) * 3 + ("NodePort",) * 3 + ("LoadBalancer",) * 5 + ("ExternalName",)
         service.type = self.rng.choice(kinds)
         service.node_ports = self.rng.random() < 0.8
         if service.type == "LoadBalancer" and not service.ingress:
@@ -305,13 +281,13 @@ class RandomHistory:
         self._labels = {"kubernetes.io/hostname": NODE_NAME} | ({ZONE: zone} if zone else {})
         return f"node in {zone}"
 
-    def _any(self) -> tuple[str, str]:
+    def _any(self) -> Name:
         return self.rng.choice(list(self._services))
 
-    def _slices_of(self, service: RandomService) -> list[tuple[str, str]]:
+    def _slices_of(self, service: RandomService) -> list[Name]:
         return [key for key, thing in self._slices.items() if _owner(thing) == service.key]
 
 
-def _owner(thing: Object) -> tuple[str, str]:
+def _owner(thing: Object) -> Name:
     meta = thing["metadata"]
     return meta["namespace"], meta["labels"]["kubernetes.io/service-name"]
