@@ -51,7 +51,7 @@ class RandomHistory:
             self._delete: 3,
             self._recreate: 3,
             self._alter: 20,
-            self._contend: 2,
+            self._contend: 3,
             self._alter_slice: 22,
             self._new_slice: 7,
             self._delete_slice: 5,
@@ -127,20 +127,24 @@ class RandomHistory:
 
     def _contend(self) -> str:
         """One Service wants what another has, whatever kind of address it is to the other, on the same port."""
-        key, other = self.rng.sample(list(self._services), 2)
-        taker, giver = self._services[key], self._services[other]
-        wanted = [*giver.ips, *giver.external_ips, *(at["ip"] for at in giver.ingress if "ip" in at)]
-        address = self.rng.choice(wanted)
-        if taker.headless or giver.headless:
+        having = [service for service in self._services.values() if not service.headless]
+        contests = [
+            (taker, giver, address)
+            for taker in having
+            for giver in having
+            for address in (*giver.ips, *giver.external_ips, *(at["ip"] for at in giver.ingress if "ip" in at))
+            if taker is not giver
+            and "ExternalName" not in (taker.type, giver.type)
+            and ("IPv6" if ":" in address else "IPv4") in taker.families
+        ]
+        if not contests:
             return "no contest"
-        family = "IPv6" if ":" in address else "IPv4"
-        if taker.type == "ExternalName" or family not in taker.families:
-            return "no contest"
+        taker, giver, address = self.rng.choice(contests)
         taker.external_ips = sorted({*taker.external_ips, address})
         frontend = {k: giver.ports[0][k] for k in ("protocol", "port")}
         if all(port | frontend != port for port in taker.ports):
             taker.ports = [taker.ports[0] | frontend, *taker.ports[1:]]
-        return f"{key} wants {address} of {other}"
+        return f"{taker.key} wants {address} of {giver.key}"
 
     def _alter_one(self, service: RandomService) -> str:
         if service.headless:

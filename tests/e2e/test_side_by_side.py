@@ -23,9 +23,8 @@ from tests.e2e.histories import OWN_SERVICE, HistoryCluster, Mark, Stage, twin, 
 from tests.e2e.histories_random import RandomHistory
 from tests.e2e.rule_sets import owners, parse, without_losers
 
-pytestmark = pytest.mark.netns
-
 STEPS = int(os.environ.get("FERRULE_STEPS", "150"))
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(300 + 5 * STEPS)]
 ENOUGH = 150
 """Steps in which every seed so far brought contests about addresses."""
 RESTART_EVERY = 50
