@@ -118,7 +118,7 @@ def test_deleted_rules_come_back(world: World, subject: Subject, backend: str, f
         if flush == "everything":
             # In one go, or the proxy's own writing might come between: emptied tables, all chains of anybody's gone.
             empty = "".join(f"*{table}\nCOMMIT\n" for table in ("mangle", "filter", "nat"))
-            node.netns.run(f"iptables-{backend}-restore", stdin=empty)
+            node.netns.run(f"iptables-{backend}-restore", "-w", "5", stdin=empty)
         else:
             for table in ("nat", "filter", "mangle"):
                 node.netns.run(f"iptables-{backend}", "-w", "5", "-t", table, "-X", "KUBE-PROXY-CANARY")
