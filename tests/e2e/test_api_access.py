@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import faults
+from tests.e2e.harness.api import Api, ApiError
+from tests.e2e.harness.cluster import ACCOUNT, ACCOUNT_NAMESPACE, LOCALHOST, PORT
 from tests.e2e.harness.faulty_proxy import FaultyProxy
 from tests.e2e.harness.subject import HEALTH, Proxy, Subject, proxy_config, rules
 from tests.e2e.harness.waiting import eventually, steadily
@@ -111,6 +114,92 @@ def test_a_token_that_expires_and_is_rotated(world: World) -> None:
             token.write_text(world.cluster.token())
             follows(world, proxy, "after", seconds=120)
             eventually(lambda: "401" not in why_not_ready(proxy), "readiness keeps the refusal")
+
+
+def bound_token(world: World, secret: str) -> str:
+    """A real token that lives as long as this Secret, which is made for it."""
+    path = f"/api/v1/namespaces/{ACCOUNT_NAMESPACE}"
+    made = world.api.call(
+        "POST", f"{path}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}}
+    )
+    to = {"apiVersion": "v1", "kind": "Secret", "name": secret, "uid": made["metadata"]["uid"]}
+    spec = {"expirationSeconds": 3600, "boundObjectRef": to}
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    return str(world.api.call("POST", f"{path}/serviceaccounts/{ACCOUNT}/token", asked)["status"]["token"])
+
+
+def refused(world: World, token: str) -> bool:
+    """The server remembers a good token for ten seconds."""
+    cluster = world.cluster
+    try:
+        Api(cluster.host.netns, LOCALHOST, PORT, cluster.ca, client=None, token=token).list("Node")
+    except ApiError as error:
+        return error.status == 401
+    return False
+
+
+def test_a_token_that_is_replaced_in_time_costs_nothing(world: World) -> None:
+    """The old one is revoked, the file holds the next: one 401, asked again at once, nothing in the log."""
+    node = world.node()
+    old, new = bound_token(world, "first"), bound_token(world, "second")
+    secrets = f"/api/v1/namespaces/{ACCOUNT_NAMESPACE}/secrets"
+    try:
+        with FaultyProxy(world.cluster) as between:
+            kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig", server=between.url, token=old)
+            config = proxy_config(world.folder / "config", kubeconfig)
+            with Proxy(Subject.FERRULE, node, world.cluster, world.folder, config=config) as proxy:
+                proxy.wait_until_synced()
+                follows(world, proxy, "before")
+                kubeconfig.with_suffix(".token").write_text(new)
+                world.api.call("DELETE", f"{secrets}/first")
+                eventually(lambda: refused(world, old), "a token outlives its Secret")
+                between.break_streams()
+                follows(world, proxy, "after")
+                assert not proxy.running.lines("(401)"), "a rotation is no trouble"
+                assert why_not_ready(proxy) == '{"ready":true,"reasons":{}}'
+    finally:
+        for name in ("first", "second"):
+            with contextlib.suppress(ApiError):
+                world.api.call("DELETE", f"{secrets}/{name}")
+
+
+def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) -> None:
+    """403 for every kind: rules stay, readiness and an error line tell, requests are few; given back, it follows."""
+    node = world.node()
+    with FaultyProxy(world.cluster) as between:
+        kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig", server=between.url)
+        config = proxy_config(world.folder / "config", kubeconfig)
+        with Proxy(Subject.FERRULE, node, world.cluster, world.folder, config=config) as proxy:
+            proxy.wait_until_synced()
+            first = address(world, "before")
+            eventually(lambda: has(proxy, first), "no first sync")
+            synced = len(proxy.running.lines('"Synced"'))
+            try:
+                world.cluster.revoke()
+                since = time.monotonic()
+
+                def denied() -> bool:
+                    # The authorizer hears of it by a watch of its own.
+                    between.break_streams()
+                    time.sleep(1.0)
+                    return "forbidden" in why_not_ready(proxy)
+
+                eventually(denied, lambda: f"readiness is silent:\n{proxy.running.tail()}")
+                assert proxy.http("/readyz", HEALTH).status == 503
+                (said, *_) = proxy.running.lines("Cannot follow the API server", "(403)")
+                assert said.startswith("E")
+                assert 'User "system:serviceaccount:kube-system:kube-proxy" cannot' in said.replace("\\", "")
+                steadily(lambda: has(proxy, first), "rules went with the role", seconds=4.0)
+                assert proxy.http("/healthz", HEALTH).status == 200, "traffic flows: no reason to drain the node"
+                assert len(proxy.running.lines('"Synced"')) == synced
+                asked, took = between.count(since=since), time.monotonic() - since
+                print(f"{took:.1f} s without the role: {asked} requests")
+                # Each breaking of the streams costs each kind one besides its back-off.
+                assert asked <= 10 + 3 * took, f"{asked} requests in {took:.1f} s"
+            finally:
+                world.cluster.grant()
+            follows(world, proxy, "after")
+            eventually(lambda: proxy.http("/readyz", HEALTH).status == 200, lambda: why_not_ready(proxy))
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=30), timedelta(days=-30)], ids=["forward", "back"])

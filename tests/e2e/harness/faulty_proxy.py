@@ -66,6 +66,7 @@ class FaultyProxy:
         self._injections: list[_Injection] = []
         self._open = asyncio.Event()
         self._open.set()
+        self._crumbs: tuple[int, float] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faulty-proxy", daemon=True)
         self._session: ClientSession | None = None
@@ -126,6 +127,15 @@ class FaultyProxy:
             yield
         finally:
             self._loop.call_soon_threadsafe(self._open.set)
+
+    @contextmanager
+    def dripping(self, size: int = 512, pause: float = 0.01) -> Iterator[None]:
+        """True answers, at most `size` bytes at a time with `pause` seconds between: no line arrives whole."""
+        self._crumbs = size, pause
+        try:
+            yield
+        finally:
+            self._crumbs = None
 
     def break_streams(self) -> None:
         """Every connection of a client breaks; the next request is served as before."""
@@ -208,11 +218,17 @@ class FaultyProxy:
                     response.enable_chunked_encoding()
                 await response.prepare(request)
                 async for chunk in real.content.iter_any():
-                    await self._open.wait()
-                    await response.write(chunk)
+                    for crumb in self._pieces(chunk):
+                        await self._open.wait()
+                        await response.write(crumb)
+                        await asyncio.sleep(self._crumbs[1] if self._crumbs else 0.0)
                 await response.write_eof()
                 return response
         except (ClientError, OSError):
             # The server is not there, or either side broke off: so does the other.
             abort(request)
             return response or web.Response()
+
+    def _pieces(self, chunk: bytes) -> list[bytes]:
+        size = self._crumbs[0] if self._crumbs else len(chunk)
+        return [chunk[at : at + size] for at in range(0, len(chunk), size)]

@@ -1,0 +1,29 @@
+"""`ferrule` with seconds where it has minutes, so that cases see what silence does; the same program otherwise.
+
+Run as a script. What is replaced are the values that the daemon leaves to the defaults of the classes it uses.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from ferrule.api import reflector
+from ferrule.api.client import ApiClient, Timeouts
+from ferrule.api.follow import Follower
+from ferrule.cli import main
+from ferrule.daemon import cluster
+
+WATCH_SECONDS = (4, 5)
+IDLE_MARGIN = 2.0
+TIMEOUTS = Timeouts(connect=2.0, headers=3.0, idle=3.0)
+NODE_SECONDS = 4.0
+
+if __name__ == "__main__":
+    reflector.WATCH_SECONDS = WATCH_SECONDS
+    vars(cluster).update(
+        NODE_SECONDS=NODE_SECONDS,
+        Follower=partial(Follower, idle_margin=IDLE_MARGIN),
+        ApiClient=partial(ApiClient, timeouts=TIMEOUTS),
+    )
+    sys.exit(main())
