@@ -328,11 +328,6 @@ RETRY_AFTER = 5
 WATCHES: dict[str, dict[str, Fault]] = {
     "refusals": {"services": faults.gone(), "endpointslices": faults.empty(), "nodes": faults.too_many(RETRY_AFTER)},
     "rubbish": {"services": faults.html_as_ok(), "endpointslices": faults.truncated(), "nodes": faults.reset()},
-    "errors": {
-        "services": faults.gone_in_the_stream(),
-        "endpointslices": faults.internal_error(),
-        "nodes": faults.html(),
-    },
 }
 WATCH_FAULT_SECONDS = 10.0
 
