@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ferrule.testing.lab import NODE_IPS, NODE_NAME
+from ferrule.testing.lab import NO_DAD, NODE_IPS, NODE_NAME
 from ferrule.testing.netns import NetNs
 from tests.e2e.harness import objects
 from tests.e2e.harness.api import Api, ApiError, Object
 from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.fabric import NO_DAD, NodeHost
+from tests.e2e.harness.fabric import NodeHost
 from tests.e2e.harness.process import Process
 from tests.e2e.harness.relay import Relay
 

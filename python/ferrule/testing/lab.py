@@ -89,7 +89,7 @@ class Host:
         """`stream` or `knock`; returns once it runs. Close its stdin (`finish`) to get the verdict."""
         argv = (sys.executable, "-S", str(POD_PROGRAM), *command)
         child = self.netns.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        _wait_for(child, "open")
+        wait_for(child, "open")
         return child
 
 
@@ -124,7 +124,8 @@ def _answer(raw: dict[str, Any]) -> Answer:
     return Answer(raw["pod"], str(raw["peer"][0]).removeprefix("::ffff:"), "")
 
 
-def _wait_for(child: subprocess.Popen[str], word: str) -> None:
+def wait_for(child: subprocess.Popen[str], word: str) -> None:
+    """The program's first line must be this word; it is killed and `RuntimeError` raised if not."""
     assert child.stdout is not None
     ready, _, _ = select.select([child.stdout], [], [], READY_SECONDS)
     line = child.stdout.readline().strip() if ready else "silence"
@@ -133,11 +134,58 @@ def _wait_for(child: subprocess.Popen[str], word: str) -> None:
         raise RuntimeError(f"{child.args!r} said {line!r} instead of {word!r}")
 
 
-def _make(name: str) -> NetNs:
-    """A namespace whose IPv6 addresses work at once: duplicate detection would cost each new link a second."""
+NO_DAD = {"ipv6__conf__all__accept_dad": 0, "ipv6__conf__default__accept_dad": 0}
+"""Sysctls without which duplicate detection costs each new link a second."""
+
+
+def make_namespace(name: str) -> NetNs:
+    """A namespace whose IPv6 addresses work at once."""
     netns = NetNs(name).make()
-    netns.sysctl(ipv6__conf__all__accept_dad=0, ipv6__conf__default__accept_dad=0)
+    netns.sysctl(**NO_DAD)
     return netns
+
+
+def join_lan(lan: NetNs, host: Host) -> None:
+    """Plug a host's `eth0`, with its addresses, into the bridge `br0` of `lan`."""
+    port = f"to-{host.name}"[:15]
+    lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
+    lan.ip("link", "set", port, "master", "br0", "up")
+    host.netns.ip("link", "set", "eth0", "up")
+    host.netns.ip("addr", "add", f"{host.ips[0]}/24", "dev", "eth0")
+    host.netns.ip("addr", "add", f"{host.ips[1]}/64", "dev", "eth0", "nodad")
+
+
+def set_up_router(netns: NetNs) -> None:
+    """What makes a host on the LAN a node."""
+    # A default route, so that cluster IPs get as far as the rules.
+    netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
+    netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
+    # No limit on ICMP errors either: a refusal that is not sent looks like a drop.
+    netns.sysctl(
+        ipv4__ip_forward=1,
+        ipv6__conf__all__forwarding=1,
+        ipv4__conf__all__rp_filter=0,
+        ipv4__icmp_ratelimit=0,
+        ipv6__icmp__ratelimit=0,
+    )
+
+
+def wire_pod(router: Host, pod: Host, veth: str) -> None:
+    """Connect a Pod's namespace to its node and route its addresses there; `veth` is the node's end."""
+    router.netns.ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", pod.netns.name)
+    router.netns.ip("link", "set", veth, "up")
+    router.netns.ip("addr", "add", "fe80::1/64", "dev", veth, "nodad")
+    pod.netns.ip("link", "set", "eth0", "up")
+    pod.netns.ip("addr", "add", f"{pod.ips[0]}/32", "dev", "eth0")
+    pod.netns.ip("addr", "add", f"{pod.ips[1]}/128", "dev", "eth0", "nodad")
+    # The node's end carries no IPv4 address, as with routed CNIs, so that masquerading takes the node's own.
+    mac = json.loads(router.netns.ip("-j", "link", "show", veth))[0]["address"]
+    pod.netns.ip("neigh", "add", GATEWAY, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+    pod.netns.ip("route", "add", GATEWAY, "dev", "eth0")
+    pod.netns.ip("route", "add", "default", "via", GATEWAY)
+    pod.netns.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+    router.netns.ip("route", "add", f"{pod.ips[0]}/32", "dev", veth, "src", router.ips[0])
+    router.netns.ip("-6", "route", "add", f"{pod.ips[1]}/128", "dev", veth, "src", router.ips[1])
 
 
 @dataclass(slots=True)
@@ -206,57 +254,28 @@ class Lab:
             for net in nets:
                 router.netns.ip("route", "add", net, "via", peer.ips[":" in net])
         for router in (node, other):
-            # A default route, so that cluster IPs get as far as the rules.
-            router.netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
-            router.netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
-            # No limit on ICMP errors either: a refusal that is not sent looks like a drop.
-            router.netns.sysctl(
-                ipv4__ip_forward=1,
-                ipv6__conf__all__forwarding=1,
-                ipv4__conf__all__rp_filter=0,
-                ipv4__icmp_ratelimit=0,
-                ipv6__icmp__ratelimit=0,
-            )
+            set_up_router(router.netns)
         for number, (router, name) in enumerate(
             [(node, n) for n in self.local] + [(node, "client")] + [(other, n) for n in self.remote]
         ):
             self._pod(router, name, number)
         for host in self.hosts.values():
             if host.server is not None:
-                _wait_for(host.server, "ready")
+                wait_for(host.server, "ready")
 
     def _on_lan(self, name: str, ips: tuple[str, str]) -> Host:
         assert self._lan is not None
-        netns = _make(name)
+        netns = make_namespace(name)
         host = self.hosts[name] = Host(name, netns, ips)
-        port = f"to-{name}"
-        self._lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", netns.name)
-        self._lan.ip("link", "set", port, "master", "br0", "up")
-        netns.ip("link", "set", "eth0", "up")
-        netns.ip("addr", "add", f"{ips[0]}/24", "dev", "eth0")
-        netns.ip("addr", "add", f"{ips[1]}/64", "dev", "eth0", "nodad")
+        join_lan(self._lan, host)
         return host
 
     def _pod(self, router: Host, name: str, number: int) -> None:
         net = 1 if router.name == "node" else 2
         ips = (f"10.128.{net}.{10 + number}", f"fd00:10:128:{net}::{10 + number:x}")
-        netns = _make(name)
-        veth = f"veth{number}"
-        router.netns.ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", netns.name)
-        router.netns.ip("link", "set", veth, "up")
-        router.netns.ip("addr", "add", "fe80::1/64", "dev", veth, "nodad")
-        netns.ip("link", "set", "eth0", "up")
-        netns.ip("addr", "add", f"{ips[0]}/32", "dev", "eth0")
-        netns.ip("addr", "add", f"{ips[1]}/128", "dev", "eth0", "nodad")
-        # The node's end carries no IPv4 address, as with routed CNIs, so that masquerading takes the node's own.
-        mac = json.loads(router.netns.ip("-j", "link", "show", veth))[0]["address"]
-        netns.ip("neigh", "add", GATEWAY, "lladdr", mac, "dev", "eth0", "nud", "permanent")
-        netns.ip("route", "add", GATEWAY, "dev", "eth0")
-        netns.ip("route", "add", "default", "via", GATEWAY)
-        netns.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
-        router.netns.ip("route", "add", f"{ips[0]}/32", "dev", veth, "src", router.ips[0])
-        router.netns.ip("-6", "route", "add", f"{ips[1]}/128", "dev", veth, "src", router.ips[1])
-        server = netns.popen(
+        netns = make_namespace(name)
+        host = self.hosts[name] = Host(name, netns, ips)
+        wire_pod(router, host, f"veth{number}")
+        host.server = netns.popen(
             (sys.executable, "-S", str(POD_PROGRAM), "serve", name, *map(str, PORTS)), stdout=subprocess.PIPE
         )
-        self.hosts[name] = Host(name, netns, ips, server)

@@ -11,21 +11,28 @@ Nodes and Pods come and go while the rest runs. Pods are routed: each has a /32 
 
 from __future__ import annotations
 
-import json
-import select
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from ferrule.testing.lab import GATEWAY, OUTSIDE_IPS, POD_PROGRAM, PORTS, READY_SECONDS, SERVICE_RANGES, Host
+from ferrule.testing.lab import (
+    OUTSIDE_IPS,
+    POD_PROGRAM,
+    PORTS,
+    SERVICE_RANGES,
+    Host,
+    join_lan,
+    make_namespace,
+    set_up_router,
+    wait_for,
+    wire_pod,
+)
 from ferrule.testing.netns import NetNs, sweep
 
 API_IPS = ("172.31.250.1", "fd00:255::1")
 FIRST_POD = 10
-NO_DAD = {"ipv6__conf__all__accept_dad": 0, "ipv6__conf__default__accept_dad": 0}
-"""IPv6 addresses work at once: duplicate detection would cost each new link a second."""
 
 
 @dataclass(slots=True)
@@ -57,8 +64,8 @@ class Fabric:
             self._lan.make()
             self._lan.ip("link", "add", "br0", "type", "bridge")
             self._lan.ip("link", "set", "br0", "up")
-            self.api = self._join(Host("api", _namespace("api"), API_IPS))
-            self.outside = self._join(Host("outside", _namespace("outside"), OUTSIDE_IPS))
+            self.api = self._join(Host("api", make_namespace("api"), API_IPS))
+            self.outside = self._join(Host("outside", make_namespace("outside"), OUTSIDE_IPS))
         except BaseException:
             self.close()
             raise
@@ -76,20 +83,10 @@ class Fabric:
     def node(self, name: str) -> NodeHost:
         """A new node: `node-1` has 172.31.250.2, as in the recordings; a name's number decides its addresses."""
         number = int(name.rpartition("-")[2])
-        node = NodeHost(name, _namespace(name), (f"172.31.250.{number + 1}", f"fd00:255::{number + 1:x}"))
+        node = NodeHost(name, make_namespace(name), (f"172.31.250.{number + 1}", f"fd00:255::{number + 1:x}"))
         node.number = number
         self._join(node)
-        # A default route, so that cluster IPs get as far as the rules.
-        node.netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
-        node.netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
-        # No limit on ICMP errors: a refusal that is not sent looks like a drop.
-        node.netns.sysctl(
-            ipv4__ip_forward=1,
-            ipv6__conf__all__forwarding=1,
-            ipv4__conf__all__rp_filter=0,
-            ipv4__icmp_ratelimit=0,
-            ipv6__icmp__ratelimit=0,
-        )
+        set_up_router(node.netns)
         for other in self.nodes.values():
             _route(node.netns, other.pod_cidrs, other)
             _route(other.netns, node.pod_cidrs, node)
@@ -110,23 +107,9 @@ class Fabric:
         node.pods += 1
         v4, v6 = node.pod_cidrs
         ips = (v4.replace(".0/24", f".{number}"), v6.replace("::/64", f"::{number:x}"))
-        host = Host(name, _namespace(name), ips)
+        host = Host(name, make_namespace(name), ips)
         self.hosts.append(host)
-        veth = f"pod{number}"
-        node.netns.ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
-        node.netns.ip("link", "set", veth, "up")
-        node.netns.ip("addr", "add", "fe80::1/64", "dev", veth, "nodad")
-        host.netns.ip("link", "set", "eth0", "up")
-        host.netns.ip("addr", "add", f"{ips[0]}/32", "dev", "eth0")
-        host.netns.ip("addr", "add", f"{ips[1]}/128", "dev", "eth0", "nodad")
-        # The node's end carries no IPv4 address, as with routed CNIs, so that masquerading takes the node's own.
-        mac = json.loads(node.netns.ip("-j", "link", "show", veth))[0]["address"]
-        host.netns.ip("neigh", "add", GATEWAY, "lladdr", mac, "dev", "eth0", "nud", "permanent")
-        host.netns.ip("route", "add", GATEWAY, "dev", "eth0")
-        host.netns.ip("route", "add", "default", "via", GATEWAY)
-        host.netns.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
-        node.netns.ip("route", "add", f"{ips[0]}/32", "dev", veth, "src", node.ips[0])
-        node.netns.ip("-6", "route", "add", f"{ips[1]}/128", "dev", veth, "src", node.ips[1])
+        wire_pod(node, host, f"pod{number}")
         if ports:
             serve(host, ports)
         return host
@@ -173,12 +156,7 @@ class Fabric:
 
     def _join(self, host: Host) -> Host:
         self.hosts.append(host)
-        port = f"to-{host.name}"[:15]
-        self._lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
-        self._lan.ip("link", "set", port, "master", "br0", "up")
-        host.netns.ip("link", "set", "eth0", "up")
-        host.netns.ip("addr", "add", f"{host.ips[0]}/24", "dev", "eth0")
-        host.netns.ip("addr", "add", f"{host.ips[1]}/64", "dev", "eth0", "nodad")
+        join_lan(self._lan, host)
         return host
 
 
@@ -186,18 +164,7 @@ def serve(host: Host, ports: Sequence[int]) -> None:
     """Start the answering server in a host; returns once it listens."""
     argv = (sys.executable, "-S", str(POD_PROGRAM), "serve", host.name, *map(str, ports))
     host.server = host.netns.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    assert host.server.stdout is not None
-    ready, _, _ = select.select([host.server.stdout], [], [], READY_SECONDS)
-    said = host.server.stdout.readline().strip() if ready else "silence"
-    if said != "ready":
-        host.server.kill()
-        raise RuntimeError(f"the server of {host.name} said {said!r} instead of 'ready'")
-
-
-def _namespace(name: str) -> NetNs:
-    netns = NetNs(name).make()
-    netns.sysctl(**NO_DAD)
-    return netns
+    wait_for(host.server, "ready")
 
 
 def _route(netns: NetNs, cidrs: tuple[str, str], via: NodeHost) -> None:
