@@ -11,7 +11,6 @@ import asyncio
 import base64
 import contextlib
 import logging
-import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +21,7 @@ from ferrule.api.access import Access, Material
 from ferrule.api.exec_plugin import ExecCredential, run_plugin
 from ferrule.api.outcome import ApiError, Cause
 from ferrule.errors import InputError
+from ferrule.memfile import memory_file
 from ferrule.observe.logs import kv
 
 log = logging.getLogger(__name__)
@@ -213,12 +213,6 @@ _SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName":
 
 @contextlib.contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """A path for OpenSSL, in memory: a key never touches a disk."""
-    descriptor = os.memfd_create("ferrule-tls", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+    """A path for OpenSSL: a key never touches a disk."""
+    with memory_file("ferrule-tls", data) as descriptor:
         yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)

@@ -14,11 +14,12 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.memfile import memory_file
 
 SEARCH_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin")
 """Where system tools live; looked at before $PATH, so that a stray program earlier in it is not run as root."""
@@ -85,7 +86,7 @@ class Runner:
             missing = command[0] if program is None else argv[0]
             raise DataplaneError(FailureKind.MISSING, command, stderr=f"{missing} is not installed")
         _deep_stacks()
-        with _input(stdin) as source:
+        with memory_file("ferrule-stdin", stdin) as source:
             try:
                 child = await asyncio.create_subprocess_exec(
                     program,
@@ -111,19 +112,6 @@ class Runner:
             await _kill(child)
             raise
         return Completed(command, exit_code, stdout, stderr.decode(errors="replace"))
-
-
-@contextlib.contextmanager
-def _input(data: bytes) -> Iterator[int]:
-    descriptor = os.memfd_create("ferrule-stdin", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
