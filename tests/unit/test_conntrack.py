@@ -270,7 +270,7 @@ class OddKernel:
         return Channel(self.answer)
 
     def answer(self, data: bytes) -> list[bytes]:
-        kinds = [kind for kind, _ in messages(data)]
+        kinds = [kind for kind, _, _ in messages(data)]
         if kinds == [0x101]:
             self.asked.append(len(data))
             return self.dumps.pop(0)

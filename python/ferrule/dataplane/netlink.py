@@ -21,6 +21,8 @@ NETLINK_CAP_ACK = 10
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
 
+_ERRNO = struct.Struct("=i")
+
 RECEIVE_BYTES = 1 << 17
 ANSWER_SECONDS = 2.0
 """The kernel answers at once or not at all."""
@@ -71,48 +73,39 @@ def open_channel(protocol: int) -> socket.socket:
 
 def acknowledgements(data: bytes) -> Iterator[tuple[int, int]]:
     """`(sequence, errno)` of each answer to a request in a datagram; errno 0: it worked."""
-    at = 0
-    while at + HEADER.size + 4 <= len(data):
-        length, kind, _, sequence, _ = HEADER.unpack_from(data, at)
-        if length < HEADER.size:
-            return
-        if kind == NLMSG_ERROR:
-            (code,) = struct.unpack_from("=i", data, at + HEADER.size)
+    for kind, sequence, body in messages(data):
+        if kind == NLMSG_ERROR and len(body) >= _ERRNO.size:
+            (code,) = _ERRNO.unpack_from(body)
             yield sequence, -code
-        at += (length + 3) & ~3
 
 
-def request(protocol: int, message: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+def request(protocol: int, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
     """Send one message; yield `(type, body)` of each answer until the kernel is done.
 
     Raises `OSError` with the kernel's errno, or `TimeoutError` when it stays silent.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as channel:
-        channel.settimeout(ANSWER_SECONDS)
-        channel.bind((0, 0))
-        header = HEADER.pack(HEADER.size + len(body), message, flags | NLM_F_REQUEST, 1, 0)
-        channel.send(header + body)
+    with open_channel(protocol) as channel:
+        channel.send(message(kind, flags, 1, body))
         while True:
-            data = channel.recv(RECEIVE_BYTES)
-            for kind, answer in messages(data):
-                if kind == NLMSG_DONE:
+            for found, _, answer in messages(channel.recv(RECEIVE_BYTES)):
+                if found == NLMSG_DONE:
                     return
-                if kind == NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", answer)
+                if found == NLMSG_ERROR:
+                    (code,) = _ERRNO.unpack_from(answer)
                     if code:
                         raise OSError(-code, os.strerror(-code))
                     return
-                yield kind, answer
+                yield found, answer
             if not flags & (NLM_F_DUMP | NLM_F_ACK):
                 return
 
 
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Cut a datagram into `(type, body)`."""
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """`(type, sequence, body)` of each message in a datagram."""
     at = 0
     while at + HEADER.size <= len(data):
-        length, kind, _, _, _ = HEADER.unpack_from(data, at)
+        length, kind, _, sequence, _ = HEADER.unpack_from(data, at)
         if length < HEADER.size:
             return
-        yield kind, data[at + HEADER.size : at + length]
+        yield kind, sequence, data[at + HEADER.size : at + length]
         at += (length + 3) & ~3
