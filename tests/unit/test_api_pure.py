@@ -235,6 +235,21 @@ def test_node_ips_in_stocks_order(addresses: list[tuple[str, str]], expected: tu
     assert own_node.from_object(node(*addresses)).addresses == expected
 
 
+@pytest.mark.parametrize(
+    ("taints", "deleted", "eligible"),
+    [
+        ([], None, True),
+        (["node.kubernetes.io/unreachable"], None, True),
+        (["a", "ToBeDeletedByClusterAutoscaler"], None, False),
+        ([], "2026-11-23T21:57:53Z", False),
+        ([], "", True),
+    ],
+)
+def test_eligibility(taints: list[str], deleted: str | None, eligible: bool) -> None:
+    thing = {"metadata": {"deletionTimestamp": deleted}, "spec": {"taints": [{"key": taint} for taint in taints]}}
+    assert own_node.from_object(thing).eligible is eligible
+
+
 def test_what_makes_a_node_ineligible() -> None:
     plain = own_node.from_object(node())
     assert plain.eligible

@@ -14,7 +14,6 @@ from ferrule.observe.health import (
     ProxyHealth,
     Readiness,
     Subsystem,
-    is_eligible,
     rfc3339,
 )
 
@@ -137,20 +136,6 @@ def test_a_node_that_leaves_fails_healthz_only(clocks: Clocks) -> None:
 
 def test_never_updated_and_not_eligible_shows_the_zero_time(clocks: Clocks) -> None:
     assert json.loads(clocks.health().healthz().body)["lastUpdated"] == NEVER
-
-
-@pytest.mark.parametrize(
-    ("taints", "deleted", "eligible"),
-    [
-        ([], None, True),
-        (["node.kubernetes.io/unreachable"], None, True),
-        (["a", "ToBeDeletedByClusterAutoscaler"], None, False),
-        ([], "2026-11-23T21:57:53Z", False),
-        ([], "", True),
-    ],
-)
-def test_eligibility(taints: list[str], deleted: str | None, eligible: bool) -> None:
-    assert is_eligible(taints, deleted) is eligible
 
 
 # ---------------------------------------------------------------- readiness

@@ -8,16 +8,13 @@ Bodies and rules of the first two are kube-proxy 1.37's. Pure: clocks are given,
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
 
 from ferrule.types import FAMILIES, Family
-
-TO_BE_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"
-"""The cluster autoscaler sets it before it takes a node away, so that load balancers drain it in time."""
 
 FAMILY_NAMES: Mapping[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 """As the API and kube-proxy's bodies and labels write them."""
@@ -26,11 +23,6 @@ NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: kube-proxy's word for "not yet"."""
 
 _NANOSECONDS = 10**9
-
-
-def is_eligible(taints: Iterable[str], deletion_timestamp: str | None) -> bool:
-    """Whether a Node with these taint keys wants traffic from load balancers."""
-    return not deletion_timestamp and TO_BE_DELETED_TAINT not in taints
 
 
 def rfc3339(nanoseconds: int) -> str:
@@ -80,7 +72,7 @@ class ProxyHealth:
         self._updated_ns[family] = self._wall_ns()
 
     def set_node_eligible(self, eligible: bool) -> None:
-        """See `is_eligible`. Until the first word the node is not: kube-proxy takes a missing Node for a bad one."""
+        """See `OwnNode.eligible`. Until the first word the node is not: kube-proxy takes a missing Node for a bad one."""
         self._node_eligible = eligible
 
     def _late(self, family: Family) -> bool:
