@@ -16,7 +16,7 @@ use crate::hooks::{Hook, hooks};
 use crate::names::{ChainId, FixedChain, PortName, Table};
 use crate::options::Options;
 use crate::plan::Plan;
-use crate::ports::{Inputs, Ports};
+use crate::ports::{Inputs, Ports, Tally};
 use crate::problem::Problem;
 use crate::readback;
 use crate::report::{DriftReport, FamilyFacts};
@@ -328,14 +328,14 @@ impl FamilyState {
     /// Numbers for metrics, as of the last plan.
     pub(crate) fn facts(&self) -> FamilyFacts {
         let (ports, endpoints, large) = self.ports.counts();
-        let (rules, orphaned) = self.ports.totals();
+        let Tally { rules, orphaned: [no_local_internal, no_local_external] } = self.ports.tally();
         FamilyFacts {
             service_ports: ports,
             endpoints,
             large_mode: large,
             rules: std::array::from_fn(|i| rules[i] + self.fixed[i]),
-            no_local_internal: orphaned.internal,
-            no_local_external: orphaned.external,
+            no_local_internal,
+            no_local_external,
         }
     }
 

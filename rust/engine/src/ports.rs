@@ -42,16 +42,28 @@ struct PortState {
     shares: Box<[Share]>,
     /// Of a UDP port: who may answer its flows.
     target: Option<Arc<Target>>,
-    /// Rules by table, dispatch included.
-    rules: [usize; 3],
-    orphaned: Orphaned,
+    tally: Tally,
 }
 
-/// A policy asks for endpoints of this node; there are endpoints, but none here: its traffic is dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Orphaned {
-    pub(crate) internal: usize,
-    pub(crate) external: usize,
+/// What is counted of a port, and of all of them together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    /// Rules by table, dispatch included.
+    pub(crate) rules: [usize; 3],
+    /// Ports whose policy (internal, external) asks for endpoints of this node, and there are endpoints, but none here.
+    pub(crate) orphaned: [usize; 2],
+}
+
+impl Tally {
+    /// A part of this sum is another one now.
+    fn exchange(&mut self, old: Self, new: Self) {
+        for (sum, (old, new)) in self.rules.iter_mut().zip(old.rules.into_iter().zip(new.rules)) {
+            *sum = *sum - old + new;
+        }
+        for (sum, (old, new)) in self.orphaned.iter_mut().zip(old.orphaned.into_iter().zip(new.orphaned)) {
+            *sum = *sum - old + new;
+        }
+    }
 }
 
 /// A port's part in a dispatch chain's digest.
@@ -73,8 +85,7 @@ impl PortState {
             reach: Reach::default(),
             chains: Box::default(),
             shares: Box::default(),
-            rules: [0; 3],
-            orphaned: Orphaned::default(),
+            tally: Tally::default(),
             target: None,
         }
     }
@@ -121,8 +132,7 @@ pub(crate) struct Ports {
     udp: BTreeSet<PortName>,
     /// A UDP port's addresses or endpoints changed since the last view.
     udp_changed: bool,
-    rules: [usize; 3],
-    orphaned: Orphaned,
+    tally: Tally,
 }
 
 /// Forwards chains to the writes and the delta.
@@ -157,8 +167,7 @@ impl Ports {
             dispatch: [Digest::EMPTY_SET; FixedChain::ALL.len()],
             udp: BTreeSet::new(),
             udp_changed: false,
-            rules: [0; 3],
-            orphaned: Orphaned::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -196,9 +205,9 @@ impl Ports {
         (self.states.len(), self.endpoints, self.large)
     }
 
-    /// Rules of all ports by table, and ports without a local endpoint that must have one.
-    pub(crate) const fn totals(&self) -> ([usize; 3], Orphaned) {
-        (self.rules, self.orphaned)
+    /// Of all ports.
+    pub(crate) const fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// After `restructure`: count the touched ports' endpoints. Crossing the large mode's line touches every port.
@@ -284,11 +293,7 @@ impl Ports {
         for share in &state.shares {
             self.dispatch[share.chain as usize].subtract(share.digest);
         }
-        for (total, own) in self.rules.iter_mut().zip(state.rules) {
-            *total -= own;
-        }
-        self.orphaned.internal -= state.orphaned.internal;
-        self.orphaned.external -= state.orphaned.external;
+        self.tally.exchange(state.tally, Tally::default());
     }
 
     fn recount_one(&mut self, name: &PortName, store: &Store) {
@@ -329,23 +334,14 @@ impl Ports {
         }
         for new in &shares {
             self.dispatch[new.chain as usize].add(new.digest);
-        }
-        for share in &shares {
-            rules[share.chain.table() as usize] += share.rules;
+            rules[new.chain.table() as usize] += new.rules;
         }
         state.shares = shares;
-        let missing = usize::from(reach.any && !reach.local && view.policies.use_local());
-        let orphaned = Orphaned {
-            internal: missing * usize::from(view.policies.internal_local),
-            external: missing * usize::from(view.policies.external_local),
-        };
-        for (total, (old, new)) in self.rules.iter_mut().zip(state.rules.into_iter().zip(rules)) {
-            *total = *total - old + new;
-        }
-        self.orphaned.internal = self.orphaned.internal - state.orphaned.internal + orphaned.internal;
-        self.orphaned.external = self.orphaned.external - state.orphaned.external + orphaned.external;
-        state.rules = rules;
-        state.orphaned = orphaned;
+        let orphaned = reach.any && !reach.local && view.policies.use_local();
+        let policies = [view.policies.internal_local, view.policies.external_local];
+        let tally = Tally { rules, orphaned: policies.map(|local| usize::from(orphaned && local)) };
+        self.tally.exchange(state.tally, tally);
+        state.tally = tally;
     }
 
     /// Whether a UDP port's addresses or endpoints changed since the last `udp_view`.

@@ -411,10 +411,7 @@ impl Store {
 
     fn put(&mut self, kind: Kind, read: Read) -> Change {
         let Read { key, object, problems, .. } = read;
-        match object {
-            Object::OtherNode => return Change::None,
-            _ => self.file(kind, &key, problems),
-        }
+        self.file(kind, &key, problems);
         match object {
             Object::Service(service) => self.put_service(key, service),
             Object::Slice(slice) => self.put_slice(key, slice),
