@@ -169,7 +169,7 @@ def test_run_hands_everything_to_the_daemon(served: list[Any], tmp_path: Path) -
     assert main(["run", "--manifests", "x", "--once"]) == 0
     api, folder = served
     assert api.manifests is None
-    assert (api.settings.cluster_cidr, api.hostname_override, api.init_only) == ("10.0.0.0/8", "n1", True)
+    assert (api.settings.cluster_cidr, api.settings.hostname_override, api.init_only) == ("10.0.0.0/8", "n1", True)
     assert (api.config_file, api.config_content, api.master) == (config, config.read_bytes(), "https://m")
     assert (api.backend, api.once) == (Backend.NFT, False)
     assert (folder.manifests, folder.once, folder.config_file) == (Path("x"), True, None)

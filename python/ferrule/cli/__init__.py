@@ -164,11 +164,11 @@ def _settings(path: Path | None) -> Settings:
 
 
 def _render(arguments: argparse.Namespace) -> int:
-    from ferrule.daemon.options import DaemonOptions, node_name  # noqa: PLC0415
+    from ferrule.daemon.options import node_name  # noqa: PLC0415
     from ferrule.render import render, require_families  # noqa: PLC0415
 
     settings = _settings(arguments.config)
-    name = node_name(DaemonOptions(settings=settings, hostname_override=arguments.hostname_override))
+    name = node_name(settings, arguments.hostname_override)
     rendered = render(arguments.manifests, settings, name, require_families(arguments.family))
     for family, text in rendered.texts.items():
         if len(rendered.texts) > 1:

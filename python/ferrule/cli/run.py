@@ -93,7 +93,6 @@ def _daemon(resolved: Resolved, given: dict[str, Any]) -> int:
         DaemonOptions(
             settings=resolved.settings,
             manifests=Path(given["manifests"]) if given.get("manifests") else None,
-            hostname_override=resolved.settings.hostname_override,
             once=given.get("once", False),
             backend=Backend(given["backend"]) if given.get("backend") else None,
             config_file=Path(given["config"]) if resolved.file else None,

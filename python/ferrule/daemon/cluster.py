@@ -191,8 +191,7 @@ class ClusterSource:
         self._loop.request()
 
     def _open_if_ready(self) -> None:
-        self._tell_missing()
-        if not self._missing():
+        if not self._tell_missing():
             self._loop.open()
 
     def _missing(self) -> list[str]:
@@ -204,9 +203,11 @@ class ClusterSource:
             missing.append(f"Node {self._node_name} itself")
         return missing
 
-    def _tell_missing(self) -> None:
+    def _tell_missing(self) -> bool:
+        """Whether anything is."""
         missing = self._missing()
         self._readiness.report(Subsystem.LISTS, f"waiting for: {', '.join(missing)}" if missing else None)
+        return bool(missing)
 
     # ------------------------------------------------------------------ Observer
 

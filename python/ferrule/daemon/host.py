@@ -45,17 +45,11 @@ class Host:
 
 async def probe(options: DaemonOptions) -> Host:
     """Raises `DataplaneError` or `InputError` where ferrule cannot work here."""
-    settings, runner, name = options.settings, Runner(), node_name(options)
+    settings, runner, name = options.settings, Runner(), node_name(options.settings)
     override = options.backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
     choice = await backends.choose(runner, override)
     planes = await _planes(runner, choice.backend)
-    prepared = host.prepare(settings)
-    for change in prepared.changed:
-        log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))
-    for fault in prepared.faults:
-        log.warning("Kernel setting", extra=kv(reason=fault))
-    for note in prepared.notes:
-        log.debug("Kernel setting", extra=kv(reason=note))
+    tell(host.prepare(settings), logging.WARNING)
     counters = {name: nfacct.ensure(name) for name in (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)}
     addresses = local_addresses()
     own = node_ips(settings.bind_address, addresses)
@@ -82,6 +76,16 @@ async def probe(options: DaemonOptions) -> Host:
         ),
     )
     return Host(name, runner, choice, planes, engine, addresses, own)
+
+
+def tell(report: host.HostReport, level: int) -> None:
+    """Log what became of the kernel's settings; faults at `level`."""
+    for change in report.changed:
+        log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))
+    for fault in report.faults:
+        log.log(level, "Kernel setting", extra=kv(reason=fault))
+    for note in report.notes:
+        log.debug("Kernel setting", extra=kv(reason=note))
 
 
 async def _planes(runner: Runner, backend: Backend) -> list[IptablesDataplane]:

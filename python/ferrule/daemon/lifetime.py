@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from ferrule._engine import build_info
@@ -20,7 +21,7 @@ from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
 from ferrule.daemon.aftermath import Aftermath
 from ferrule.daemon.folder import FolderSource
-from ferrule.daemon.host import Host, probe
+from ferrule.daemon.host import Host, probe, tell
 from ferrule.daemon.options import DaemonOptions
 from ferrule.daemon.problems import ProblemBook
 from ferrule.daemon.surface import Surface
@@ -66,10 +67,7 @@ def run(options: DaemonOptions) -> int:
 def _init(options: DaemonOptions) -> int:
     """What needs every right, so that the daemon needs only CAP_NET_ADMIN."""
     report = host_settings.prepare(options.settings, route_localnet=True)
-    for change in report.changed:
-        log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))
-    for fault in report.faults:
-        log.error("Kernel setting", extra=kv(reason=fault))
+    tell(report, logging.ERROR)
     log.info("Initialised", extra=kv(changed=len(report.changed), faults=len(report.faults)))
     return 1 if report.faults else 0
 
@@ -178,12 +176,13 @@ class Daemon:
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
         """Every eternal task, by name."""
         options = self._options
-        surface = self._surface = Surface(options.settings, self._health, self._readiness, self._metrics, self._host)
+        surface = partial(Surface, options.settings, self._health, self._readiness, self._metrics, self._host)
         tasks: dict[str, Task] = {"sync": self._loop.run}
         if options.manifests is not None:
             folder = self._folder()
             await folder.scan()
             tasks["manifests"] = folder.follow
+            self._surface = surface()
         else:
             # Imported where it is used: a folder needs no HTTP client.
             from ferrule.daemon.cluster import ClusterSource  # noqa: PLC0415
@@ -193,13 +192,12 @@ class Daemon:
             )
             await stack.enter_async_context(source.client)
             self._problems.on_new = source.problem_found
-            surface.on_failure = source.events.failed_to_listen
-            surface.on_port_failure = source.port_failed
+            self._surface = surface(on_failure=source.events.failed_to_listen, on_port_failure=source.port_failed)
             tasks |= source.tasks()
             source.events.starting()
             if not options.settings.mode:
                 source.events.default_mode(MODE_UNSET)
-        tasks |= surface.tasks()
+        tasks |= self._surface.tasks()
         tasks |= {
             "addresses": self._follow_addresses,
             "canary": self._watch_canaries,

@@ -18,7 +18,6 @@ class DaemonOptions:
     settings: Settings
     manifests: Path | None = None
     """A folder to follow instead of the API."""
-    hostname_override: str = ""
     once: bool = False
     """One sync, then end. With a folder only."""
     backend: Backend | None = None
@@ -31,9 +30,9 @@ class DaemonOptions:
     """Overrides the kubeconfig's server."""
 
 
-def node_name(options: DaemonOptions) -> str:
+def node_name(settings: Settings, override: str = "") -> str:
     """As kube-proxy finds it: flag, configuration, host name; lower case."""
-    name = (options.hostname_override or options.settings.hostname_override or socket.gethostname()).strip().lower()
+    name = (override or settings.hostname_override or socket.gethostname()).strip().lower()
     if not name:
         raise InputError("the node's name is empty: set --hostname-override")
     return name

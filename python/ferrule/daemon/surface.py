@@ -19,14 +19,22 @@ from ferrule.types import Family
 
 
 class Surface:
-    """One instance a daemon. `on_failure(reason, message)` and `on_port_failure(namespace, name, port, reason)` may be
-    set before the tasks run."""
+    """One instance a daemon."""
 
     def __init__(
-        self, settings: Settings, proxy: ProxyHealth, readiness: Readiness, metrics: Metrics, host: Host
+        self,
+        settings: Settings,
+        proxy: ProxyHealth,
+        readiness: Readiness,
+        metrics: Metrics,
+        host: Host,
+        *,
+        on_failure: Callable[[str, str], None] = lambda *_: None,
+        on_port_failure: Callable[[str, str, int, str], None] = lambda *_: None,
     ) -> None:
-        self.on_failure: Callable[[str, str], None] = lambda *_: None
-        self.on_port_failure: Callable[[str, str, int, str], None] = lambda *_: None
+        """`on_failure(reason, message)`: one of our two ports does not listen; `on_port_failure(namespace, name, port,
+        reason)`: a Service's does not."""
+        self._on_failure = on_failure
         self._settings = settings
         self._host = host
         self._metrics = metrics
@@ -34,7 +42,7 @@ class Surface:
         self._conntrack = ConntrackCleaner(on_cleaned=self._cleaned)
         self._services = ServiceHealthServers(
             lambda: proxy.healthy,
-            on_failure=self._port_failed,
+            on_failure=on_port_failure,
             on_counts=lambda listening, failed: metrics.service_health_ports(listening=listening, failed=failed),
         )
         self.set_addresses(host.addresses)
@@ -69,7 +77,7 @@ class Surface:
         def on_state(why_not: str | None) -> None:
             self._readiness.report(subsystem, why_not)
             if why_not is not None:
-                self.on_failure(event, why_not)
+                self._on_failure(event, why_not)
 
         hard_fail = self._settings.bind_address_hard_fail
         return [(f"{name} port", Listener(name, endpoint, handler, hard_fail=hard_fail, on_state=on_state))]
@@ -93,9 +101,6 @@ class Surface:
         self._services.sync(engine.health_checks())
         for family in families:
             self._conntrack.after_sync(family, engine.conntrack_view(family))
-
-    def _port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
-        self.on_port_failure(namespace, name, port, reason)
 
     def _cleaned(self, done: Cleaned) -> None:
         self._metrics.conntrack_cleaned(done.family, done.seconds, done.deleted)

@@ -72,7 +72,7 @@ class ProxyHealth:
         self._updated_ns[family] = self._wall_ns()
 
     def set_node_eligible(self, eligible: bool) -> None:
-        """See `OwnNode.eligible`. Until the first word the node is not: kube-proxy takes a missing Node for a bad one."""
+        """See `OwnNode.eligible`. Until the first word it is not: kube-proxy takes a missing Node for a bad one."""
         self._node_eligible = eligible
 
     def _late(self, family: Family) -> bool:
