@@ -167,6 +167,12 @@ impl Net {
         self.addr
     }
 
+    /// A single address.
+    #[must_use]
+    pub const fn is_host(&self) -> bool {
+        self.len == self.family().host_bits()
+    }
+
     /// `/0`: matches everything.
     #[must_use]
     pub const fn is_everything(&self) -> bool {

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use crate::names::{PortName, Protocol};
 
 /// Something only one service port can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Claim {
     Address(IpAddr, Protocol, u16),
     NodePort(Protocol, u16),

@@ -11,7 +11,7 @@ use std::hash::Hasher as _;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 /// Digest of a chain or a rule. Wrapping addition makes set digests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Digest(u128);
 
 impl Digest {
@@ -49,7 +49,8 @@ impl Digester {
         TextHasher(SipHasher13::new_with_key(&self.key))
     }
 
-    /// Of one rule of a dispatch chain. `rank` counts earlier rules that the same packet would hit: between those
+    /// Of one rule of a dispatch chain, without the chain's name: a rule keeps its digest when it moves between the chains
+    /// of a tree. `rank` counts earlier rules that the same packet would hit: between those
     /// order does mean something.
     pub(crate) fn ranked(&self, rank: u8, rule: &[u8]) -> Digest {
         let mut hasher = SipHasher13::new_with_key(&self.key);

@@ -1,7 +1,8 @@
 //! One family's rule set: from what changed in the store to a plan, and from a plan's outcome back.
 //!
 //! Cost follows the change: a touched Service is rendered again, its chains are compared by digest, its share of each
-//! dispatch chain's digest is swapped. Only a dispatch chain that really differs is walked over all Services.
+//! dispatch chain's digest is swapped. Only a flat dispatch chain that really differs is walked over all Services; of one
+//! that is a tree, only the parts that differ are written.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use crate::address::Family;
 use crate::conntrack::{Latest, NodeAddresses, View};
 use crate::delta::Delta;
 use crate::digest::Digester;
+use crate::dispatch::Part;
 use crate::error::{InputError, PlanError};
 use crate::hooks::{Hook, hooks};
 use crate::names::{ChainId, FixedChain, PortName, Table};
@@ -24,7 +26,7 @@ use crate::restore::restore_text;
 use crate::rule::{Match, Rule};
 use crate::ruleset::{NodeFacts, dispatch_tail, fixed_rules};
 use crate::store::Store;
-use crate::writes::{Writes, append};
+use crate::writes::Writes;
 
 /// The plan whose outcome is awaited.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ struct InFlight {
     deleted: Vec<ChainId>,
     hooked: bool,
     ports: BTreeSet<PortName>,
+    parts: Vec<Part>,
 }
 
 /// See the module.
@@ -108,6 +111,7 @@ impl FamilyState {
         for name in &touched {
             self.ports.render(name, &inputs, &mut self.delta, &mut writes);
         }
+        let parts = self.ports.write_trees(&inputs, &mut self.delta, &mut writes);
         self.fixed_chains(options, &facts, digester, &mut writes);
         let hooks = self.missing(&facts);
         if firewall_missing {
@@ -151,6 +155,7 @@ impl FamilyState {
             deleted,
             hooked: !hooks.is_empty() || firewall_missing,
             ports: touched,
+            parts,
         });
         Ok(Some(plan))
     }
@@ -175,7 +180,7 @@ impl FamilyState {
     /// Everything that is no service port's own chain: dispatch, masquerade, forwarding, canaries.
     fn fixed_chains(&mut self, options: &Options, facts: &NodeFacts, digester: &Digester, writes: &mut Writes<'_>) {
         let ctx = self.ports.context(options, facts);
-        let mut changed = Vec::new();
+        let mut flat = Vec::new();
         let mut counts = [0; 3];
         for &chain in FixedChain::ALL {
             let id = ChainId::Fixed(chain);
@@ -189,35 +194,36 @@ impl FamilyState {
                 });
                 continue;
             }
-            let mut digest = self.ports.dispatch_digest(chain);
+            let mut digest = self.ports.roots().digest(chain);
+            counts[chain.table() as usize] += self.ports.roots().jumps(chain);
             if chain == FixedChain::NatServices {
                 let mut line = Vec::new();
                 for rule in dispatch_tail(&ctx) {
                     counts[chain.table() as usize] += 1;
                     line.clear();
-                    append(self.family, id, &rule, &mut line);
+                    rule.write_to(self.family, &mut line);
                     digest.add(digester.ranked(0, &line));
                 }
             }
             self.delta.want(id, digest);
             if self.delta.differs(id) {
                 writes.open(chain);
-                changed.push(chain);
+                match self.ports.roots().tree_rules(chain) {
+                    Some(rules) => rules.iter().for_each(|rule| writes.dispatch(chain, rule)),
+                    None => flat.push(chain),
+                }
+                if chain == FixedChain::NatServices {
+                    dispatch_tail(&ctx).iter().for_each(|rule| writes.dispatch_tail(chain, rule));
+                }
             }
         }
         self.fixed = counts;
-        if changed.is_empty() {
-            return;
-        }
-        self.ports.dispatch_rules(&ctx, &mut |chain, rule| {
-            if changed.contains(&chain) {
-                writes.dispatch(chain, &rule);
-            }
-        });
-        if changed.contains(&FixedChain::NatServices) {
-            for rule in dispatch_tail(&ctx) {
-                writes.dispatch_tail(FixedChain::NatServices, &rule);
-            }
+        if !flat.is_empty() {
+            self.ports.dispatch_rules(&ctx, &mut |chain, rule| {
+                if flat.contains(&chain) {
+                    writes.dispatch(chain, &rule);
+                }
+            });
         }
     }
 
@@ -267,6 +273,7 @@ impl FamilyState {
         let failed = self.take_in_flight(plan)?;
         self.delta.abandon(&failed.written, &failed.deleted);
         self.unconfirmed.extend(failed.ports);
+        failed.parts.into_iter().for_each(|part| self.ports.roots_mut().suspect(part));
         if failed.hooked {
             // Inserting a hook twice would leave two: only a look can tell.
             self.standing = None;
@@ -276,12 +283,16 @@ impl FamilyState {
 
     pub(crate) fn observe(&mut self, digester: &Digester, saved: &[u8]) -> Result<DriftReport, InputError> {
         let observed = readback::read(self.family, digester, saved)?;
+        if self.facts.is_none() {
+            self.ports.roots_mut().found_trees(&observed.trees);
+        }
         let believed = !self.delta.nothing_applied();
         let drift = self.delta.observe(observed.chains, observed.held);
         let had_hooks = self.standing.is_some() && believed;
         self.standing = Some(Standing { hooks: observed.hooks, firewall_exists: observed.firewall_exists });
         self.in_flight = None;
         self.unconfirmed.extend(self.ports.differing(&self.delta).cloned());
+        self.ports.roots_mut().suspect_differing(&self.delta);
         let mut report = DriftReport::default();
         // Before the first plan nothing is desired yet, so nothing can be called stale.
         if let Some(facts) = &self.facts {

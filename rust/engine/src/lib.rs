@@ -39,10 +39,13 @@ mod hooks;
 mod ruleset;
 
 mod delta;
+mod dispatch;
 mod family;
 mod ports;
+mod prefix;
 mod readback;
 mod restore;
+mod tree;
 mod writes;
 
 pub mod engine;
@@ -52,5 +55,5 @@ pub mod report;
 
 pub use engine::Engine;
 pub use error::{InputError, PlanError};
-pub use options::{LocalDetector, Options, WriteStrategy};
+pub use options::{Dispatch, LocalDetector, Options, TreeLimits, WriteStrategy};
 pub use plan::Plan;

@@ -88,10 +88,12 @@ const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 impl NameHash {
     fn of(parts: &[&str]) -> Self {
+        Self::of_bytes(parts.iter().map(|part| part.as_bytes()))
+    }
+
+    fn of_bytes<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut sha = Sha256::new();
-        for part in parts {
-            sha.update(part.as_bytes());
-        }
+        parts.for_each(|part| sha.update(part));
         let mut bytes = [0; 10];
         bytes.copy_from_slice(&sha.finalize()[..10]);
         Self(bytes)
@@ -265,15 +267,26 @@ pub enum ChainId {
     Fixed(FixedChain),
     /// Named by a hash.
     Hashed(Prefix, NameHash),
+    /// A part of a dispatch chain, split off for being one of many: `KUBE-DSP-` and a hash.
+    Dispatch(Table, NameHash),
 }
 
+const DISPATCH: &str = "KUBE-DSP-";
+
 impl ChainId {
+    /// The part of a dispatch chain that takes what `condition` (a rule without its target) matches.
+    pub(crate) fn part(of: FixedChain, condition: &[u8]) -> Self {
+        let parts = [of.name().as_bytes(), condition];
+        Self::Dispatch(of.table(), NameHash::of_bytes(parts.into_iter()))
+    }
+
     /// The table it lives in.
     #[must_use]
     pub const fn table(self) -> Table {
         match self {
             Self::Fixed(chain) => chain.table(),
             Self::Hashed(..) => Table::Nat,
+            Self::Dispatch(table, _) => table,
         }
     }
 
@@ -282,6 +295,9 @@ impl ChainId {
     pub fn parse(table: Table, name: &[u8]) -> Option<Self> {
         if let Some(&fixed) = FixedChain::ALL.iter().find(|c| c.table() == table && c.name().as_bytes() == name) {
             return Some(Self::Fixed(fixed));
+        }
+        if let Some(hash) = name.strip_prefix(DISPATCH.as_bytes()) {
+            return Some(Self::Dispatch(table, NameHash::from_base32(hash)?)).filter(|_| table != Table::Mangle);
         }
         if table != Table::Nat {
             return None;
@@ -298,6 +314,10 @@ impl ChainId {
             Self::Fixed(chain) => out.extend_from_slice(chain.name().as_bytes()),
             Self::Hashed(prefix, hash) => {
                 out.extend_from_slice(prefix.text().as_bytes());
+                out.extend_from_slice(&hash.to_base32());
+            }
+            Self::Dispatch(_, hash) => {
+                out.extend_from_slice(DISPATCH.as_bytes());
                 out.extend_from_slice(&hash.to_base32());
             }
         }
@@ -340,6 +360,11 @@ mod tests {
             assert_eq!(ChainId::parse(Table::Nat, id.name().as_bytes()), Some(id));
             assert_eq!(ChainId::parse(Table::Filter, id.name().as_bytes()), None);
         }
+        for table in [Table::Nat, Table::Filter] {
+            let id = ChainId::Dispatch(table, hash);
+            assert_eq!(ChainId::parse(table, id.name().as_bytes()), Some(id));
+            assert_eq!(ChainId::parse(Table::Mangle, id.name().as_bytes()), None);
+        }
         for &fixed in FixedChain::ALL {
             let id = ChainId::Fixed(fixed);
             assert_eq!(ChainId::parse(fixed.table(), id.name().as_bytes()), Some(id));
@@ -356,6 +381,7 @@ mod tests {
             "KUBE-SVC-abcdefghijklmnop",
             "KUBE-SVC-GSODGFK7F4BKZ7V1",
             "KUBE-SVC-GSODGFK7F4BKZ7VGA",
+            "KUBE-DSP-GSODGFK7F4BKZ7V1",
             "DOCKER",
         ] {
             for table in Table::ALL {

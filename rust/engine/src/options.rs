@@ -32,6 +32,48 @@ pub enum WriteStrategy {
     OrderedBlocks,
 }
 
+/// Whether packets find their Service by one long chain or by a tree of short ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dispatch {
+    /// A tree for each dispatch chain that holds many rules.
+    #[default]
+    Auto,
+    /// One chain each, as kube-proxy writes them.
+    Flat,
+    /// A tree for each, however small.
+    Tree,
+}
+
+impl Dispatch {
+    /// From the configuration's word.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "flat" => Some(Self::Flat),
+            "tree" => Some(Self::Tree),
+            _ => None,
+        }
+    }
+}
+
+/// When a dispatch chain becomes a tree and how wide that is. `docs/design/dispatch.md` says why these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeLimits {
+    /// Under [`Dispatch::Auto`], a chain with more rules than this becomes a tree…
+    pub grow: usize,
+    /// …and a tree with fewer than this becomes a chain again. Between the two nothing changes.
+    pub shrink: usize,
+    /// Rules that one leaf may hold.
+    pub leaf: usize,
+}
+
+impl Default for TreeLimits {
+    fn default() -> Self {
+        Self { grow: 1000, shrink: 750, leaf: 16 }
+    }
+}
+
 /// Where node ports listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodePortAddress {
@@ -70,6 +112,10 @@ pub struct Options {
     pub local_detector: LocalDetector,
     /// How large writes are cut.
     pub write_strategy: WriteStrategy,
+    /// How packets find their Service.
+    pub dispatch: Dispatch,
+    /// Sizes that `dispatch` goes by.
+    pub tree_limits: TreeLimits,
     /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
     pub digest_key: [u8; 16],
 }
@@ -96,6 +142,8 @@ impl Options {
             node_port_addresses: Vec::new(),
             local_detector: LocalDetector::None,
             write_strategy: WriteStrategy::default(),
+            dispatch: Dispatch::default(),
+            tree_limits: TreeLimits::default(),
             digest_key: [0; 16],
         }
     }

@@ -13,17 +13,19 @@ use crate::address::Family;
 use crate::claims::{Claim, Claims, Title};
 use crate::conntrack::{NodeAddresses, Target, View};
 use crate::delta::Delta;
-use crate::digest::{Digest, Digester};
+use crate::digest::Digester;
+use crate::dispatch::{Part, Roots, Share};
 use crate::endpoints::{self, Candidate};
-use crate::names::{ChainId, FixedChain, PortName, Protocol};
+use crate::names::{ChainId, FixedChain, PortName, Protocol, Table};
 use crate::options::Options;
 use crate::problem::{Problem, ProblemKind};
 use crate::rule::Rule;
-use crate::ruleset::{Context, NodeFacts, PortView, Sink, dispatch_rules, port_chains, rank_key};
+use crate::ruleset::{Context, NodeFacts, PortView, Sink, dispatch_rules, port_chains};
 use crate::services::{Service, ServicePort};
 use crate::store::Store;
 use crate::topology::{Reach, choose};
-use crate::writes::{Writes, append};
+use crate::tree::{Body, Entry};
+use crate::writes::Writes;
 
 /// Above this many endpoints in a family, rules about single endpoints carry no comments: 40 % less text, and a
 /// shorter walk per packet (kube-proxy's `largeClusterEndpointsThreshold`).
@@ -64,14 +66,6 @@ impl Tally {
             *sum = *sum - old + new;
         }
     }
-}
-
-/// A port's part in a dispatch chain's digest.
-#[derive(Clone, Copy, Debug)]
-struct Share {
-    chain: FixedChain,
-    digest: Digest,
-    rules: usize,
 }
 
 impl PortState {
@@ -128,7 +122,7 @@ pub(crate) struct Ports {
     claims: Claims,
     endpoints: usize,
     large: bool,
-    dispatch: [Digest; FixedChain::ALL.len()],
+    roots: Roots,
     udp: BTreeSet<PortName>,
     /// A UDP port's addresses or endpoints changed since the last view.
     udp_changed: bool,
@@ -164,7 +158,7 @@ impl Ports {
             claims: Claims::default(),
             endpoints: 0,
             large: false,
-            dispatch: [Digest::EMPTY_SET; FixedChain::ALL.len()],
+            roots: Roots::default(),
             udp: BTreeSet::new(),
             udp_changed: false,
             tally: Tally::default(),
@@ -176,9 +170,48 @@ impl Ports {
         Context { family: self.family, options, facts, claims: &self.claims, large: self.large }
     }
 
-    /// Sum of the ports' shares of a dispatch chain.
-    pub(crate) fn dispatch_digest(&self, chain: FixedChain) -> Digest {
-        self.dispatch[chain as usize]
+    /// The dispatch chains.
+    pub(crate) const fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The same, to tell it what was seen of the kernel.
+    pub(crate) const fn roots_mut(&mut self) -> &mut Roots {
+        &mut self.roots
+    }
+
+    /// After the ports were rendered: give each dispatch chain its form, and write the parts of trees that differ.
+    pub(crate) fn write_trees(&mut self, inputs: &Inputs<'_>, delta: &mut Delta, writes: &mut Writes<'_>) -> Vec<Part> {
+        let states = &self.states;
+        let shares = || states.iter().map(|(name, state)| (name, &*state.shares));
+        self.roots.settle(self.family, inputs.options, inputs.digester, delta, shares);
+        let parts = self.roots.take_parts(delta);
+        let ctx = self.context(inputs.options, inputs.facts);
+        for &part in &parts {
+            let Some(node) = self.roots.find(part) else { continue };
+            let rules = match &node.body {
+                Body::Inner { .. } => node.jumps(part.of),
+                Body::Leaf(entries) => entries.iter().filter_map(|entry| self.rule_of(&ctx, part.of, entry)).collect(),
+            };
+            writes.part(node.id, part.place.len, &rules);
+        }
+        parts
+    }
+
+    /// Make one rule of a dispatch chain again.
+    fn rule_of(&self, ctx: &Context<'_>, chain: FixedChain, entry: &Entry) -> Option<Rule> {
+        let state = self.states.get(&entry.port)?;
+        let view = PortView::new(self.family, &entry.port, &state.service, state.port())?;
+        let (mut left, mut found) = (entry.nth, None);
+        dispatch_rules(ctx, &view, state.reach, &mut |of, rule| {
+            if of == chain && found.is_none() && Claim::of_rule(&rule) == Some(entry.key) {
+                match left.checked_sub(1) {
+                    Some(less) => left = less,
+                    None => found = Some(rule),
+                }
+            }
+        });
+        found
     }
 
     /// Hand every port's dispatch rules to `emit`, ports in name order.
@@ -290,9 +323,7 @@ impl Ports {
         for &chain in &state.chains {
             delta.unwant(chain);
         }
-        for share in &state.shares {
-            self.dispatch[share.chain as usize].subtract(share.digest);
-        }
+        self.roots.replace(name, &state.shares, &[]);
         self.tally.exchange(state.tally, Tally::default());
     }
 
@@ -329,12 +360,9 @@ impl Ports {
         state.reach = reach;
 
         let shares = shares(&ctx, &view, reach, digester);
-        for old in &state.shares {
-            self.dispatch[old.chain as usize].subtract(old.digest);
-        }
-        for new in &shares {
-            self.dispatch[new.chain as usize].add(new.digest);
-            rules[new.chain.table() as usize] += new.rules;
+        self.roots.replace(name, &state.shares, &shares);
+        for share in &shares {
+            rules[share.chain.table() as usize] += 1;
         }
         state.shares = shares;
         let orphaned = reach.any && !reach.local && view.policies.use_local();
@@ -413,24 +441,15 @@ fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Clai
 
 fn shares(ctx: &Context<'_>, view: &PortView<'_>, reach: Reach, digester: &Digester) -> Box<[Share]> {
     let mut shares: Vec<Share> = Vec::with_capacity(3);
-    let mut keys: Vec<(FixedChain, Claim)> = Vec::new();
     let mut line = Vec::with_capacity(192);
     dispatch_rules(ctx, view, reach, &mut |chain, rule| {
+        let Some(key) = Claim::of_rule(&rule) else { return };
         line.clear();
-        append(ctx.family, ChainId::Fixed(chain), &rule, &mut line);
-        let rank = rank_key(chain, &rule).map_or(0, |key| {
-            let earlier = keys.iter().filter(|k| **k == (chain, key)).count();
-            keys.push((chain, key));
-            u8::try_from(earlier).unwrap_or(u8::MAX)
-        });
-        let digest = digester.ranked(rank, &line);
-        match shares.iter_mut().find(|s| s.chain == chain) {
-            Some(share) => {
-                share.digest.add(digest);
-                share.rules += 1;
-            }
-            None => shares.push(Share { chain, digest, rules: 1 }),
-        }
+        rule.write_to(ctx.family, &mut line);
+        let nth = shares.iter().filter(|s| s.chain == chain && s.key == key).count();
+        let nth = u8::try_from(nth).unwrap_or(u8::MAX);
+        let rank = if chain.table() == Table::Nat { nth } else { 0 };
+        shares.push(Share { chain, key, nth, digest: digester.ranked(rank, &line) });
     });
     shares.into()
 }

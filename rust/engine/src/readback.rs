@@ -28,27 +28,37 @@ pub(crate) struct Observed {
     /// Rules of the kernel's own chains and of KUBE-FIREWALL that could be ours.
     pub(crate) hooks: Vec<(Table, String, Rule)>,
     pub(crate) firewall_exists: bool,
+    /// Dispatch chains that lead on to parts of themselves.
+    pub(crate) trees: Vec<FixedChain>,
 }
 
 /// Digest of a chain whose rules arrive line by line.
 enum Accumulator {
     Ordered(TextHasher),
-    Dispatch { chain: FixedChain, sum: Digest, ranks: HashMap<Claim, u8>, tail_seen: bool },
+    Dispatch { chain: ChainId, sum: Digest, ranks: HashMap<Claim, u8>, tail_seen: bool },
 }
 
 impl Accumulator {
     fn new(id: ChainId, digester: &Digester) -> Self {
-        match id {
-            ChainId::Fixed(chain) if chain.is_dispatch() => {
-                Self::Dispatch { chain, sum: Digest::EMPTY_SET, ranks: HashMap::new(), tail_seen: false }
-            }
-            _ => Self::Ordered(digester.stream()),
+        let dispatches = match id {
+            ChainId::Fixed(chain) => chain.is_dispatch(),
+            ChainId::Dispatch(..) => true,
+            ChainId::Hashed(..) => false,
+        };
+        if dispatches {
+            Self::Dispatch { chain: id, sum: Digest::EMPTY_SET, ranks: HashMap::new(), tail_seen: false }
+        } else {
+            Self::Ordered(digester.stream())
         }
     }
 
-    fn rule(&mut self, digester: &Digester, rule: &Rule, line: &[u8]) {
+    fn rule(&mut self, family: Family, digester: &Digester, id: ChainId, rule: &Rule, text: &mut Vec<u8>) {
+        text.clear();
         match self {
-            Self::Ordered(hasher) => hasher.update(line),
+            Self::Ordered(hasher) => {
+                append(family, id, rule, text);
+                hasher.update(text);
+            }
             Self::Dispatch { chain, sum, ranks, tail_seen } => {
                 let is_tail = is_tail(*chain, rule);
                 if *tail_seen && !is_tail {
@@ -56,13 +66,14 @@ impl Accumulator {
                     sum.add(digester.text(b"a rule behind the tail"));
                 }
                 *tail_seen |= is_tail;
-                let rank = rank_key(*chain, rule).map_or(0, |key| {
+                let rank = rank_key(chain.table(), rule).map_or(0, |key| {
                     let next = ranks.entry(key).or_default();
                     let rank = *next;
                     *next = next.saturating_add(1);
                     rank
                 });
-                sum.add(digester.ranked(rank, line));
+                rule.write_to(family, text);
+                sum.add(digester.ranked(rank, text));
             }
         }
     }
@@ -89,8 +100,9 @@ impl Accumulator {
     }
 }
 
-fn is_tail(chain: FixedChain, rule: &Rule) -> bool {
-    chain == FixedChain::NatServices && rule.target == Some(Target::Jump(ChainId::Fixed(FixedChain::NatNodePorts)))
+fn is_tail(chain: ChainId, rule: &Rule) -> bool {
+    chain == ChainId::Fixed(FixedChain::NatServices)
+        && rule.target == Some(Target::Jump(ChainId::Fixed(FixedChain::NatNodePorts)))
 }
 
 /// Read what `iptables-save` (of all tables) printed.
@@ -128,9 +140,8 @@ pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<
             let chain = building.entry(id).or_insert_with(|| Accumulator::new(id, digester));
             match rule {
                 Some(rule) => {
-                    line_again.clear();
-                    append(family, id, &rule, &mut line_again);
-                    chain.rule(digester, &rule, &line_again);
+                    chain.rule(family, digester, id, &rule, &mut line_again);
+                    observed.note_tree(id, &rule);
                 }
                 None => chain.foreign(digester, line),
             }
@@ -144,6 +155,16 @@ pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<
         observed.chains.insert(id, chain.finish());
     }
     Ok(observed)
+}
+
+impl Observed {
+    fn note_tree(&mut self, id: ChainId, rule: &Rule) {
+        if let (ChainId::Fixed(chain), Some(Target::Jump(ChainId::Dispatch(..)))) = (id, &rule.target)
+            && !self.trees.contains(&chain)
+        {
+            self.trees.push(chain);
+        }
+    }
 }
 
 fn cut_short(table: &[u8]) -> InputError {

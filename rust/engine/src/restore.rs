@@ -11,8 +11,9 @@
 //! 1. what others jump to and nothing else (KUBE-MARK-MASQ, KUBE-POSTROUTING, the canary),
 //! 2. endpoint chains: no rule jumps to a new one yet,
 //! 3. Service chains, all of a port's in one block: what they jump to exists,
-//! 4. dispatch chains and hooks: from here on traffic finds the new Services,
-//! 5. deletions: nothing points there any more.
+//! 4. parts of dispatch trees, children before parents: any mix of old and new ones is right (see `tree`),
+//! 5. dispatch chains and hooks: from here on traffic finds the new Services, and takes the new way to the old ones,
+//! 6. deletions: nothing points there any more.
 //!
 //! Inside a block names come in descending order, each declaration next to its rules: then every look-up ends at the
 //! list's head. Sizes are measured: every COMMIT costs the kernel a walk over all chains of the table (40 ms at
@@ -26,7 +27,7 @@ use crate::claims::Claim;
 use crate::hooks::FIREWALL;
 use crate::names::{ChainId, Prefix, Table};
 use crate::options::WriteStrategy;
-use crate::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain};
+use crate::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
 
 /// Up to this many chains a table's part stays one block whatever the strategy: the quadratic term is still small
 /// (about 10 ms), and a usual change is one transaction.
@@ -37,6 +38,9 @@ const ENDPOINT_BLOCK: usize = 10_000;
 
 /// Service chains a block.
 const SERVICE_BLOCK: usize = 600;
+
+/// Parts of dispatch trees a block. They name Service chains in no order.
+const PART_BLOCK: usize = 300;
 
 /// Deletions a block.
 const DELETION_BLOCK: usize = 5_000;
@@ -57,7 +61,7 @@ pub(crate) fn restore_text(writes: &Writes<'_>, strategy: WriteStrategy) -> Rest
         if part.is_empty() {
             continue;
         }
-        let large = part.chains.len() + part.deletions.len() > SMALL_WRITE;
+        let large = part.chains.len() + part.parts.len() + part.deletions.len() > SMALL_WRITE;
         if strategy == WriteStrategy::OrderedBlocks && large {
             ordered_blocks(table, part, &mut text);
         } else {
@@ -72,12 +76,15 @@ fn one_block(table: Table, part: &TableWrites, strategy: WriteStrategy, text: &m
         if part.creates_firewall {
             declare_name(FIREWALL.as_bytes(), out);
         }
+        let parts = part.parts.iter().map(|p| p.id);
         let dispatch = part.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
-        for id in part.deletions.iter().copied().chain(part.chains.iter().map(|c| c.id)).chain(dispatch) {
+        let written = part.chains.iter().map(|c| c.id).chain(parts).chain(dispatch);
+        for id in part.deletions.iter().copied().chain(written) {
             declare(id, out);
         }
-        for chain in &part.chains {
-            out.extend_from_slice(&part.text[chain.rules.clone()]);
+        let chains = part.chains.iter().map(|c| &c.rules);
+        for rules in chains.chain(part.parts.iter().map(|p| &p.rules)) {
+            out.extend_from_slice(&part.text[rules.clone()]);
         }
         for chain in &part.dispatch {
             // The order is the strategy's, not the write's size's: same state, same rules.
@@ -103,7 +110,7 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
         match chain.id {
             ChainId::Fixed(_) => first.push(chain),
             ChainId::Hashed(Prefix::Sep, _) => endpoints.push(chain),
-            ChainId::Hashed(..) => services.push(chain),
+            ChainId::Hashed(..) | ChainId::Dispatch(..) => services.push(chain),
         }
     }
     if !first.is_empty() || part.creates_firewall {
@@ -136,6 +143,17 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
         });
     }
 
+    let mut parts: Vec<&WrittenPart> = part.parts.iter().collect();
+    parts.sort_by_cached_key(|p| Reverse((p.depth, p.id.name())));
+    for block in parts.chunks(PART_BLOCK) {
+        text.block(table, |out| {
+            for part_of_tree in block {
+                declare(part_of_tree.id, out);
+                out.extend_from_slice(&part.text[part_of_tree.rules.clone()]);
+            }
+        });
+    }
+
     if !part.dispatch.is_empty() || !part.hooks.is_empty() {
         text.block(table, |out| {
             // They jump to each other, and the tool takes no jump to what it has not seen yet: all declared first.
@@ -152,7 +170,10 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
     // Who jumps goes before who is jumped to, so that a block never deletes what a later one still uses.
     let mut deletions = part.deletions.clone();
     deletions.sort_by_cached_key(|&id| (Reverse(jumping_order(id)), Reverse(id.name())));
-    for block in deletions.chunks(DELETION_BLOCK) {
+    // Parts of trees jump to each other: all of them at once, and first.
+    let parts = deletions.partition_point(|id| matches!(id, ChainId::Dispatch(..)));
+    let (parts, rest) = deletions.split_at(parts);
+    for block in Some(parts).filter(|p| !p.is_empty()).into_iter().chain(rest.chunks(DELETION_BLOCK)) {
         text.block(table, |out| {
             for &id in block {
                 declare(id, out);
@@ -168,6 +189,7 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
 const fn jumping_order(id: ChainId) -> u8 {
     match id {
         ChainId::Fixed(_) => 0,
+        ChainId::Dispatch(..) => 6,
         ChainId::Hashed(prefix, _) => match prefix {
             Prefix::Sep => 1,
             Prefix::Svc => 2,
@@ -182,7 +204,7 @@ const fn jumping_order(id: ChainId) -> u8 {
 fn port_blocks<'a, 'b>(chains: &'b [&'a WrittenChain]) -> Vec<&'b [&'a WrittenChain]> {
     let hash = |chain: &WrittenChain| match chain.id {
         ChainId::Hashed(_, hash) => Some(hash),
-        ChainId::Fixed(_) => None,
+        ChainId::Fixed(_) | ChainId::Dispatch(..) => None,
     };
     let mut blocks = Vec::new();
     let mut rest = chains;

@@ -179,6 +179,12 @@ pub enum Match {
         protocol: Protocol,
         destination: Option<u16>,
     },
+    /// `-m tcp --dport LOW:HIGH`, LOW below HIGH.
+    PortRange {
+        protocol: Protocol,
+        low: u16,
+        high: u16,
+    },
     Conntrack(Negatable<CtState>),
     Mark {
         negated: bool,
@@ -329,6 +335,14 @@ impl Match {
                     put(out, " --dport ");
                     number(out, u32::from(*port));
                 }
+            }
+            Self::PortRange { protocol, low, high } => {
+                put(out, " -m");
+                word(out, protocol.name());
+                put(out, " --dport ");
+                number(out, u32::from(*low));
+                out.push(b':');
+                number(out, u32::from(*high));
             }
             Self::Conntrack(states) => {
                 put(out, " -m conntrack");

@@ -157,11 +157,13 @@ impl Parser<'_> {
                 (self.next()? == "LOCAL").then(|| self.rule.matches.push(Match::LocalAddress(Side::Destination)))?;
             }
             "--dport" => {
-                let port: u16 = self.next()?.parse().ok()?;
-                let Some(Match::Port { destination: destination @ None, .. }) = self.rule.matches.last_mut() else {
-                    return None;
-                };
-                *destination = Some(port);
+                let ports = port_or_range(self.next()?)?;
+                let last = self.rule.matches.last_mut()?;
+                let Match::Port { protocol, destination: destination @ None } = last else { return None };
+                match ports {
+                    (low, high) if low == high => *destination = Some(low),
+                    (low, high) => *last = Match::PortRange { protocol: *protocol, low, high },
+                }
             }
             "--nfacct-name" => {
                 let counter = Counter::parse(self.next()?)?;
@@ -258,6 +260,18 @@ fn protocol(text: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.name() == text)
 }
 
+/// `N`, or a range as dispatch trees have them: a power of sixteen wide, beginning at a multiple of that.
+fn port_or_range(text: &str) -> Option<(u16, u16)> {
+    let Some((low, high)) = text.split_once(':') else {
+        let port = text.parse().ok()?;
+        return Some((port, port));
+    };
+    // Some versions leave out an end that is the least or the greatest there is.
+    let low: u16 = if low.is_empty() { 0 } else { low.parse().ok()? };
+    let high: u16 = if high.is_empty() { u16::MAX } else { high.parse().ok()? };
+    [0xf, 0xff, 0xfff].into_iter().any(|free| low & free == 0 && high == low | free).then_some((low, high))
+}
+
 fn mark(text: &str) -> Option<(u32, u32)> {
     let hex = |t: &str| match t.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
@@ -293,6 +307,8 @@ mod tests {
             (" -j MARK --or-mark 0x4000", Some(" -j MARK --set-xmark 0x4000/0x4000")),
             (" -j MARK --xor-mark 0x4000", Some(" -j MARK --set-xmark 0x4000/0x0")),
             (" -s 0.0.0.0/0 -j DROP", Some(" -j DROP")),
+            (" -p udp -m udp --dport :4095 -j DROP", Some(" -p udp -m udp --dport 0:4095 -j DROP")),
+            (" -p tcp -m tcp --dport 65520: -j DROP", Some(" -p tcp -m tcp --dport 65520:65535 -j DROP")),
         ] {
             // `--dport` before its `-m tcp` has nothing to belong to; iptables-save never prints that.
             if let Some(canonical) = canonical {
@@ -315,6 +331,8 @@ mod tests {
             " -d fd00::1/128 -j DROP",
             " -m recent --set -j DROP",
             " -m tcp --dport 80:90 -j DROP",
+            " -m tcp --dport 80:81 --dport 80",
+            " -m tcp --dport 16:15",
             " -m tcp --sport 80",
             " -j REJECT --reject-with tcp-reset",
             " --dport 80",

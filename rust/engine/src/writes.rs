@@ -20,6 +20,15 @@ pub(crate) struct WrittenChain {
     pub(crate) rules: Range<usize>,
 }
 
+/// A part of a dispatch chain's tree, as `-A` lines in its table's buffer.
+#[derive(Debug)]
+pub(crate) struct WrittenPart {
+    pub(crate) id: ChainId,
+    /// Distance from the root, in nibbles: whoever jumps here has less.
+    pub(crate) depth: u8,
+    pub(crate) rules: Range<usize>,
+}
+
 /// One rule of a dispatch chain.
 #[derive(Debug)]
 pub(crate) struct DispatchLine {
@@ -43,6 +52,7 @@ pub(crate) struct DispatchChain {
 pub(crate) struct TableWrites {
     pub(crate) text: Vec<u8>,
     pub(crate) chains: Vec<WrittenChain>,
+    pub(crate) parts: Vec<WrittenPart>,
     pub(crate) dispatch: Vec<DispatchChain>,
     /// `-I` lines.
     pub(crate) hooks: Vec<u8>,
@@ -54,6 +64,7 @@ pub(crate) struct TableWrites {
 impl TableWrites {
     pub(crate) fn is_empty(&self) -> bool {
         self.chains.is_empty()
+            && self.parts.is_empty()
             && self.dispatch.is_empty()
             && self.hooks.is_empty()
             && self.deletions.is_empty()
@@ -102,6 +113,19 @@ impl<'a> Writes<'a> {
         }
     }
 
+    /// A part of a dispatch chain that has to be written.
+    pub(crate) fn part(&mut self, id: ChainId, depth: u8, rules: &[Rule]) {
+        let family = self.family;
+        let table = self.table(id.table());
+        let start = table.text.len();
+        for rule in rules {
+            append(family, id, rule, &mut table.text);
+        }
+        let end = table.text.len();
+        table.parts.push(WrittenPart { id, depth, rules: start..end });
+        self.rules[id.table() as usize] += rules.len();
+    }
+
     /// Begin a dispatch chain; its digest is known already.
     pub(crate) fn open(&mut self, chain: FixedChain) {
         self.table(chain.table()).dispatch.push(DispatchChain { chain, lines: Vec::new(), tail: Vec::new() });
@@ -114,7 +138,7 @@ impl<'a> Writes<'a> {
                 Some(Target::Jump(to)) => Some(to),
                 _ => None,
             };
-            written.lines.push(DispatchLine { rule: range, target, key: rank_key(chain, rule) });
+            written.lines.push(DispatchLine { rule: range, target, key: rank_key(chain.table(), rule) });
         }
     }
 
@@ -159,7 +183,7 @@ impl<'a> Writes<'a> {
     pub(crate) fn written(&self) -> Vec<ChainId> {
         let one = |t: &TableWrites| {
             let dispatch = t.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
-            t.chains.iter().map(|c| c.id).chain(dispatch).collect::<Vec<_>>()
+            t.chains.iter().map(|c| c.id).chain(t.parts.iter().map(|p| p.id)).chain(dispatch).collect::<Vec<_>>()
         };
         self.tables.iter().flat_map(one).collect()
     }

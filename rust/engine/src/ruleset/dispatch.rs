@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{Context, PortView};
 use crate::address::Net;
 use crate::claims::Claim;
-use crate::names::{FixedChain, Prefix};
+use crate::names::{FixedChain, Prefix, Table};
 use crate::rule::{Comment, Counter, Match, Negatable, Rule, Side, Target};
 use crate::topology::Reach;
 
@@ -116,21 +116,8 @@ pub(crate) fn dispatch_rules(
     }
 }
 
-/// What two rules of a dispatch chain must share for their order to mean something; `None`: no order in this chain.
+/// What two rules of a dispatch chain must share for their order to mean something; `None`: no order in this table.
 /// In nat, the first rule a packet matches decides; in filter, all rules for one destination say the same.
-pub(crate) fn rank_key(chain: FixedChain, rule: &Rule) -> Option<Claim> {
-    let port = rule.matches.iter().find_map(|m| match m {
-        Match::Port { protocol, destination: Some(port) } => Some((*protocol, *port)),
-        _ => None,
-    });
-    let (protocol, port) = port?;
-    match chain {
-        FixedChain::NatServices => {
-            let net = rule.destination.as_ref()?;
-            Some(Claim::Address(net.value.addr(), protocol, port))
-        }
-        // 127.0.0.0/8 is a part of "any local address", so both rules of a node port share its key.
-        FixedChain::NatNodePorts => Some(Claim::NodePort(protocol, port)),
-        _ => None,
-    }
+pub(crate) fn rank_key(table: Table, rule: &Rule) -> Option<Claim> {
+    if table == Table::Nat { Claim::of_rule(rule) } else { None }
 }
