@@ -1,8 +1,9 @@
-//! The dispatch chains as a whole: what they hold, whether each is one chain or a tree, and which parts must be written.
+//! The dispatch chains as a whole: what they hold, whether they are chains or trees, and which parts must be written.
 //!
-//! Under `auto` a chain turns into a tree above one size and back below a smaller one, so that a Service that comes and
-//! goes at the threshold does not rewrite everything each time. In between, what there is stays. That memory is in the
-//! kernel: after a restart the chain as found decides, so a restart writes nothing, whichever it was.
+//! Under `auto` all of a family's turn into trees together, above one number of rules in them, and back below a smaller
+//! one, so that a Service that comes and goes at the threshold does not rewrite everything each time. In between, what
+//! there is stays. That memory is in the kernel: after a restart what is found decides, so a restart writes nothing,
+//! whichever it was.
 
 use crate::address::Family;
 use crate::claims::Claim;
@@ -36,13 +37,15 @@ struct Root {
     rules: usize,
     sum: Digest,
     tree: Option<Tree>,
-    /// A tree, as of the last plan, or of the first observation.
-    was_tree: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Roots([Root; FixedChain::ALL.len()]);
+pub(crate) struct Roots {
+    chains: [Root; FixedChain::ALL.len()],
+    /// Trees, as of the last plan, or of the first observation.
+    were_trees: bool,
+}
 
 /// A chain of a tree that must be written.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +56,7 @@ pub(crate) struct Part {
 
 impl Roots {
     fn root(&mut self, chain: FixedChain) -> &mut Root {
-        &mut self.0[chain as usize]
+        &mut self.chains[chain as usize]
     }
 
     /// A port's rules changed.
@@ -80,13 +83,11 @@ impl Roots {
     }
 
     /// What was found in the kernel, before anything was planned.
-    pub(crate) fn found_trees(&mut self, trees: &[FixedChain]) {
-        for &chain in FixedChain::ALL {
-            self.root(chain).was_tree = trees.contains(&chain);
-        }
+    pub(crate) const fn found_trees(&mut self, trees: bool) {
+        self.were_trees = trees;
     }
 
-    /// Make each chain what it shall be; `shares` gives the rules of all ports when a tree has to be made of them.
+    /// Make all chains what they shall be; `shares` gives the rules of all ports when a tree has to be made of them.
     pub(crate) fn settle<'a, I: Iterator<Item = (&'a PortName, &'a [Share])>>(
         &mut self,
         family: Family,
@@ -96,17 +97,16 @@ impl Roots {
         shares: impl Fn() -> I,
     ) {
         let limits = options.tree_limits;
-        for &chain in FixedChain::ALL {
+        let rules: usize = self.chains.iter().map(|root| root.rules).sum();
+        let trees = match options.dispatch {
+            Dispatch::Flat => false,
+            Dispatch::Tree => true,
+            Dispatch::Auto => rules > limits.grow || (self.were_trees && rules >= limits.shrink),
+        };
+        self.were_trees = trees;
+        for &chain in FixedChain::ALL.iter().filter(|chain| chain.is_dispatch()) {
             let root = self.root(chain);
-            let wanted = chain.is_dispatch()
-                && match options.dispatch {
-                    Dispatch::Flat => false,
-                    Dispatch::Tree => true,
-                    Dispatch::Auto if root.rules > limits.grow => true,
-                    Dispatch::Auto => root.was_tree && root.rules >= limits.shrink.min(limits.grow),
-                };
-            root.was_tree = wanted;
-            match (wanted, &root.tree) {
+            match (trees, &root.tree) {
                 (true, None) => {
                     let of_chain = shares().flat_map(|(port, shares)| {
                         shares.iter().filter(|s| s.chain == chain).map(|share| share.entry(port))
@@ -142,7 +142,7 @@ impl Roots {
     }
 
     pub(crate) fn find(&self, part: Part) -> Option<&Node> {
-        self.0[part.of as usize].tree.as_ref()?.find(part.place)
+        self.chains[part.of as usize].tree.as_ref()?.find(part.place)
     }
 
     /// Nobody knows what became of this part.
@@ -154,7 +154,7 @@ impl Roots {
 
     /// After an observation: parts that are not as they shall be.
     pub(crate) fn suspect_differing(&mut self, delta: &Delta) {
-        for root in &mut self.0 {
+        for root in &mut self.chains {
             if let Some(tree) = &mut root.tree {
                 tree.suspect_where(|id| delta.differs(id));
             }
@@ -163,17 +163,17 @@ impl Roots {
 
     /// Digest of the chain, its tail aside.
     pub(crate) fn digest(&self, chain: FixedChain) -> Digest {
-        let root = &self.0[chain as usize];
+        let root = &self.chains[chain as usize];
         root.tree.as_ref().map_or(root.sum, Tree::digest)
     }
 
     /// Jumps within the chain's tree: the rules that only a tree has.
     pub(crate) fn jumps(&self, chain: FixedChain) -> usize {
-        self.0[chain as usize].tree.as_ref().map_or(0, Tree::chains)
+        self.chains[chain as usize].tree.as_ref().map_or(0, Tree::chains)
     }
 
     /// The rules of a chain that is a tree, its tail aside; `None`: it holds the ports' rules themselves.
     pub(crate) fn tree_rules(&self, chain: FixedChain) -> Option<Vec<Rule>> {
-        self.0[chain as usize].tree.as_ref().map(Tree::root_rules)
+        self.chains[chain as usize].tree.as_ref().map(Tree::root_rules)
     }
 }

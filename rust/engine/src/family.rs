@@ -284,7 +284,7 @@ impl FamilyState {
     pub(crate) fn observe(&mut self, digester: &Digester, saved: &[u8]) -> Result<DriftReport, InputError> {
         let observed = readback::read(self.family, digester, saved)?;
         if self.facts.is_none() {
-            self.ports.roots_mut().found_trees(&observed.trees);
+            self.ports.roots_mut().found_trees(observed.trees);
         }
         let believed = !self.delta.nothing_applied();
         let drift = self.delta.observe(observed.chains, observed.held);

@@ -35,7 +35,7 @@ pub enum WriteStrategy {
 /// Whether packets find their Service by one long chain or by a tree of short ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dispatch {
-    /// A tree for each dispatch chain that holds many rules.
+    /// Trees, once there are many rules.
     #[default]
     Auto,
     /// One chain each, as kube-proxy writes them.
@@ -57,12 +57,12 @@ impl Dispatch {
     }
 }
 
-/// When a dispatch chain becomes a tree and how wide that is. `docs/design/dispatch.md` says why these.
+/// When dispatch chains become trees and how wide these are. `docs/design/dispatch.md` says why these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
-    /// Under [`Dispatch::Auto`], a chain with more rules than this becomes a tree…
+    /// Under [`Dispatch::Auto`], dispatch chains with more rules than this, all together, become trees…
     pub grow: usize,
-    /// …and a tree with fewer than this becomes a chain again. Between the two nothing changes.
+    /// …and trees with fewer than this become chains again. Between the two nothing changes.
     pub shrink: usize,
     /// Rules that one leaf may hold.
     pub leaf: usize,

@@ -28,8 +28,8 @@ pub(crate) struct Observed {
     /// Rules of the kernel's own chains and of KUBE-FIREWALL that could be ours.
     pub(crate) hooks: Vec<(Table, String, Rule)>,
     pub(crate) firewall_exists: bool,
-    /// Dispatch chains that lead on to parts of themselves.
-    pub(crate) trees: Vec<FixedChain>,
+    /// Dispatch chains lead on to parts of themselves.
+    pub(crate) trees: bool,
 }
 
 /// Digest of a chain whose rules arrive line by line.
@@ -141,7 +141,8 @@ pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<
             match rule {
                 Some(rule) => {
                     chain.rule(family, digester, id, &rule, &mut line_again);
-                    observed.note_tree(id, &rule);
+                    let part = matches!(rule.target, Some(Target::Jump(ChainId::Dispatch(..))));
+                    observed.trees |= part && matches!(id, ChainId::Fixed(_));
                 }
                 None => chain.foreign(digester, line),
             }
@@ -155,16 +156,6 @@ pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<
         observed.chains.insert(id, chain.finish());
     }
     Ok(observed)
-}
-
-impl Observed {
-    fn note_tree(&mut self, id: ChainId, rule: &Rule) {
-        if let (ChainId::Fixed(chain), Some(Target::Jump(ChainId::Dispatch(..)))) = (id, &rule.target)
-            && !self.trees.contains(&chain)
-        {
-            self.trees.push(chain);
-        }
-    }
 }
 
 fn cut_short(table: &[u8]) -> InputError {

@@ -39,8 +39,8 @@ const ENDPOINT_BLOCK: usize = 10_000;
 /// Service chains a block.
 const SERVICE_BLOCK: usize = 600;
 
-/// Parts of dispatch trees a block. They name Service chains in no order.
-const PART_BLOCK: usize = 300;
+/// Rules of dispatch trees a block. They name Service chains in no order.
+const PART_BLOCK: usize = 2000;
 
 /// Deletions a block.
 const DELETION_BLOCK: usize = 5_000;
@@ -61,7 +61,9 @@ pub(crate) fn restore_text(writes: &Writes<'_>, strategy: WriteStrategy) -> Rest
         if part.is_empty() {
             continue;
         }
-        let large = part.chains.len() + part.parts.len() + part.deletions.len() > SMALL_WRITE;
+        // Each rule of a tree names another chain.
+        let ways = part.parts.iter().map(|p| 1 + p.count).sum::<usize>();
+        let large = part.chains.len() + ways + part.deletions.len() > SMALL_WRITE;
         if strategy == WriteStrategy::OrderedBlocks && large {
             ordered_blocks(table, part, &mut text);
         } else {
@@ -145,7 +147,7 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
 
     let mut parts: Vec<&WrittenPart> = part.parts.iter().collect();
     parts.sort_by_cached_key(|p| Reverse((p.depth, p.id.name())));
-    for block in parts.chunks(PART_BLOCK) {
+    for block in part_blocks(&parts) {
         text.block(table, |out| {
             for part_of_tree in block {
                 declare(part_of_tree.id, out);
@@ -216,6 +218,20 @@ fn port_blocks<'a, 'b>(chains: &'b [&'a WrittenChain]) -> Vec<&'b [&'a WrittenCh
         let (block, after) = rest.split_at(end);
         blocks.push(block);
         rest = after;
+    }
+    blocks
+}
+
+/// Cut parts of trees into blocks by the rules in them.
+fn part_blocks<'a, 'b>(parts: &'b [&'a WrittenPart]) -> Vec<&'b [&'a WrittenPart]> {
+    let mut blocks = Vec::new();
+    let (mut start, mut rules) = (0, 0);
+    for (at, part) in parts.iter().enumerate() {
+        rules += part.count;
+        if rules >= PART_BLOCK || at + 1 == parts.len() {
+            blocks.push(&parts[start..=at]);
+            (start, rules) = (at + 1, 0);
+        }
     }
     blocks
 }

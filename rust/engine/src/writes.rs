@@ -27,6 +27,8 @@ pub(crate) struct WrittenPart {
     /// Distance from the root, in nibbles: whoever jumps here has less.
     pub(crate) depth: u8,
     pub(crate) rules: Range<usize>,
+    /// How many these are.
+    pub(crate) count: usize,
 }
 
 /// One rule of a dispatch chain.
@@ -122,7 +124,7 @@ impl<'a> Writes<'a> {
             append(family, id, rule, &mut table.text);
         }
         let end = table.text.len();
-        table.parts.push(WrittenPart { id, depth, rules: start..end });
+        table.parts.push(WrittenPart { id, depth, rules: start..end, count: rules.len() });
         self.rules[id.table() as usize] += rules.len();
     }
 

@@ -4,15 +4,23 @@
 
 mod common;
 
+use common::cluster::{MODES, SMALL};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine, Options};
+use ferrule_engine::{Dispatch, Engine, Options, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn payload(services: &[Value], slices: &[Value]) -> (String, Engine) {
-    let mut engine = Engine::new(Options::new("node-1"));
+    payload_in(Dispatch::Flat, services, slices)
+}
+
+fn payload_in(dispatch: Dispatch, services: &[Value], slices: &[Value]) -> (String, Engine) {
+    let mut options = Options::new("node-1");
+    options.dispatch = dispatch;
+    options.tree_limits = TreeLimits { grow: 2, ..SMALL };
+    let mut engine = Engine::new(options);
     for (kind, items) in [(Kind::Service, services), (Kind::EndpointSlice, slices), (Kind::Node, &[])] {
         engine.replace(kind, &[&serde_json::to_vec(items).unwrap()]).unwrap();
     }
@@ -65,7 +73,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn names_cannot_change_the_shape_of_the_text(name in hostile_text(), port in hostile_text()) {
+    fn names_cannot_change_the_shape_of_the_text(name in hostile_text(), port in hostile_text(), mode in 0..MODES.len()) {
+        let payload = |services: &[Value], slices: &[Value]| payload_in(MODES[mode], services, slices);
         let (victim_service, victim_slice) = victim();
         let (tame_service, tame_slice) = attacker("tame", "http", "TCP");
         let (service, slice) = attacker(&name, &port, "TCP");
@@ -79,7 +88,10 @@ proptest! {
     }
 
     #[test]
-    fn addresses_are_numbers_or_nothing(ip in hostile_text(), range in hostile_text(), protocol in hostile_text()) {
+    fn addresses_are_numbers_or_nothing(
+        ip in hostile_text(), range in hostile_text(), protocol in hostile_text(), mode in 0..MODES.len(),
+    ) {
+        let payload = |services: &[Value], slices: &[Value]| payload_in(MODES[mode], services, slices);
         let (victim_service, victim_slice) = victim();
         let (alone, _) = payload(std::slice::from_ref(&victim_service), std::slice::from_ref(&victim_slice));
         let service = json!({"metadata": {"name": "h", "namespace": "h"}, "spec": {"type": "LoadBalancer", "clusterIP": ip, "externalIPs": [ip],

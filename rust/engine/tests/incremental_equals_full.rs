@@ -4,16 +4,22 @@
 
 mod common;
 
-use common::cluster::{Event, World, event};
+use common::cluster::{Event, MODES, SMALL, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine, Options, PlanError, WriteStrategy};
+use ferrule_engine::{Dispatch, Engine, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
 fn engine(strategy: WriteStrategy) -> Engine {
+    engine_with(strategy, Dispatch::Flat)
+}
+
+fn engine_with(strategy: WriteStrategy, dispatch: Dispatch) -> Engine {
     let mut options = Options::new("node-1");
+    options.dispatch = dispatch;
+    options.tree_limits = SMALL;
     options.write_strategy = strategy;
     options.set_local_detector("ClusterCIDR", &["10.128.0.0/10"], "").unwrap();
     options.nfacct_localhost_accepted = true;
@@ -99,8 +105,8 @@ fn meddle(kernel: &mut Kernel, how: usize) {
     }
 }
 
-fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
-    let (mut world, mut engine, mut kernel) = (World::default(), engine(strategy), Kernel::new());
+fn run(events: &[Event], strategy: WriteStrategy, mut mode: Dispatch) -> Result<(), TestCaseError> {
+    let (mut world, mut engine, mut kernel) = (World::default(), engine_with(strategy, mode), Kernel::new());
     relist(&mut engine, &world);
     for event in events {
         match event {
@@ -128,13 +134,23 @@ fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
                 meddle(&mut kernel, *how);
                 engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             }
+            Event::Restart(to) => {
+                mode = MODES[*to];
+                engine = engine_with(strategy, mode);
+                relist(&mut engine, &world);
+            }
         }
     }
     sync(&mut engine, &mut kernel, None);
     prop_assert!(!sync(&mut engine, &mut kernel, None), "a second sync has nothing to do");
 
-    let (mut fresh, mut empty) = (self::engine(strategy), Kernel::new());
+    let (mut fresh, mut empty) = (engine_with(strategy, mode), Kernel::new());
     relist(&mut fresh, &world);
+    if mode == Dispatch::Auto {
+        // Between the two thresholds a chain stays what it was, and the kernel is where that is remembered.
+        prop_assert!(!sync(&mut fresh, &mut kernel.clone(), None), "a restart over right rules writes nothing");
+        fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();
+    }
     sync(&mut fresh, &mut empty, None);
     prop_assert_eq!(kernel.save(), empty.save());
     prop_assert_eq!(engine.problems(), fresh.problems());
@@ -142,7 +158,7 @@ fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
     prop_assert_eq!(engine.facts(Family::V4).rules, rules_in(&kernel.save()));
 
     // And the kernel's own words mean the same to an engine that knows nothing.
-    let mut restarted = self::engine(strategy);
+    let mut restarted = engine_with(strategy, mode);
     relist(&mut restarted, &world);
     restarted.observe(Family::V4, kernel.save().as_bytes()).unwrap();
     prop_assert!(restarted.plan(Family::V4).unwrap().is_none(), "a restart over right rules writes nothing");
@@ -152,8 +168,10 @@ fn run(events: &[Event], strategy: WriteStrategy) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_sequence_ends_like_a_fresh_start(events in prop::collection::vec(event(), 1..40), ordered in any::<bool>()) {
-        run(&events, if ordered { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock })?;
+    fn any_sequence_ends_like_a_fresh_start(
+        events in prop::collection::vec(event(), 1..40), ordered in any::<bool>(), mode in 0..MODES.len(),
+    ) {
+        run(&events, if ordered { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock }, MODES[mode])?;
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::cluster::{Event, World, event};
+use common::cluster::{Event, MODES, SMALL, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
@@ -15,6 +15,8 @@ use proptest::prelude::*;
 
 fn options(variant: u8) -> Options {
     let mut options = Options::new("node-1");
+    options.dispatch = MODES[usize::from(variant) % MODES.len()];
+    options.tree_limits = SMALL;
     options.nfacct_invalid_dropped = variant & 1 != 0;
     options.nfacct_localhost_accepted = variant & 2 != 0;
     options.masquerade_all = variant & 4 != 0;

@@ -3,14 +3,23 @@
 
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine, Options};
+use ferrule_engine::{Dispatch, Engine, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 
 const SERVICES: &[u8] = br#"[{"metadata":{"name":"web","namespace":"app"},"spec":{"type":"NodePort","clusterIP":"10.96.10.1","ports":[{"name":"http","port":80,"nodePort":30080}]}}]"#;
 const SLICES: &[u8] = br#"[{"metadata":{"name":"web-1","namespace":"app","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[{"addresses":["10.128.1.10"]}]}]"#;
 
 fuzz_target!(|data: &[u8]| {
-    let mut engine = Engine::new(Options::new("node-1"));
+    for dispatch in [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto] {
+        read_back(dispatch, data);
+    }
+});
+
+fn read_back(dispatch: Dispatch, data: &[u8]) {
+    let mut options = Options::new("node-1");
+    options.dispatch = dispatch;
+    options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1 };
+    let mut engine = Engine::new(options);
     for (kind, list) in [(Kind::Service, SERVICES), (Kind::EndpointSlice, SLICES), (Kind::Node, b"[]".as_slice())] {
         engine.replace(kind, &[list]).expect("a list");
     }
@@ -21,4 +30,4 @@ fuzz_target!(|data: &[u8]| {
         engine.commit(&plan).expect("in flight");
     }
     assert!(engine.plan(Family::V4).expect("observed").is_none());
-});
+}

@@ -3,11 +3,20 @@
 
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine, Options};
+use ferrule_engine::{Dispatch, Engine, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let mut engine = Engine::new(Options::new("node-1"));
+    for dispatch in [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto] {
+        decode(dispatch, data);
+    }
+});
+
+fn decode(dispatch: Dispatch, data: &[u8]) {
+    let mut options = Options::new("node-1");
+    options.dispatch = dispatch;
+    options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1 };
+    let mut engine = Engine::new(options);
     for kind in Kind::ALL {
         // Input that is no list changes nothing; the kind still has to be listed for a plan.
         if engine.replace(kind, &[data]).is_err() {
@@ -27,4 +36,4 @@ fuzz_target!(|data: &[u8]| {
         engine.commit(&plan).expect("it is in flight");
         assert!(engine.plan(family).expect("listed and observed").is_none());
     }
-});
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrule_engine::wire::Kind;
+use ferrule_engine::{Dispatch, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -23,7 +24,15 @@ pub enum Event {
     Observe,
     /// Somebody flushed a table or removed a chain.
     Meddle(usize),
+    /// The process starts again, with this setting of `dispatch` (see [`MODES`]).
+    Restart(usize),
 }
+
+/// Every setting of `dispatch`.
+pub const MODES: [Dispatch; 3] = [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto];
+
+/// Limits by which clusters as small as these have trees of several levels, and cross the threshold.
+pub const SMALL: TreeLimits = TreeLimits { grow: 6, shrink: 4, leaf: 2 };
 
 /// The cluster as the API server has it.
 #[derive(Clone, Debug, Default)]
@@ -143,5 +152,6 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..9).prop_map(Event::Fail),
         1 => Just(Event::Observe),
         1 => (0usize..4).prop_map(Event::Meddle),
+        1 => (0..MODES.len()).prop_map(Event::Restart),
     ]
 }
