@@ -1,4 +1,5 @@
-//! Engine rows: decoding, a full plan, one changed endpoint, heap. Every row checks the result of what it timed.
+//! Engine rows: decoding, a full plan, one changed endpoint or Service, heap; the last three with flat dispatch chains and
+//! with trees, and for both the rules that a packet walks through (counted by an interpreter of rules). Every row checks the result of what it timed.
 //!
 //! Run by `make bench`; refuses a debug build. What these rows do not show is in bench/README.md.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)] // a report for people; a bench may panic
@@ -10,7 +11,14 @@ use std::time::{Duration, Instant};
 use ferrule_bench::{Shape, frame, list, service, slice};
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Engine, Options};
+use ferrule_engine::{Dispatch, Engine, Options};
+
+#[path = "../rust/engine/tests/common/kernel.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, clippy::format_push_string)]
+mod kernel;
+#[path = "../rust/engine/tests/common/packet.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod packet;
 
 /// Counts live bytes. The only unsafe code of the project outside `PyO3`'s macros: a global allocator cannot be safe.
 struct Counting;
@@ -49,8 +57,11 @@ fn best(mut run: impl FnMut() -> Duration) -> Duration {
     (0..REPEATS).map(|_| run()).min().unwrap()
 }
 
-fn options() -> Options {
+const MODES: [(&str, Dispatch); 2] = [("flat", Dispatch::Flat), ("tree", Dispatch::Tree)];
+
+fn options(dispatch: Dispatch) -> Options {
     let mut options = Options::new("node-1");
+    options.dispatch = dispatch;
     options.set_local_detector("ClusterCIDR", &["10.128.0.0/9"], "").unwrap();
     options
 }
@@ -67,8 +78,8 @@ impl Cluster {
         Self { services: list(&services), slices: list(&slices) }
     }
 
-    fn load(&self) -> Engine {
-        let mut engine = Engine::new(options());
+    fn load(&self, dispatch: Dispatch) -> Engine {
+        let mut engine = Engine::new(options(dispatch));
         engine.replace(Kind::Service, &[&self.services]).unwrap();
         engine.replace(Kind::EndpointSlice, &[&self.slices]).unwrap();
         engine.replace(Kind::Node, &[b"[]"]).unwrap();
@@ -80,7 +91,7 @@ impl Cluster {
 fn decode(shape: Shape, cluster: &Cluster) -> bool {
     let bytes = (cluster.services.len() + cluster.slices.len()) as f64;
     let time = best(|| {
-        let mut engine = Engine::new(options());
+        let mut engine = Engine::new(options(Dispatch::Auto));
         let start = Instant::now();
         let a = engine.replace(Kind::Service, &[&cluster.services]).unwrap();
         let b = engine.replace(Kind::EndpointSlice, &[&cluster.slices]).unwrap();
@@ -97,11 +108,11 @@ fn decode(shape: Shape, cluster: &Cluster) -> bool {
     )
 }
 
-fn full_plan(shape: Shape, cluster: &Cluster, bar: f64) -> bool {
+fn full_plan(shape: Shape, cluster: &Cluster, bar: f64, (mode, dispatch): (&str, Dispatch)) -> bool {
     let want = shape.services * (2 * shape.endpoints + shape.endpoints + 1);
     let mut size = 0;
     let time = best(|| {
-        let mut engine = cluster.load();
+        let mut engine = cluster.load(dispatch);
         let start = Instant::now();
         let plan = engine.plan(Family::V4).unwrap().unwrap();
         let time = start.elapsed();
@@ -111,15 +122,15 @@ fn full_plan(shape: Shape, cluster: &Cluster, bar: f64) -> bool {
     });
     let value = format!("{:.0} ms, {:.1} MB", time.as_secs_f64() * 1e3, size as f64 / 1e6);
     row(
-        &format!("plan_full_{}x{}", shape.services, shape.endpoints),
+        &format!("plan_full_{}x{}_{mode}", shape.services, shape.endpoints),
         &value,
         &format!("<= {bar} s"),
         time.as_secs_f64() <= bar,
     )
 }
 
-fn one_change(shape: Shape, cluster: &Cluster) -> bool {
-    let mut engine = cluster.load();
+fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch)) -> bool {
+    let mut engine = cluster.load(dispatch);
     let plan = engine.plan(Family::V4).unwrap().unwrap();
     engine.commit(&plan).unwrap();
     let mut times = Vec::new();
@@ -140,25 +151,103 @@ fn one_change(shape: Shape, cluster: &Cluster) -> bool {
     times.sort_unstable();
     let (median, p99) = (times[250].as_secs_f64() * 1e3, times[495].as_secs_f64() * 1e3);
     let value = format!("{median:.3} / {p99:.3} ms p99");
-    row(&format!("change_one_endpoint_{}", shape.services), &value, "<= 1 ms p99", p99 <= 1.0)
+    row(&format!("change_one_endpoint_{}_{mode}", shape.services), &value, "<= 1 ms p99", p99 <= 1.0)
         & row(
-            &format!("change_one_endpoint_{}_cost", shape.services),
+            &format!("change_one_endpoint_{}_{mode}_cost", shape.services),
             &format!("{bytes} bytes, {allocations} allocs"),
             "",
             true,
         )
 }
 
-fn heap(shape: Shape, cluster: &Cluster) -> bool {
+/// A Service comes and goes, with its endpoints: what only a change of dispatch costs.
+fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch)) -> bool {
+    let mut engine = cluster.load(dispatch);
+    let plan = engine.plan(Family::V4).unwrap().unwrap();
+    engine.commit(&plan).unwrap();
+    let (mut times, mut bytes, mut chains) = (Vec::new(), Vec::new(), 0);
+    for i in 0..100 {
+        let n = shape.services + 1 + i;
+        for type_ in ["ADDED", "DELETED"] {
+            let frame = |object| serde_json::json!({"type": type_, "object": object}).to_string().into_bytes();
+            let (service, slice) = (frame(service(shape, n)), frame(slice(shape, n, 0)));
+            let start = Instant::now();
+            engine.ingest(Kind::EndpointSlice, &slice);
+            engine.ingest(Kind::Service, &service);
+            let plan = engine.plan(Family::V4).unwrap().unwrap();
+            times.push(start.elapsed());
+            assert!(plan.chains_written.len() + plan.chains_deleted.len() > shape.endpoints + 1, "{plan:?}");
+            bytes.push(plan.payload.len());
+            chains = chains.max(plan.chains_written.len() + plan.chains_deleted.len());
+            engine.commit(&plan).unwrap();
+        }
+    }
+    times.sort_unstable();
+    bytes.sort_unstable();
+    let (median, p99) = (times[100].as_secs_f64() * 1e3, times[198].as_secs_f64() * 1e3);
+    let value = format!("{median:.3} / {p99:.3} ms p99");
+    let (bar, ok) = if dispatch == Dispatch::Tree { ("<= 1 ms p99", p99 <= 1.0) } else { ("", true) };
+    row(&format!("change_one_service_{}_{mode}", shape.services), &value, bar, ok)
+        & row(
+            &format!("change_one_service_{}_{mode}_cost", shape.services),
+            &format!("{} / {} bytes max", bytes[100], bytes[199]),
+            &format!("{chains} chains at most"),
+            true,
+        )
+}
+
+/// Rules that the first packet of a flow is compared with, in all hooks: to the first, the middle and the last Service of
+/// the flat chain, and to no Service.
+fn walks(shape: Shape, cluster: &Cluster) -> bool {
+    let mut ok = true;
+    let mut targets: Vec<String> = Vec::new();
+    for (mode, dispatch) in MODES {
+        let plan = cluster.load(dispatch).plan(Family::V4).unwrap().unwrap();
+        let mut kernel = kernel::Kernel::new();
+        kernel.restore(&plan.payload, usize::MAX).unwrap();
+        let saved = kernel.save();
+        if targets.is_empty() {
+            let rules = saved.lines().filter_map(|l| l.strip_prefix("-A KUBE-SERVICES -d ")?.split('/').next());
+            let all: Vec<&str> = rules.collect();
+            targets = [0, all.len() / 2, all.len() - 1].map(|i| all[i].to_owned()).to_vec();
+            targets.push("192.0.2.1".to_owned());
+        }
+        let rules = packet::Rules::new(&saved, &["172.31.250.2"]);
+        let mut walked = Vec::new();
+        for (i, ip) in targets.iter().enumerate() {
+            let fate = rules.fate(&packet::Packet {
+                source: "10.128.0.1".parse().unwrap(),
+                destination: ip.parse().unwrap(),
+                protocol: "tcp",
+                port: 80,
+                interface: "eth0",
+                remembered: false,
+            });
+            let served = fate.outcomes.keys().all(|o| o.destination.is_some());
+            assert_eq!((served, fate.outcomes.len()), (i < 3, if i < 3 { shape.endpoints } else { 1 }));
+            walked.push(fate.walked);
+        }
+        let value = format!("{} {} {} {}", walked[0], walked[1], walked[2], walked[3]);
+        let (bar, fine) = if dispatch == Dispatch::Tree {
+            ("<= 120 each", walked.iter().all(|&n| n <= 120))
+        } else {
+            ("first middle last miss", true)
+        };
+        ok &= row(&format!("rules_walked_{}_{mode}", shape.services), &value, bar, fine);
+    }
+    ok
+}
+
+fn heap(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch)) -> bool {
     let before = LIVE.load(Ordering::Relaxed);
-    let mut engine = cluster.load();
+    let mut engine = cluster.load(dispatch);
     let stored = LIVE.load(Ordering::Relaxed) - before;
     let plan = engine.plan(Family::V4).unwrap().unwrap();
     engine.commit(&plan).unwrap();
     drop(plan);
     let applied = LIVE.load(Ordering::Relaxed) - before;
     let value = format!("{} + {} bytes", stored / shape.services, (applied - stored) / shape.services);
-    row(&format!("heap_per_service_{}x{} (objects + state)", shape.services, shape.endpoints), &value, "", true)
+    row(&format!("heap_per_service_{}x{}_{mode} (objects + state)", shape.services, shape.endpoints), &value, "", true)
 }
 
 fn main() {
@@ -173,9 +262,13 @@ fn main() {
     for (shape, bar) in [(ten, 0.25), (thirty, 0.5)] {
         let cluster = Cluster::new(shape);
         ok &= decode(shape, &cluster);
-        ok &= full_plan(shape, &cluster, bar);
-        ok &= one_change(shape, &cluster);
-        ok &= heap(shape, &cluster);
+        for mode in MODES {
+            ok &= full_plan(shape, &cluster, bar, mode);
+            ok &= one_change(shape, &cluster, mode);
+            ok &= one_service(shape, &cluster, mode);
+            ok &= heap(shape, &cluster, mode);
+        }
+        ok &= walks(shape, &cluster);
     }
     std::process::exit(i32::from(!ok));
 }

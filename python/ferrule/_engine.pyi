@@ -57,12 +57,15 @@ class EngineOptions:
         local_interface: str = "",
         external_ips: bool = True,
         ordered_blocks: bool = False,
+        dispatch: Literal["auto", "flat", "tree"] = "auto",
         digest_key: bytes = ...,
     ) -> EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
         are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
         name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks`
         cuts large writes into transactions (for the nft backend, whose tool is quadratic in the size of one);
+        `dispatch`: packets find their Service by the long chains that kube-proxy writes (`flat`), by trees of short ones
+        (`tree`), or by trees once there are many rules (`auto`);
         `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a collision."""
 
 @final

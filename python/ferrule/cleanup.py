@@ -27,6 +27,9 @@ OURS: dict[str, frozenset[str]] = {
 HASHED = re.compile(r"KUBE-(?:SVC|SVL|SEP|EXT|FW)-[A-Z2-7]{16}")
 """Chains of one Service or endpoint; all in nat."""
 
+PART = re.compile(r"KUBE-DSP-[A-Z2-7]{16}")
+"""Parts of dispatch trees, in nat and filter."""
+
 _TARGET = re.compile(r" -[jg] (\S+)")
 
 
@@ -62,7 +65,9 @@ class _Table:
 
 def is_ours(table: str, chain: str) -> bool:
     """Whether a chain is one that ferrule or kube-proxy made for itself."""
-    return chain in OURS.get(table, ()) or (table == "nat" and HASHED.fullmatch(chain) is not None)
+    if table == "nat" and HASHED.fullmatch(chain):
+        return True
+    return chain in OURS.get(table, ()) or (table in ("nat", "filter") and PART.fullmatch(chain) is not None)
 
 
 def parse_saved(saved: str) -> list[_Table]:

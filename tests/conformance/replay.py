@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ferrule._engine import Engine
@@ -34,9 +34,10 @@ class Case:
     def saved(self, step: int, family: Family) -> str:
         return (self.folder / f"step{step}.{family}.save").read_text()
 
-    def engine(self, *, ordered_blocks: bool = False) -> Engine:
+    def engine(self, *, ordered_blocks: bool = False, dispatch: str = "auto") -> Engine:
         """An engine with this case's configuration on the recorded node."""
         settings = load_config(self.folder / "config.yaml")
+        settings = replace(settings, ferrule=replace(settings.ferrule, dispatch=dispatch))
         facts = HostFacts(
             node_name="node-1",
             ordered_blocks=ordered_blocks,

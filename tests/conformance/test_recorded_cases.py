@@ -30,9 +30,9 @@ class Kernel:
         self.netns = netns
         self.backend = backend
 
-    def engine(self, case: Case) -> Engine:
+    def engine(self, case: Case, dispatch: str = "auto") -> Engine:
         """As the daemon would build it for this backend."""
-        return case.engine(ordered_blocks=self.backend == "nft")
+        return case.engine(ordered_blocks=self.backend == "nft", dispatch=dispatch)
 
     def save(self, family: Family) -> str:
         return self.netns.run(f"{TOOL[family]}-{self.backend}-save").stdout
@@ -103,8 +103,25 @@ def start_over_previous(kernel: Kernel, case: Case) -> None:
         nothing_left(engine)
 
 
-def start_over_what_is_there(kernel: Kernel, case: Case, step: int) -> None:
-    engine = kernel.engine(case)
+def trees_come_and_go(kernel: Kernel, case: Case) -> None:
+    """Our own form of dispatch: recognised after a restart, and gone without a trace after another."""
+    kernel.wipe()
+    step = case.steps[-1]
+    for _ in range(2):
+        start_over_what_is_there(kernel, case, step, "flat")
+        trees = kernel.engine(case, "tree")
+        load(trees, case.objects(step))
+        kernel.observe(trees)
+        kernel.apply(committed_payloads(trees))
+        again = kernel.engine(case, "tree")
+        load(again, case.objects(step))
+        kernel.observe(again)
+        nothing_left(again)
+    start_over_what_is_there(kernel, case, step, "flat")
+
+
+def start_over_what_is_there(kernel: Kernel, case: Case, step: int, dispatch: str = "auto") -> None:
+    engine = kernel.engine(case, dispatch)
     kernel.observe(engine)
     load(engine, case.objects(step))
     kernel.apply(committed_payloads(engine))
@@ -112,7 +129,7 @@ def start_over_what_is_there(kernel: Kernel, case: Case, step: int) -> None:
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-@pytest.mark.parametrize("mode", [replay_live, start_fresh, start_over_previous], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize("mode", [replay_live, start_fresh, start_over_previous, trees_come_and_go], ids=lambda mode: mode.__name__)
 def test_rules_equal_stock(kernel: Kernel, case: Case, mode: Callable[[Kernel, Case], None]) -> None:
     why_not = small_transactions_only(kernel.backend) if case.name.startswith("large-") else None
     if why_not:

@@ -343,11 +343,12 @@ class Node:
 
     lab: Lab
     backend: str
+    dispatch: str
     folder: Path
 
     def write(self, objects: list[dict[str, Any]], config: dict[str, Any] | None = None) -> None:
         (self.folder / "manifests").mkdir(exist_ok=True)
-        settings = {"clusterCIDR": CLUSTER_CIDRS} | (config or {})
+        settings = {"clusterCIDR": CLUSTER_CIDRS, "ferrule": {"dispatch": self.dispatch}} | (config or {})
         (self.folder / "config.yaml").write_text(
             CONFIG + "".join(f"{k}: {json.dumps(v)}\n" for k, v in settings.items())
         )
@@ -361,10 +362,11 @@ class Node:
         self.lab.node.netns.run(*command(self.folder / "manifests", *extra))
 
 
-@pytest.fixture(scope="module", params=["nft", "legacy"])
+@pytest.fixture(scope="module", params=["nft", "nft-tree", "legacy", "legacy-tree"])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with Lab(local=("a", "b"), remote=("r",)) as lab:
-        yield Node(lab, request.param, tmp_path_factory.mktemp("node"))
+        backend, _, tree = request.param.partition("-")
+        yield Node(lab, backend, tree or "flat", tmp_path_factory.mktemp("node"))
 
 
 def check(lab: Lab, ask: Ask) -> None:

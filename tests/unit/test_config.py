@@ -100,6 +100,10 @@ def test_our_own_section() -> None:
     settings, _ = parse_config((HEAD + "ferrule: {backend: legacy}\n").encode(), "c", strict=True)
     assert settings.ferrule.backend == "legacy"
     assert "ferrule.backend" in faults("ferrule: {backend: ebpf}\n")[0]
+    assert settings.ferrule.dispatch == "auto"
+    settings, _ = parse_config((HEAD + "ferrule: {dispatch: tree}\n").encode(), "c", strict=True)
+    assert settings.ferrule.dispatch == "tree"
+    assert "ferrule.dispatch" in faults("ferrule: {dispatch: hash}\n")[0]
 
 
 @pytest.mark.parametrize(

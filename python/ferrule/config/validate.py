@@ -15,6 +15,7 @@ MODES = ("", "iptables")
 DETECT_LOCAL_MODES = ("", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 NODE_PORT_WORDS = ("primary", "localhost", "all")
 BACKENDS = ("auto", "nft", "legacy")
+DISPATCHES = ("auto", "flat", "tree")
 INTERFACE_LIMIT = 15
 """IFNAMSIZ without its NUL. kube-proxy starts with a longer name and then fails for ever."""
 
@@ -50,6 +51,8 @@ def _mode(s: Settings) -> Iterator[str]:
         yield invalid("mode", s.mode, "must be iptables or blank (blank means iptables)")
     if s.ferrule.backend not in BACKENDS:
         yield invalid("ferrule.backend", s.ferrule.backend, f"must be one of {', '.join(BACKENDS)}")
+    if s.ferrule.dispatch not in DISPATCHES:
+        yield invalid("ferrule.dispatch", s.ferrule.dispatch, f"must be one of {', '.join(DISPATCHES)}")
 
 
 def _periods(s: Settings) -> Iterator[str]:

@@ -20,6 +20,8 @@ _MODES: dict[str, DetectorMode] = {
     "InterfaceNamePrefix": "InterfaceNamePrefix",
 }
 
+_DISPATCH: dict[str, Literal["auto", "flat", "tree"]] = {"auto": "auto", "flat": "flat", "tree": "tree"}
+
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
@@ -58,6 +60,7 @@ def engine_options(settings: Settings, facts: HostFacts, *, digest_key: bytes = 
         local_interface=interface,
         external_ips=gates.external_ips(settings.feature_gates),
         ordered_blocks=facts.ordered_blocks,
+        dispatch=_DISPATCH[settings.ferrule.dispatch],
         digest_key=digest_key,
     )
 

@@ -114,7 +114,9 @@ impl Roots {
                     root.tree = Some(Tree::new(family, chain, digester, limits.leaf, of_chain.collect()));
                 }
                 (false, Some(tree)) => {
-                    tree.ids().into_iter().for_each(|id| delta.unwant(id));
+                    for id in tree.ids() {
+                        delta.unwant(id);
+                    }
                     root.tree = None;
                 }
                 _ => {}
@@ -128,7 +130,9 @@ impl Roots {
         for &of in FixedChain::ALL {
             let Some(tree) = &mut self.root(of).tree else { continue };
             let (changed, gone) = tree.take_changes();
-            gone.into_iter().for_each(|id| delta.unwant(id));
+            for id in gone {
+                delta.unwant(id);
+            }
             for place in changed {
                 let Some(node) = tree.find(place) else { continue };
                 delta.want(node.id, node.digest);

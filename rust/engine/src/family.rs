@@ -209,11 +209,17 @@ impl FamilyState {
             if self.delta.differs(id) {
                 writes.open(chain);
                 match self.ports.roots().tree_rules(chain) {
-                    Some(rules) => rules.iter().for_each(|rule| writes.dispatch(chain, rule)),
+                    Some(rules) => {
+                        for rule in rules {
+                            writes.dispatch(chain, &rule);
+                        }
+                    }
                     None => flat.push(chain),
                 }
                 if chain == FixedChain::NatServices {
-                    dispatch_tail(&ctx).iter().for_each(|rule| writes.dispatch_tail(chain, rule));
+                    for rule in dispatch_tail(&ctx) {
+                        writes.dispatch_tail(chain, &rule);
+                    }
                 }
             }
         }
@@ -273,7 +279,9 @@ impl FamilyState {
         let failed = self.take_in_flight(plan)?;
         self.delta.abandon(&failed.written, &failed.deleted);
         self.unconfirmed.extend(failed.ports);
-        failed.parts.into_iter().for_each(|part| self.ports.roots_mut().suspect(part));
+        for part in failed.parts {
+            self.ports.roots_mut().suspect(part);
+        }
         if failed.hooked {
             // Inserting a hook twice would leave two: only a look can tell.
             self.standing = None;

@@ -44,19 +44,6 @@ pub enum Dispatch {
     Tree,
 }
 
-impl Dispatch {
-    /// From the configuration's word.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "auto" => Some(Self::Auto),
-            "flat" => Some(Self::Flat),
-            "tree" => Some(Self::Tree),
-            _ => None,
-        }
-    }
-}
-
 /// When dispatch chains become trees and how wide these are. `docs/design/dispatch.md` says why these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
@@ -189,6 +176,20 @@ impl Options {
         Ok(())
     }
 
+    /// `auto`, `flat` or `tree`.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn set_dispatch(&mut self, word: &str) -> Result<(), InputError> {
+        self.dispatch = match word {
+            "auto" => Dispatch::Auto,
+            "flat" => Dispatch::Flat,
+            "tree" => Dispatch::Tree,
+            other => return Err(wrong("dispatch", other, &"is none of auto, flat, tree")),
+        };
+        Ok(())
+    }
+
     /// Choose the local detector by kube-proxy's mode name. `cidrs` serve `ClusterCIDR`, `interface` the two interface
     /// modes. `ClusterCIDR` without a CIDR detects nothing, as in kube-proxy.
     ///
@@ -237,9 +238,10 @@ mod tests {
             o.set_local_detector::<&str>("InterfaceNamePrefix", &[], "two words").unwrap_err().to_string(),
             o.set_local_detector("ClusterCIDR", &["10.0.0.0"], "").unwrap_err().to_string(),
             o.set_local_detector::<&str>("Magic", &[], "").unwrap_err().to_string(),
+            o.set_dispatch("hash").unwrap_err().to_string(),
         ];
         for (text, words) in
-            texts.iter().zip(["32", "10.0.0.2", "10.0.0.0/33", "a-name", "two words", "10.0.0.0", "Magic"])
+            texts.iter().zip(["32", "10.0.0.2", "10.0.0.0/33", "a-name", "two words", "10.0.0.0", "Magic", "\"hash\""])
         {
             assert!(text.contains(words), "{text}");
         }

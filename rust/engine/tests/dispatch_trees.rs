@@ -117,19 +117,19 @@ fn address(n: usize) -> IpAddr {
 /// Every third without endpoints, every fourth with a node port, a load balancer's address and source ranges.
 fn put(world: &mut World, n: usize) {
     let name = format!("s{n:05}");
-    let outside = n % 4 == 0;
+    let outside = n.is_multiple_of(4);
     let service = json!({
         "metadata": {"name": name, "namespace": "ns"},
         "spec": {"type": if outside { "LoadBalancer" } else { "ClusterIP" }, "clusterIP": address(n),
             "ports": [{"port": 80, "nodePort": if outside { 20_000 + n } else { 0 }}],
-            "loadBalancerSourceRanges": if n % 8 == 0 { json!(["203.0.113.0/24"]) } else { Value::Null }},
+            "loadBalancerSourceRanges": if n.is_multiple_of(8) { json!(["203.0.113.0/24"]) } else { Value::Null }},
         "status": {"loadBalancer": {"ingress": if outside { json!([{"ip": format!("192.0.{}.{}", n >> 8, n & 255)}]) } else { json!([]) }}},
     });
     world.objects.insert((Kind::Service, name.clone()), service);
     let slice = json!({
         "metadata": {"name": format!("{name}-1"), "namespace": "ns", "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4", "ports": [{"port": 8080}],
-        "endpoints": if n % 3 == 0 { json!([]) } else { json!([{"addresses": [format!("10.128.{}.{}", n >> 8, n & 255)]}]) },
+        "endpoints": if n.is_multiple_of(3) { json!([]) } else { json!([{"addresses": [format!("10.128.{}.{}", n >> 8, n & 255)]}]) },
     });
     world.objects.insert((Kind::EndpointSlice, format!("{name}-1")), slice);
 }

@@ -269,11 +269,13 @@ impl Rules {
                 if state.outcome.verdict.is_empty() || state.outcome.verdict == "ACCEPT" {
                     state.outcome.verdict.clear();
                     if filter == "INPUT" {
-                        ends.push(state)
+                        ends.push(state);
                     } else {
-                        ends = self.hook("nat", "POSTROUTING", state)
+                        ends = self.hook("nat", "POSTROUTING", state);
                     }
-                    ends.iter_mut().for_each(|s| "ACCEPT".clone_into(&mut s.outcome.verdict));
+                    for state in &mut ends {
+                        "ACCEPT".clone_into(&mut state.outcome.verdict);
+                    }
                 } else {
                     ends.push(state);
                 }
