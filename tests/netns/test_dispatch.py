@@ -1,4 +1,4 @@
-"""Dispatch trees that go as deep as they can, in a real kernel: its own words are recognised, and all of it is removed."""
+"""Dispatch trees that go as deep as they can, in a real kernel: its own words are recognised, all of it is removed."""
 
 from __future__ import annotations
 
@@ -73,6 +73,11 @@ def sync(made: Engine, family: Family, plane: IptablesDataplane) -> bool:
     return True
 
 
+def rules(saved: bytes) -> list[bytes]:
+    """Without order: kube-proxy itself has none between Services."""
+    return sorted(line for line in saved.splitlines() if line.startswith(b"-A "))
+
+
 def test_deep_trees_are_recognised_and_removed(netns: NetNs, backend: str) -> None:
     why_not = small_transactions_only(backend)
     if why_not:
@@ -100,7 +105,7 @@ def test_deep_trees_are_recognised_and_removed(netns: NetNs, backend: str) -> No
         for again in ("tree", "auto"):
             assert sync(engine(backend, again, objects), family, plane) is (again == "auto")
         # 60 Services are few: auto writes what flat wrote, and no part of a tree stays.
-        assert sorted(asyncio.run(plane.save()).splitlines()[1:-1]) == sorted(flat.splitlines()[1:-1])
+        assert rules(asyncio.run(plane.save())) == rules(flat)
         assert sync(engine(backend, "tree", objects), family, plane)
     report = asyncio.run(cleanup(runner))
     assert report.problems == []

@@ -155,8 +155,8 @@ class Ferrule:
     backend: str = "auto"
     """auto, nft or legacy. auto follows kubelet's hint."""
     dispatch: str = "auto"
-    """auto, flat or tree. How packets find their Service: by the long chains that kube-proxy writes, or by trees of short
-    ones. auto turns to trees above 1,000 rules and back below 750."""
+    """auto, flat or tree. How packets find their Service: by the long chains that kube-proxy writes, or by trees of
+    short ones. auto turns to trees above 1,000 rules and back below 750."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ impl Tree {
     /// Chains that may have to be written, by place, and chains to delete: all since the last call.
     pub(crate) fn take_changes(&mut self) -> (Vec<Prefix>, Vec<ChainId>) {
         #[allow(clippy::iter_over_hash_type)] // whoever writes them sorts them
-        let changed = self.shop.changed.drain().map(|(_, place)| place).collect();
+        let changed = std::mem::take(&mut self.shop.changed).into_values().collect();
         (changed, std::mem::take(&mut self.shop.gone))
     }
 
@@ -253,13 +253,15 @@ impl Workshop {
         // Equal keys differ nowhere: one child then, named by the whole key.
         let shared = first.key.common(last.key).min(first.key.nibbles() - 1);
         let rules = entries.len();
-        let mut children = Vec::new();
-        let mut rest = entries;
-        while let Some(first) = rest.first() {
-            let nibble = first.key.nibble(shared);
-            let after = rest.split_off(rest.partition_point(|e| e.key.nibble(shared) == nibble));
-            children.push(self.node(shared + 1, rest));
-            rest = after;
+        let sizes: Vec<usize> =
+            entries.chunk_by(|a, b| a.key.nibble(shared) == b.key.nibble(shared)).map(<[Entry]>::len).collect();
+        let mut entries = entries.into_iter();
+        let mut children = Vec::with_capacity(sizes.len());
+        for size in sizes {
+            // Each leaf keeps the list it is made with, so one without room to spare.
+            let mut part = Vec::with_capacity(size);
+            part.extend(entries.by_ref().take(size));
+            children.push(self.node(shared + 1, part));
         }
         Body::Inner { shared, rules, children }
     }
