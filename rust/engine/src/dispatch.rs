@@ -113,11 +113,13 @@ impl Roots {
                     });
                     root.tree = Some(Tree::new(family, chain, digester, limits.leaf, of_chain.collect()));
                 }
-                (false, Some(tree)) => {
-                    for id in tree.ids() {
+                (false, Some(_)) => {
+                    // Those that went just now, with the last rules of a part, are as unwanted as those that stand.
+                    let Some(mut tree) = root.tree.take() else { continue };
+                    let (_, gone) = tree.take_changes();
+                    for id in tree.ids().into_iter().chain(gone) {
                         delta.unwant(id);
                     }
-                    root.tree = None;
                 }
                 _ => {}
             }
