@@ -65,6 +65,18 @@ fn rules_in(saved: &str) -> [usize; 3] {
     counts
 }
 
+/// Rules of a tree's chains in one order. Where that means something, digests see it; else a chain that somebody shuffled
+/// is left alone. (The flat chains have rules whose order always means something, so a shuffled one is written again.)
+fn in_order(saved: &str) -> Vec<String> {
+    let mut lines: Vec<String> = saved.lines().map(str::to_owned).collect();
+    let of_tree = |line: &str| line.starts_with("-A KUBE-DSP-") || line.contains(" -j KUBE-DSP-");
+    let chain = |line: &str| line.split(' ').nth(1).map(str::to_owned);
+    for part in lines.chunk_by_mut(|a, b| of_tree(a) && of_tree(b) && chain(a) == chain(b)) {
+        part.sort_unstable();
+    }
+    lines
+}
+
 fn frame(engine: &mut Engine, kind: Kind, type_: &str, object: &serde_json::Value) {
     let frame = serde_json::to_vec(&json!({"type": type_, "object": object})).unwrap();
     let report = engine.ingest(kind, &frame);
@@ -152,7 +164,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: Dispatch) -> Result<
         fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();
     }
     sync(&mut fresh, &mut empty, None);
-    prop_assert_eq!(kernel.save(), empty.save());
+    prop_assert_eq!(in_order(&kernel.save()), in_order(&empty.save()));
     prop_assert_eq!(engine.problems(), fresh.problems());
     prop_assert_eq!(engine.facts(Family::V4), fresh.facts(Family::V4));
     prop_assert_eq!(engine.facts(Family::V4).rules, rules_in(&kernel.save()));
