@@ -65,8 +65,8 @@ class EngineOptions:
         name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks`
         cuts large writes into transactions (for the nft backend, whose tool is quadratic in the size of one);
         `dispatch`: packets find their Service by the long chains that kube-proxy writes (`flat`), by trees of short
-        ones (`tree`), or by trees once there are many rules (`auto`); `digest_key` (16 bytes) keys chain digests so that
-        no tenant can aim for a collision."""
+        ones (`tree`), or by trees once there are many rules (`auto`); `digest_key` (16 bytes) keys chain digests so
+        that no tenant can aim for a collision."""
 
 @final
 class IngestReport:

@@ -129,7 +129,9 @@ def start_over_what_is_there(kernel: Kernel, case: Case, step: int, dispatch: st
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-@pytest.mark.parametrize("mode", [replay_live, start_fresh, start_over_previous, trees_come_and_go], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize(
+    "mode", [replay_live, start_fresh, start_over_previous, trees_come_and_go], ids=lambda mode: mode.__name__
+)
 def test_rules_equal_stock(kernel: Kernel, case: Case, mode: Callable[[Kernel, Case], None]) -> None:
     why_not = small_transactions_only(kernel.backend) if case.name.startswith("large-") else None
     if why_not:

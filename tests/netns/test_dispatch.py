@@ -29,7 +29,9 @@ def crowd() -> list[dict[str, Any]]:
         ip, ip6 = f"10.96.{n // 20}.{n + 1}", f"fd00:10:96::{n // 20:x}:{n + 1:x}"
         ports = [{"name": "main", "protocol": "UDP" if n % 4 == 1 else "TCP", "port": 80, "nodePort": 30000 + n * 3}]
         if n == 7:
-            ports += [{"name": f"p{i}", "protocol": "TCP", "port": 100 + i * 211, "nodePort": 100 + i} for i in range(120)]
+            ports += [
+                {"name": f"p{i}", "protocol": "TCP", "port": 100 + i * 211, "nodePort": 100 + i} for i in range(120)
+            ]
             ports += [{"name": "top", "protocol": "SCTP", "port": 65535, "nodePort": 65535}]
             ports += [{"name": "low", "protocol": "SCTP", "port": 1, "nodePort": 1}]
         ranges = ["203.0.113.0/24", "2001:db8:1::/48"] if n % 5 == 0 else []
