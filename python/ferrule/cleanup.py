@@ -27,7 +27,7 @@ OURS: dict[str, frozenset[str]] = {
 HASHED = re.compile(r"KUBE-(?:SVC|SVL|SEP|EXT|FW)-[A-Z2-7]{16}")
 """Chains of one Service or endpoint; all in nat."""
 
-PART = re.compile(r"KUBE-DSP-[A-Z2-7]{16}")
+PART = re.compile(r"KUBE-SVC-DSP-[A-Z2-7]{15}")
 """Parts of dispatch trees, in nat and filter."""
 
 _TARGET = re.compile(r" -[jg] (\S+)")

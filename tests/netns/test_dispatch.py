@@ -90,18 +90,18 @@ def test_deep_trees_are_recognised_and_removed(netns: NetNs, backend: str) -> No
         plane = IptablesDataplane(family, Backend(backend), runner)
         assert sync(engine(backend, "flat", objects), family, plane)
         flat = asyncio.run(plane.save())
-        assert b"KUBE-DSP-" not in flat
+        assert b"KUBE-SVC-DSP-" not in flat
         assert sync(engine(backend, "tree", objects), family, plane)
         saved = asyncio.run(plane.save()).decode()
         # Every kind of way that a tree can lead: a network, an address's protocol, a range of its ports, of node ports.
         for way in (
-            r"-d \S+0/(24|124|120|28) -j KUBE-DSP-",
-            r"-d \S+ -p (tcp|udp|sctp) -j KUBE-DSP-",
-            r"-d \S+ -p tcp -m tcp --dport 0:4095 -j KUBE-DSP-",
-            r"-A KUBE-NODEPORTS -p (tcp|udp|sctp) -j KUBE-DSP-",
-            r"-A KUBE-DSP-\S+ -p tcp -m tcp --dport \d+:\d+ -j KUBE-DSP-",
-            r"-A KUBE-EXTERNAL-SERVICES -m addrtype --dst-type LOCAL -j KUBE-DSP-",
-            r"-A KUBE-DSP-\S+ -d .* -j (REJECT|DROP)",
+            r"-d \S+0/(24|124|120|28) -j KUBE-SVC-DSP-",
+            r"-d \S+ -p (tcp|udp|sctp) -j KUBE-SVC-DSP-",
+            r"-d \S+ -p tcp -m tcp --dport 0:4095 -j KUBE-SVC-DSP-",
+            r"-A KUBE-NODEPORTS -p (tcp|udp|sctp) -j KUBE-SVC-DSP-",
+            r"-A KUBE-SVC-DSP-\S+ -p tcp -m tcp --dport \d+:\d+ -j KUBE-SVC-DSP-",
+            r"-A KUBE-EXTERNAL-SERVICES -m addrtype --dst-type LOCAL -j KUBE-SVC-DSP-",
+            r"-A KUBE-SVC-DSP-\S+ -d .* -j (REJECT|DROP)",
         ):
             assert re.search(way, saved), way
         for again in ("tree", "auto"):
@@ -112,4 +112,4 @@ def test_deep_trees_are_recognised_and_removed(netns: NetNs, backend: str) -> No
     report = asyncio.run(cleanup(runner))
     assert report.problems == []
     for family in FAMILIES:
-        assert b"KUBE-DSP-" not in asyncio.run(IptablesDataplane(family, Backend(backend), runner).save())
+        assert b"KUBE-SVC-DSP-" not in asyncio.run(IptablesDataplane(family, Backend(backend), runner).save())

@@ -109,7 +109,7 @@ def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: s
             line = daemon.wait_for('"Synced"', "ipv4", after=mark)
             assert ("blocks=1 " in line) is (backend == "legacy")
             rules = lab.node.netns.run(f"iptables-{backend}-save", "-t", "nat").stdout
-            assert ("KUBE-DSP-" in rules) is present
+            assert ("KUBE-SVC-DSP-" in rules) is present
             time.sleep(0.2)
     verdict, kept = finish(inside), finish(stream)
     assert kept["broken"] is None

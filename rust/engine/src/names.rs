@@ -111,6 +111,16 @@ impl NameHash {
         out
     }
 
+    /// Without its last digit: what names with a longer prefix have room for.
+    fn short(mut self) -> Self {
+        self.0[9] &= 0b1110_0000;
+        self
+    }
+
+    fn from_short(text: &[u8]) -> Option<Self> {
+        Self::from_base32(&[text, b"A"].concat())
+    }
+
     fn from_base32(text: &[u8]) -> Option<Self> {
         if text.len() != 16 {
             return None;
@@ -267,17 +277,20 @@ pub enum ChainId {
     Fixed(FixedChain),
     /// Named by a hash.
     Hashed(Prefix, NameHash),
-    /// A part of a dispatch chain, split off for being one of many: `KUBE-DSP-` and a hash.
+    /// A part of a dispatch chain, split off for being one of many: `KUBE-SVC-DSP-` and fifteen digits of a hash.
     Dispatch(Table, NameHash),
 }
 
-const DISPATCH: &str = "KUBE-DSP-";
+/// Begins like the chains of Services, so that kube-proxy, when it takes over, empties and deletes these as it does any
+/// such chain that it does not know. Under a prefix of our own they would stay and still jump to Services, whose chains
+/// the kernel would then not let go: kube-proxy would fail at the first Service that is deleted.
+const DISPATCH: &str = "KUBE-SVC-DSP-";
 
 impl ChainId {
     /// The part of a dispatch chain that takes what `condition` (a rule without its target) matches.
     pub(crate) fn part(of: FixedChain, condition: &[u8]) -> Self {
         let parts = [of.name().as_bytes(), condition];
-        Self::Dispatch(of.table(), NameHash::of_bytes(parts.into_iter()))
+        Self::Dispatch(of.table(), NameHash::of_bytes(parts.into_iter()).short())
     }
 
     /// The table it lives in.
@@ -297,7 +310,7 @@ impl ChainId {
             return Some(Self::Fixed(fixed));
         }
         if let Some(hash) = name.strip_prefix(DISPATCH.as_bytes()) {
-            return Some(Self::Dispatch(table, NameHash::from_base32(hash)?)).filter(|_| table != Table::Mangle);
+            return Some(Self::Dispatch(table, NameHash::from_short(hash)?)).filter(|_| table != Table::Mangle);
         }
         if table != Table::Nat {
             return None;
@@ -318,7 +331,7 @@ impl ChainId {
             }
             Self::Dispatch(_, hash) => {
                 out.extend_from_slice(DISPATCH.as_bytes());
-                out.extend_from_slice(&hash.to_base32());
+                out.extend_from_slice(&hash.to_base32()[..15]);
             }
         }
     }
@@ -361,7 +374,8 @@ mod tests {
             assert_eq!(ChainId::parse(Table::Filter, id.name().as_bytes()), None);
         }
         for table in [Table::Nat, Table::Filter] {
-            let id = ChainId::Dispatch(table, hash);
+            let id = ChainId::Dispatch(table, hash.short());
+            assert!(id.name().len() <= 28, "the kernel's limit");
             assert_eq!(ChainId::parse(table, id.name().as_bytes()), Some(id));
             assert_eq!(ChainId::parse(Table::Mangle, id.name().as_bytes()), None);
         }
@@ -381,7 +395,9 @@ mod tests {
             "KUBE-SVC-abcdefghijklmnop",
             "KUBE-SVC-GSODGFK7F4BKZ7V1",
             "KUBE-SVC-GSODGFK7F4BKZ7VGA",
-            "KUBE-DSP-GSODGFK7F4BKZ7V1",
+            "KUBE-SVC-DSP-GSODGFK7F4BKZ7V1",
+            "KUBE-SVC-DSP-GSODGFK7F4BKZ71",
+            "KUBE-SVC-DSP-GSODGFK7F4BKZ7",
             "DOCKER",
         ] {
             for table in Table::ALL {

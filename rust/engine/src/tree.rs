@@ -3,8 +3,8 @@
 //! ```text
 //! root       KUBE-SERVICES      -d 10.96.0.0/16 ─► node ┐   one rule a child, disjoint; then whatever ends the chain
 //!                               -d 192.0.2.0/28 ─► leaf │
-//! node       KUBE-DSP-…         -d 10.96.0.0/20 ─► leaf ◄─ nibbles that all keys below share are skipped
-//! leaf       KUBE-DSP-…         the rules themselves
+//! node       KUBE-SVC-DSP-…         -d 10.96.0.0/20 ─► leaf ◄─ nibbles that all keys below share are skipped
+//! leaf       KUBE-SVC-DSP-…         the rules themselves
 //! ```
 //!
 //! The shape is a pure function of the set of rules: below the root a part is a leaf if it holds at most `leaf` rules

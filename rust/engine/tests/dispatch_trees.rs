@@ -96,7 +96,7 @@ proptest! {
         let world = world(events);
         let rules = |dispatch| Rules::new(&written(&world, options(variant, dispatch, leaf)).1.save(), &LOCAL);
         let (flat, tree, auto) = (rules(Dispatch::Flat), rules(Dispatch::Tree), rules(Dispatch::Auto));
-        prop_assert_eq!(flat.chains_like("KUBE-DSP-"), 0);
+        prop_assert_eq!(flat.chains_like("KUBE-SVC-DSP-"), 0);
         for packet in packets {
             let want = flat.fate(&packet);
             for (name, rules) in [("tree", &tree), ("auto", &auto)] {
@@ -195,9 +195,10 @@ fn no_moment_of_a_switch_loses_a_packet() {
             engine.commit(&plan).unwrap();
             engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             assert!(engine.plan(Family::V4).unwrap().is_none());
-            assert_eq!(Rules::new(&kernel.save(), &LOCAL).chains_like("KUBE-DSP-") > 0, to != Dispatch::Flat);
+            assert_eq!(Rules::new(&kernel.save(), &LOCAL).chains_like("KUBE-SVC-DSP-") > 0, to != Dispatch::Flat);
             // Nothing of any Service was written again: only the ways to it.
-            let written = |name: &String| name.contains("KUBE-S") && !name.contains("KUBE-SERVICES");
+            let dispatch = |name: &String| name.contains("KUBE-SERVICES") || name.contains("KUBE-SVC-DSP-");
+            let written = |name: &String| name.contains("KUBE-S") && !dispatch(name);
             assert!(!plan.chains_written.iter().chain(&plan.chains_deleted).any(written));
         }
     }
@@ -224,7 +225,7 @@ fn one_service_more_or_less_writes_a_leaf() {
     let mut world = World::default();
     (0..4000).filter(|n| n % 7 != 0).for_each(|n| put(&mut world, n));
     let (mut engine, mut kernel) = written(&world, large(Dispatch::Auto, WriteStrategy::OrderedBlocks));
-    let total = kernel.save().lines().filter(|l| l.contains(":KUBE-DSP-")).count();
+    let total = kernel.save().lines().filter(|l| l.contains(":KUBE-SVC-DSP-")).count();
     for n in [3500, 0, 2219] {
         let mut one = World::default();
         put(&mut one, n);
@@ -237,7 +238,7 @@ fn one_service_more_or_less_writes_a_leaf() {
             let plan = engine.plan(Family::V4).unwrap().unwrap();
             kernel.restore(&plan.payload, usize::MAX).unwrap();
             engine.commit(&plan).unwrap();
-            let parts = |list: &[String]| list.iter().filter(|c| c.contains("KUBE-DSP-")).count();
+            let parts = |list: &[String]| list.iter().filter(|c| c.contains("KUBE-SVC-DSP-")).count();
             let touched = parts(&plan.chains_written) + parts(&plan.chains_deleted);
             assert!((1..30).contains(&touched), "{touched} parts of {total}");
             assert!(plan.payload.len() < 12_000, "{} bytes", plan.payload.len());
@@ -248,7 +249,7 @@ fn one_service_more_or_less_writes_a_leaf() {
 
 #[test]
 fn the_threshold_does_not_flutter() {
-    let tree = |kernel: &Kernel| kernel.save().contains("KUBE-DSP-");
+    let tree = |kernel: &Kernel| kernel.save().contains("KUBE-SVC-DSP-");
     let (mut engine, mut kernel) = written(&World::default(), large(Dispatch::Auto, WriteStrategy::OneBlock));
     let service = |n: usize| json!({"metadata": {"name": format!("s{n:05}"), "namespace": "ns"}, "spec": {"clusterIP": address(n), "ports": [{"port": 80}]}});
     let mut sizes = Vec::new();

@@ -69,7 +69,7 @@ fn rules_in(saved: &str) -> [usize; 3] {
 /// is left alone. (The flat chains have rules whose order always means something, so a shuffled one is written again.)
 fn in_order(saved: &str) -> Vec<String> {
     let mut lines: Vec<String> = saved.lines().map(str::to_owned).collect();
-    let of_tree = |line: &str| line.starts_with("-A KUBE-DSP-") || line.contains(" -j KUBE-DSP-");
+    let of_tree = |line: &str| line.starts_with("-A KUBE-SVC-DSP-") || line.contains(" -j KUBE-SVC-DSP-");
     let chain = |line: &str| line.split(' ').nth(1).map(str::to_owned);
     for part in lines.chunk_by_mut(|a, b| of_tree(a) && of_tree(b) && chain(a) == chain(b)) {
         part.sort_unstable();

@@ -330,7 +330,7 @@ impl Rules {
                     continue;
                 }
                 Target::Jump(to, at) => {
-                    if !to.starts_with("KUBE-DSP-") && to.matches('-').count() == 2 && to.len() >= 24 {
+                    if !to.starts_with("KUBE-SVC-DSP-") && to.matches('-').count() == 2 && to.len() >= 24 {
                         hit.outcome.trace.push(to.clone());
                     }
                     let mut below = Vec::new();
@@ -403,10 +403,10 @@ impl Rules {
 /// What an interpreter that everything else is judged by must get right itself.
 #[test]
 fn the_interpreter_walks_as_the_kernel_does() {
-    let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n:KUBE-DSP-AAAAAAAAAAAAAAAA - [0:0]\n:MARK - [0:0]\n\
-        -A PREROUTING -d 10.0.0.0/8 -j KUBE-DSP-AAAAAAAAAAAAAAAA\n-A PREROUTING -m comment --comment \"a -j DROP\" -j MARK --set-xmark 0x8/0x8\n\
+    let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n:KUBE-SVC-DSP-AAAAAAAAAAAAAAA - [0:0]\n:MARK - [0:0]\n\
+        -A PREROUTING -d 10.0.0.0/8 -j KUBE-SVC-DSP-AAAAAAAAAAAAAAA\n-A PREROUTING -m comment --comment \"a -j DROP\" -j MARK --set-xmark 0x8/0x8\n\
         -A POSTROUTING -m mark ! --mark 0x8/0x8 -j RETURN\n-A POSTROUTING -j MASQUERADE --random-fully\n\
-        -A KUBE-DSP-AAAAAAAAAAAAAAAA -d 10.0.0.1/32 -p tcp -m tcp --dport 80:81 -j KUBE-SVC-AAAAAAAAAAAAAAAA\n\
+        -A KUBE-SVC-DSP-AAAAAAAAAAAAAAA -d 10.0.0.1/32 -p tcp -m tcp --dport 80:81 -j KUBE-SVC-AAAAAAAAAAAAAAAA\n\
         -A KUBE-SVC-AAAAAAAAAAAAAAAA -m statistic --mode random --probability 0.25000000000 -j DNAT --to-destination 10.1.0.1:80\n\
         -A KUBE-SVC-AAAAAAAAAAAAAAAA ! -s 10.9.0.0/16 -p tcp -m tcp -j DNAT --to-destination 10.1.0.2:80\nCOMMIT\n\
         *filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n-A FORWARD -d 10.1.0.2/32 -j REJECT --reject-with icmp-port-unreachable\nCOMMIT\n";
