@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import ipaddress
 import re
 from typing import Any
 
@@ -113,3 +115,61 @@ def test_deep_trees_are_recognised_and_removed(netns: NetNs, backend: str) -> No
     assert report.problems == []
     for family in FAMILIES:
         assert b"KUBE-SVC-DSP-" not in asyncio.run(IptablesDataplane(family, Backend(backend), runner).save())
+
+
+def nested(ip: str, digits: int) -> list[str]:
+    """Addresses that part ways at each digit of `ip` in turn (hexadecimal): every one of them makes a tree deeper."""
+    value = int(ipaddress.ip_address(ip))
+    bits = ipaddress.ip_address(ip).max_prefixlen
+    made = {value ^ (1 << (bits - 4 * n - 1)) for n in range(digits)}
+    return [str(ipaddress.ip_address(value)), *(str(type(ipaddress.ip_address(ip))(other)) for other in sorted(made))]
+
+
+def deepest(saved: str) -> int:
+    """Chains that one packet may pass one inside another, in nat, from a built-in chain on."""
+    below: dict[str, set[str]] = {}
+    for chain, target in re.findall(r"^-A (\S+) .*-j (\S+)", saved.partition("*nat")[2].partition("COMMIT")[0], re.M):
+        below.setdefault(chain, set()).add(target)
+
+    @functools.cache
+    def height(chain: str) -> int:
+        return 1 + max((height(target) for target in below.get(chain, ()) if target.startswith("KUBE-")), default=0)
+
+    return max(height("PREROUTING"), height("OUTPUT")) - 1
+
+
+def test_addresses_chosen_to_lie_badly_do_not_exceed_the_kernels_nesting(netns: NetNs, backend: str) -> None:
+    """nf_tables takes fifteen jumps inside one another and refuses the whole transaction for the sixteenth. One Service
+    with the longest way behind its address (source ranges, policy Local, many endpoints) and addresses and ports that
+    branch at every digit stays below, and so costs nobody anything."""
+    why_not = small_transactions_only(backend)
+    if why_not:
+        pytest.skip(why_not)
+    runner = Runner(netns.prefix)
+    ports = [{"name": f"p{n}", "protocol": "TCP", "port": n} for n in (*range(1, 20), 40, 600, 9000, 40000)]
+    ips = nested("203.0.113.77", 8) + nested("2001:db8:1:2:3:4:5:6", 32)
+    objects = [
+        NODE,
+        service(
+            "evil",
+            type="LoadBalancer",
+            clusterIP="10.96.0.1",
+            clusterIPs=["10.96.0.1", "fd00:10:96::1"],
+            ports=ports,
+            externalTrafficPolicy="Local",
+            loadBalancerSourceRanges=["198.51.100.0/24", "2001:db8:1::/48"],
+            lb=ips,
+        ),
+    ]
+    for family, pod in (("IPv4", "10.128.0.{}"), ("IPv6", "fd00:10:128::{:x}")):
+        piece = endpoint_slice([endpoint(pod.format(n + 1)) for n in range(3)], of="evil", family=family)
+        piece["ports"] = [{"name": p["name"], "protocol": p["protocol"], "port": 8080} for p in ports]
+        objects.append(piece)
+    for family in FAMILIES:
+        plane = IptablesDataplane(family, Backend(backend), runner)
+        assert sync(engine(backend, "tree", objects), family, plane)
+        saved = asyncio.run(plane.save()).decode()
+        jumps = deepest(saved)
+        # KUBE-SERVICES, six parts, FW, EXT, SVC, SEP, KUBE-MARK-MASQ; three more where balancing is a tree.
+        assert jumps == 12
+        assert not sync(engine(backend, "tree", objects), family, plane)

@@ -111,7 +111,7 @@ impl Roots {
                     let of_chain = shares().flat_map(|(port, shares)| {
                         shares.iter().filter(|s| s.chain == chain).map(|share| share.entry(port))
                     });
-                    root.tree = Some(Tree::new(family, chain, digester, limits.leaf, of_chain.collect()));
+                    root.tree = Some(Tree::new(family, chain, digester, limits, of_chain.collect()));
                 }
                 (false, Some(_)) => {
                     // Those that went just now, with the last rules of a part, are as unwanted as those that stand.

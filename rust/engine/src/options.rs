@@ -53,11 +53,13 @@ pub struct TreeLimits {
     pub shrink: usize,
     /// Rules that one leaf may hold.
     pub leaf: usize,
+    /// Chains that may lie below one another; the last of them are leaves, however many rules they hold.
+    pub depth: usize,
 }
 
 impl Default for TreeLimits {
     fn default() -> Self {
-        Self { grow: 1000, shrink: 750, leaf: 16 }
+        Self { grow: 1000, shrink: 750, leaf: 16, depth: 6 }
     }
 }
 

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! The shape is a pure function of the set of rules: below the root a part is a leaf if it holds at most `leaf` rules
-//! (or rules of one key only), else it branches at the first nibble in which two of its keys differ. A chain's name is
+//! (or rules of one key only), else it branches at the first nibble in which two of its keys differ. At most `depth` parts
+//! lie below one another, the last of them being leaves however much they hold: the kernel counts nested jumps, and
+//! addresses that somebody chose to lie badly must not cost everybody else their rules. A chain's name is
 //! that of its place, so a part that grows from leaf to node keeps it, and its parent keeps the jump. Adding or removing
 //! a rule touches its leaf; its parent when a leaf appears or disappears; a level more where a part crosses `leaf`.
 //!
@@ -22,6 +24,7 @@ use crate::address::Family;
 use crate::claims::Claim;
 use crate::digest::{Digest, Digester};
 use crate::names::{ChainId, FixedChain, PortName};
+use crate::options::TreeLimits;
 use crate::prefix::Prefix;
 use crate::rule::Rule;
 
@@ -63,7 +66,7 @@ struct Workshop {
     family: Family,
     chain: FixedChain,
     digester: Digester,
-    leaf: usize,
+    limits: TreeLimits,
     /// Chains below the root.
     chains: usize,
     /// Chains that may differ from what the kernel holds, with their places.
@@ -85,20 +88,20 @@ impl Tree {
         family: Family,
         chain: FixedChain,
         digester: &Digester,
-        leaf: usize,
+        limits: TreeLimits,
         mut entries: Vec<Entry>,
     ) -> Self {
         let mut shop = Workshop {
             family,
             chain,
             digester: digester.clone(),
-            leaf: leaf.max(1),
+            limits,
             chains: 0,
             changed: HashMap::new(),
             gone: Vec::new(),
         };
         entries.sort_unstable();
-        let body = shop.branches(entries);
+        let body = shop.branches(entries, 0);
         let digest = body.digest();
         let place = Prefix { key: Claim::NodePort(crate::names::Protocol::Tcp, 0), len: 0 };
         let root = Node { place, id: ChainId::Fixed(chain), jump: Digest::EMPTY_SET, digest, body };
@@ -121,11 +124,11 @@ impl Tree {
     }
 
     pub(crate) fn insert(&mut self, entry: Entry) {
-        self.shop.insert(&mut self.root, entry);
+        self.shop.insert(&mut self.root, entry, 0);
     }
 
     pub(crate) fn remove(&mut self, entry: &Entry) {
-        self.shop.remove(&mut self.root, entry);
+        self.shop.remove(&mut self.root, entry, 0);
     }
 
     /// Chains that may have to be written, by place, and chains to delete: all since the last call.
@@ -196,6 +199,11 @@ impl Node {
     fn is_empty(&self) -> bool {
         self.body.rules() == 0
     }
+
+    /// Chains below one another, this one included.
+    fn height(&self) -> usize {
+        1 + self.body.height()
+    }
 }
 
 impl Body {
@@ -203,6 +211,14 @@ impl Body {
         match self {
             Self::Leaf(entries) => entries.len(),
             Self::Inner { rules, .. } => *rules,
+        }
+    }
+
+    /// Chains below one another.
+    fn height(&self) -> usize {
+        match self {
+            Self::Leaf(_) => 0,
+            Self::Inner { children, .. } => children.iter().map(Node::height).max().unwrap_or(0),
         }
     }
 
@@ -221,12 +237,19 @@ fn one_key(entries: &[Entry]) -> bool {
 }
 
 impl Workshop {
-    /// A chain for sorted entries that share the first `len` nibbles.
-    fn node(&mut self, len: u8, entries: Vec<Entry>) -> Node {
+    /// A chain for sorted entries that share the first `len` nibbles, the `depth`th from the root.
+    fn node(&mut self, len: u8, entries: Vec<Entry>, depth: usize) -> Node {
         let place = Prefix { key: entries[0].key, len };
-        let body =
-            if entries.len() <= self.leaf || one_key(&entries) { Body::Leaf(entries) } else { self.branches(entries) };
+        let body = self.body(entries, depth);
         self.raise(place, body)
+    }
+
+    fn body(&mut self, entries: Vec<Entry>, depth: usize) -> Body {
+        if self.is_leaf(&entries, depth) { Body::Leaf(entries) } else { self.branches(entries, depth) }
+    }
+
+    fn is_leaf(&self, entries: &[Entry], depth: usize) -> bool {
+        entries.len() <= self.limits.leaf || depth >= self.limits.depth || one_key(entries)
     }
 
     fn raise(&mut self, place: Prefix, body: Body) -> Node {
@@ -245,8 +268,8 @@ impl Workshop {
         self.gone.push(id);
     }
 
-    /// Sorted entries over children.
-    fn branches(&mut self, entries: Vec<Entry>) -> Body {
+    /// Sorted entries over children of a node at `depth`.
+    fn branches(&mut self, entries: Vec<Entry>, depth: usize) -> Body {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return Body::Inner { shared: 0, rules: 0, children: Vec::new() };
         };
@@ -261,12 +284,12 @@ impl Workshop {
             // Each leaf keeps the list it is made with, so one without room to spare.
             let mut part = Vec::with_capacity(size);
             part.extend(entries.by_ref().take(size));
-            children.push(self.node(shared + 1, part));
+            children.push(self.node(shared + 1, part, depth + 1));
         }
         Body::Inner { shared, rules, children }
     }
 
-    fn insert(&mut self, node: &mut Node, entry: Entry) {
+    fn insert(&mut self, node: &mut Node, entry: Entry, depth: usize) {
         if !node.is_root() {
             self.changed.insert(node.id, node.place);
         }
@@ -274,9 +297,9 @@ impl Workshop {
             Body::Leaf(entries) => {
                 let Err(at) = entries.binary_search(&entry) else { return };
                 entries.insert(at, entry);
-                if entries.len() > self.leaf && !one_key(entries) {
+                if !self.is_leaf(entries, depth) {
                     let entries = std::mem::take(entries);
-                    node.body = self.branches(entries);
+                    node.body = self.branches(entries, depth);
                 }
             }
             Body::Inner { shared, rules, children } => {
@@ -287,24 +310,26 @@ impl Workshop {
                     let mut entries = self.dismantle(&mut node.body);
                     let at = entries.binary_search(&entry).unwrap_or_else(|at| at);
                     entries.insert(at, entry);
-                    node.body = self.branches(entries);
+                    node.body = self.branches(entries, depth);
                 } else if common < *shared {
                     let before = std::mem::replace(shared, common);
                     let place = Prefix { key: children[0].place.key, len: common + 1 };
                     let below = *rules - 1;
                     let mut body = Body::Inner { shared: before, rules: below, children: std::mem::take(children) };
-                    if below <= self.leaf {
-                        body = Body::Leaf(self.dismantle(&mut body));
+                    // All of it goes one level down.
+                    if below <= self.limits.leaf || depth + 1 + body.height() > self.limits.depth {
+                        let entries = self.dismantle(&mut body);
+                        body = self.body(entries, depth + 1);
                     }
                     let old = self.raise(place, body);
-                    let new = self.node(common + 1, vec![entry]);
+                    let new = self.node(common + 1, vec![entry], depth + 1);
                     let new_first = new.place.key.nibble(common) < old.place.key.nibble(common);
                     children.extend(if new_first { [new, old] } else { [old, new] });
                 } else {
                     let (nibble, shared) = (entry.key.nibble(*shared), *shared);
                     match children.binary_search_by_key(&nibble, |c| c.place.key.nibble(shared)) {
-                        Ok(at) => self.insert(&mut children[at], entry),
-                        Err(at) => children.insert(at, self.node(shared + 1, vec![entry])),
+                        Ok(at) => self.insert(&mut children[at], entry, depth + 1),
+                        Err(at) => children.insert(at, self.node(shared + 1, vec![entry], depth + 1)),
                     }
                 }
             }
@@ -312,11 +337,10 @@ impl Workshop {
         node.digest = node.body.digest();
     }
 
-    fn remove(&mut self, node: &mut Node, entry: &Entry) {
+    fn remove(&mut self, node: &mut Node, entry: &Entry, depth: usize) {
         if !node.is_root() {
             self.changed.insert(node.id, node.place);
         }
-        let root = node.is_root();
         match &mut node.body {
             Body::Leaf(entries) => {
                 if let Ok(at) = entries.binary_search(entry) {
@@ -326,27 +350,32 @@ impl Workshop {
             Body::Inner { shared, rules, children } => {
                 let (nibble, at_nibble) = (entry.key.nibble(*shared), *shared);
                 let Ok(at) = children.binary_search_by_key(&nibble, |c| c.place.key.nibble(at_nibble)) else { return };
-                self.remove(&mut children[at], entry);
+                self.remove(&mut children[at], entry, depth + 1);
                 *rules -= 1;
                 if children[at].is_empty() {
                     let empty = children.remove(at);
                     self.raze(empty.id);
                 }
-                self.settle(node, root);
+                self.settle(node, depth);
             }
         }
         node.digest = node.body.digest();
     }
 
     /// Give an inner node that lost a rule the shape it would have been made with.
-    fn settle(&mut self, node: &mut Node, root: bool) {
+    fn settle(&mut self, node: &mut Node, depth: usize) {
+        let root = node.is_root();
         let Body::Inner { rules, children, .. } = &mut node.body else { return };
-        let small = !root && *rules <= self.leaf;
-        if small || (children.len() == 1 && matches!(children[0].body, Body::Leaf(_))) {
+        let small = !root && *rules <= self.limits.leaf;
+        if !small && children.len() != 1 {
+            return;
+        }
+        // What lies below an only child goes one level up, where leaves that were too deep to branch may do so.
+        let deepest = depth + children.iter().map(Node::height).max().unwrap_or(0) >= self.limits.depth;
+        if small || deepest || matches!(children[0].body, Body::Leaf(_)) {
             let entries = self.dismantle(&mut node.body);
-            node.body = if root { self.branches(entries) } else { Body::Leaf(entries) };
-        } else if children.len() == 1 {
-            let Some(only) = children.pop() else { return };
+            node.body = if root { self.branches(entries, depth) } else { self.body(entries, depth) };
+        } else if let Some(only) = children.pop() {
             self.raze(only.id);
             node.body = only.body;
         }
@@ -378,8 +407,9 @@ mod tests {
     use super::*;
     use crate::names::Protocol;
 
-    fn tree(leaf: usize, entries: Vec<Entry>) -> Tree {
-        Tree::new(Family::V4, FixedChain::ExternalServices, &Digester::new([0; 16]), leaf, entries)
+    fn tree((leaf, depth): (usize, usize), entries: Vec<Entry>) -> Tree {
+        let limits = TreeLimits { leaf, depth, ..TreeLimits::default() };
+        Tree::new(Family::V4, FixedChain::ExternalServices, &Digester::new([0; 16]), limits, entries)
     }
 
     /// Everything that reaches the kernel: each chain with its digest and what it holds.
@@ -425,11 +455,11 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn the_shape_is_that_of_the_set(
-            leaf in 1usize..6,
+            limits in (1usize..6, 1usize..9),
             steps in prop::collection::vec((entry(), any::<prop::sample::Index>(), 0u8..5), 1..80),
         ) {
             let mut set = BTreeSet::new();
-            let mut grown = tree(leaf, Vec::new());
+            let mut grown = tree(limits, Vec::new());
             let mut in_kernel = BTreeMap::new();
             for (entry, index, what) in steps {
                 if what < 2 && !set.is_empty() {
@@ -439,7 +469,7 @@ mod tests {
                 } else if set.insert(entry.clone()) {
                     grown.insert(entry);
                 }
-                let fresh = tree(leaf, set.iter().cloned().collect());
+                let fresh = tree(limits, set.iter().cloned().collect());
                 let want = shape(&fresh);
                 prop_assert_eq!(&shape(&grown), &want);
                 // What it says has changed, written now and then, is all that has.
@@ -460,16 +490,23 @@ mod tests {
         }
 
         #[test]
-        fn no_chain_is_long(leaf in 1usize..20, entries in prop::collection::btree_set(entry(), 0..200)) {
+        fn no_chain_is_long_but_at_the_bottom(leaf in 1usize..20, depth in 1usize..14, entries in prop::collection::btree_set(entry(), 0..200)) {
             let keys: BTreeMap<Claim, usize> = entries.iter().fold(BTreeMap::new(), |mut keys, e| {
                 *keys.entry(e.key).or_default() += 1;
                 keys
             });
-            let tree = tree(leaf, entries.into_iter().collect());
-            tree.root.each(&mut |node| match &node.body {
-                Body::Leaf(held) => assert!(held.len() <= leaf.max(keys[&held[0].key])),
-                Body::Inner { children, rules, .. } => assert!((2..=16).contains(&children.len()) && *rules > leaf),
-            });
+            let tree = tree((leaf, depth), entries.into_iter().collect());
+            let mut below: Vec<(&Node, usize)> = vec![(&tree.root, 0)];
+            while let Some((node, at)) = below.pop() {
+                assert!(at <= depth);
+                match &node.body {
+                    Body::Leaf(held) => assert!(at == depth || held.len() <= leaf.max(keys[&held[0].key])),
+                    Body::Inner { children, rules, .. } => {
+                        assert!(node.is_root() || ((2..=16).contains(&children.len()) && *rules > leaf));
+                        below.extend(children.iter().map(|child| (child, at + 1)));
+                    }
+                }
+            }
         }
     }
 
@@ -486,7 +523,7 @@ mod tests {
             digest: Digest::EMPTY_SET,
         };
         // Eight rules in each of 4,096 leaves: 10.96.0.0/16 by the even addresses.
-        let mut tree = tree(16, (0..u16::MAX).step_by(2).map(entry).collect());
+        let mut tree = tree((16, 6), (0..u16::MAX).step_by(2).map(entry).collect());
         assert_eq!(tree.chains(), 16 + 16 * 16 + 4096);
         tree.take_changes();
         tree.insert(entry(4711));

@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
 fn read_back(dispatch: Dispatch, data: &[u8]) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
-    options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1 };
+    options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
     let mut engine = Engine::new(options);
     for (kind, list) in [(Kind::Service, SERVICES), (Kind::EndpointSlice, SLICES), (Kind::Node, b"[]".as_slice())] {
         engine.replace(kind, &[list]).expect("a list");

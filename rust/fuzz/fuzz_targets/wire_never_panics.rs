@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
 fn decode(dispatch: Dispatch, data: &[u8]) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
-    options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1 };
+    options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
     let mut engine = Engine::new(options);
     for kind in Kind::ALL {
         // Input that is no list changes nothing; the kind still has to be listed for a plan.

@@ -32,7 +32,7 @@ pub enum Event {
 pub const MODES: [Dispatch; 3] = [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto];
 
 /// Limits by which clusters as small as these have trees of several levels, and cross the threshold.
-pub const SMALL: TreeLimits = TreeLimits { grow: 6, shrink: 4, leaf: 2 };
+pub const SMALL: TreeLimits = TreeLimits { grow: 6, shrink: 4, leaf: 2, depth: 3 };
 
 /// The cluster as the API server has it.
 #[derive(Clone, Debug, Default)]
