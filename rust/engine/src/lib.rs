@@ -55,5 +55,5 @@ pub mod report;
 
 pub use engine::Engine;
 pub use error::{InputError, PlanError};
-pub use options::{Dispatch, LocalDetector, Options, TreeLimits, WriteStrategy};
+pub use options::{Balance, BalanceLimits, Dispatch, LocalDetector, Options, TreeLimits, WriteStrategy};
 pub use plan::Plan;

@@ -140,6 +140,11 @@ impl NameHash {
         }
         Some(Self(bytes))
     }
+
+    /// Four of its bits, the first ones first.
+    pub(crate) const fn nibble(self, at: usize) -> u8 {
+        if at.is_multiple_of(2) { self.0[at / 2] >> 4 } else { self.0[at / 2] & 15 }
+    }
 }
 
 /// Tables we write to, in the order they are written: filter first, so that a REJECT that no longer holds is gone
@@ -279,12 +284,16 @@ pub enum ChainId {
     Hashed(Prefix, NameHash),
     /// A part of a dispatch chain, split off for being one of many: `KUBE-SVC-DSP-` and fifteen digits of a hash.
     Dispatch(Table, NameHash),
+    /// A part of a balancing chain (nat): `KUBE-SVC-BAL-`, a letter for its level, 14 characters of a hash.
+    Balance(NameHash),
 }
 
 /// Begins like the chains of Services, so that kube-proxy, when it takes over, empties and deletes these as it does any
 /// such chain that it does not know. Under a prefix of our own they would stay and still jump to Services, whose chains
 /// the kernel would then not let go: kube-proxy would fail at the first Service that is deleted.
 const DISPATCH: &str = "KUBE-SVC-DSP-";
+/// Begins like a Service's chain, so that kube-proxy, when it takes over, removes these as it removes those.
+const BALANCE: &str = "KUBE-SVC-BAL-";
 
 impl ChainId {
     /// The part of a dispatch chain that takes what `condition` (a rule without its target) matches.
@@ -293,12 +302,27 @@ impl ChainId {
         Self::Dispatch(of.table(), NameHash::of_bytes(parts.into_iter()).short())
     }
 
+    /// The part of a balancing chain for endpoints whose hashes begin with the nibbles of `place`. The level is the first
+    /// character, so that who jumps to whom can be told from names alone.
+    pub(crate) fn balance(root: Self, place: &[u8]) -> Self {
+        let name = root.name();
+        let NameHash(mut bytes) = NameHash::of_bytes([name.as_bytes(), place].into_iter()).short();
+        let level = u8::try_from(place.len()).unwrap_or(u8::MAX);
+        bytes[0] = level << 3 | bytes[0] & 0b111;
+        Self::Balance(NameHash(bytes))
+    }
+
+    /// How many jumps lead to this part from the chain that it is a part of.
+    pub(crate) const fn balance_level(part: NameHash) -> u8 {
+        part.0[0] >> 3
+    }
+
     /// The table it lives in.
     #[must_use]
     pub const fn table(self) -> Table {
         match self {
             Self::Fixed(chain) => chain.table(),
-            Self::Hashed(..) => Table::Nat,
+            Self::Hashed(..) | Self::Balance(_) => Table::Nat,
             Self::Dispatch(table, _) => table,
         }
     }
@@ -314,6 +338,9 @@ impl ChainId {
         }
         if table != Table::Nat {
             return None;
+        }
+        if let Some(hash) = name.strip_prefix(BALANCE.as_bytes()) {
+            return NameHash::from_short(hash).map(Self::Balance);
         }
         Prefix::ALL.into_iter().find_map(|prefix| {
             let hash = name.strip_prefix(prefix.text().as_bytes())?;
@@ -331,6 +358,10 @@ impl ChainId {
             }
             Self::Dispatch(_, hash) => {
                 out.extend_from_slice(DISPATCH.as_bytes());
+                out.extend_from_slice(&hash.to_base32()[..15]);
+            }
+            Self::Balance(hash) => {
+                out.extend_from_slice(BALANCE.as_bytes());
                 out.extend_from_slice(&hash.to_base32()[..15]);
             }
         }
@@ -379,6 +410,14 @@ mod tests {
             assert_eq!(ChainId::parse(table, id.name().as_bytes()), Some(id));
             assert_eq!(ChainId::parse(Table::Mangle, id.name().as_bytes()), None);
         }
+        for place in [&[0][..], &[15, 3], &[1, 2, 3]] {
+            let id = ChainId::balance(ChainId::Hashed(Prefix::Svc, hash), place);
+            assert_eq!(id.name().len(), 28, "the kernel's limit");
+            assert_eq!(ChainId::parse(Table::Nat, id.name().as_bytes()), Some(id));
+            assert_eq!(ChainId::parse(Table::Filter, id.name().as_bytes()), None);
+            let ChainId::Balance(hash) = id else { panic!("{id}") };
+            assert_eq!(usize::from(ChainId::balance_level(hash)), place.len());
+        }
         for &fixed in FixedChain::ALL {
             let id = ChainId::Fixed(fixed);
             assert_eq!(ChainId::parse(fixed.table(), id.name().as_bytes()), Some(id));
@@ -398,6 +437,9 @@ mod tests {
             "KUBE-SVC-DSP-GSODGFK7F4BKZ7V1",
             "KUBE-SVC-DSP-GSODGFK7F4BKZ71",
             "KUBE-SVC-DSP-GSODGFK7F4BKZ7",
+            "KUBE-SVC-BAL-GSODGFK7F4BKZ7V1",
+            "KUBE-SVC-BAL-GSODGFK7F4BKZ7",
+            "KUBE-SVL-BAL-GSODGFK7F4BKZ7V",
             "DOCKER",
         ] {
             for table in Table::ALL {

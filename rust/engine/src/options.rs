@@ -44,6 +44,33 @@ pub enum Dispatch {
     Tree,
 }
 
+/// Whether a Service's endpoints are chosen from by one long chain or by a tree of short ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// A tree for each set of many endpoints.
+    #[default]
+    Auto,
+    /// One chain each, as kube-proxy writes them.
+    Flat,
+    /// A tree for each set that does not fit into one part.
+    Tree,
+}
+
+/// When balancing chains become trees and how wide these are. `docs/design/balancing.md` says why these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalanceLimits {
+    /// Under [`Balance::Auto`], sets of more endpoints than this are chosen from by a tree.
+    pub above: usize,
+    /// Endpoints that one part may choose from without further parts.
+    pub leaf: usize,
+}
+
+impl Default for BalanceLimits {
+    fn default() -> Self {
+        Self { above: 100, leaf: 16 }
+    }
+}
+
 /// When dispatch chains become trees and how wide these are. `docs/design/dispatch.md` says why these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
@@ -105,6 +132,10 @@ pub struct Options {
     pub dispatch: Dispatch,
     /// Sizes that `dispatch` goes by.
     pub tree_limits: TreeLimits,
+    /// How endpoints are chosen from.
+    pub balance: Balance,
+    /// Sizes that `balance` goes by.
+    pub balance_limits: BalanceLimits,
     /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
     pub digest_key: [u8; 16],
 }
@@ -133,6 +164,8 @@ impl Options {
             write_strategy: WriteStrategy::default(),
             dispatch: Dispatch::default(),
             tree_limits: TreeLimits::default(),
+            balance: Balance::default(),
+            balance_limits: BalanceLimits::default(),
             digest_key: [0; 16],
         }
     }
@@ -192,6 +225,20 @@ impl Options {
         Ok(())
     }
 
+    /// `auto`, `flat` or `tree`.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn set_balance(&mut self, word: &str) -> Result<(), InputError> {
+        self.balance = match word {
+            "auto" => Balance::Auto,
+            "flat" => Balance::Flat,
+            "tree" => Balance::Tree,
+            other => return Err(wrong("balance", other, &"is none of auto, flat, tree")),
+        };
+        Ok(())
+    }
+
     /// Choose the local detector by kube-proxy's mode name. `cidrs` serve `ClusterCIDR`, `interface` the two interface
     /// modes. `ClusterCIDR` without a CIDR detects nothing, as in kube-proxy.
     ///
@@ -241,10 +288,12 @@ mod tests {
             o.set_local_detector("ClusterCIDR", &["10.0.0.0"], "").unwrap_err().to_string(),
             o.set_local_detector::<&str>("Magic", &[], "").unwrap_err().to_string(),
             o.set_dispatch("hash").unwrap_err().to_string(),
+            o.set_balance("even").unwrap_err().to_string(),
         ];
-        for (text, words) in
-            texts.iter().zip(["32", "10.0.0.2", "10.0.0.0/33", "a-name", "two words", "10.0.0.0", "Magic", "\"hash\""])
-        {
+        let words =
+            ["32", "10.0.0.2", "10.0.0.0/33", "a-name", "two words", "10.0.0.0", "Magic", "\"hash\"", "\"even\""];
+        assert_eq!(texts.len(), words.len());
+        for (text, words) in texts.iter().zip(words) {
             assert!(text.contains(words), "{text}");
         }
     }

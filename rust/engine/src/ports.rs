@@ -40,6 +40,7 @@ struct PortState {
     index: usize,
     endpoints: usize,
     reach: Reach,
+    /// Sorted.
     chains: Box<[ChainId]>,
     shares: Box<[Share]>,
     /// Of a UDP port: who may answer its flows.
@@ -349,11 +350,16 @@ impl Ports {
             self.udp_changed |= state.retarget(&candidates);
         }
 
-        let mut sink =
-            PlanSink { delta: &mut *delta, writes, chains: Vec::with_capacity(picks.len() + 3), rules: [0; 3] };
+        let mut sink = PlanSink {
+            delta: &mut *delta,
+            writes: writes.next_port(),
+            chains: Vec::with_capacity(picks.len() + 3),
+            rules: [0; 3],
+        };
         port_chains(&ctx, &view, reach, &picks, &mut sink);
-        let (chains, mut rules) = (sink.chains, sink.rules);
-        for old in state.chains.iter().filter(|c| !chains.contains(c)) {
+        let (mut chains, mut rules) = (sink.chains, sink.rules);
+        chains.sort_unstable();
+        for old in state.chains.iter().filter(|c| chains.binary_search(c).is_err()) {
             delta.unwant(*old);
         }
         state.chains = chains.into();

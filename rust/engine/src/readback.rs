@@ -43,7 +43,7 @@ impl Accumulator {
         let dispatches = match id {
             ChainId::Fixed(chain) => chain.is_dispatch(),
             ChainId::Dispatch(..) => true,
-            ChainId::Hashed(..) => false,
+            ChainId::Hashed(..) | ChainId::Balance(_) => false,
         };
         if dispatches {
             Self::Dispatch { chain: id, sum: Digest::EMPTY_SET, ranks: HashMap::new(), tail_seen: false }

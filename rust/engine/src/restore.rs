@@ -10,7 +10,8 @@
 //!
 //! 1. what others jump to and nothing else (KUBE-MARK-MASQ, KUBE-POSTROUTING, the canary),
 //! 2. endpoint chains: no rule jumps to a new one yet,
-//! 3. Service chains, all of a port's in one block: what they jump to exists,
+//! 3. Service chains, all of a port's in one block, parts of its balancing chains first: what they jump to exists, and a
+//!    part never meets a chain that knew it with other endpoints, or none,
 //! 4. parts of dispatch trees, children before parents: any mix of old and new ones is right (see `tree`),
 //! 5. dispatch chains and hooks: from here on traffic finds the new Services, and takes the new way to the old ones,
 //! 6. deletions: nothing points there any more.
@@ -36,8 +37,11 @@ const SMALL_WRITE: usize = 400;
 /// Endpoint chains a block. They name only themselves and KUBE-MARK-MASQ, in order, so a block may be large.
 const ENDPOINT_BLOCK: usize = 10_000;
 
-/// Service chains a block.
+/// Service chains a block…
 const SERVICE_BLOCK: usize = 600;
+
+/// …and fewer where their rules name more chains than usual: Services of many endpoints.
+const SERVICE_BLOCK_NAMES: usize = 4000;
 
 /// Rules of dispatch trees a block. They name Service chains in no order.
 const PART_BLOCK: usize = 2000;
@@ -112,7 +116,7 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
         match chain.id {
             ChainId::Fixed(_) => first.push(chain),
             ChainId::Hashed(Prefix::Sep, _) => endpoints.push(chain),
-            ChainId::Hashed(..) | ChainId::Dispatch(..) => services.push(chain),
+            ChainId::Hashed(..) | ChainId::Balance(_) | ChainId::Dispatch(..) => services.push(chain),
         }
     }
     if !first.is_empty() || part.creates_firewall {
@@ -191,33 +195,30 @@ fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
 const fn jumping_order(id: ChainId) -> u8 {
     match id {
         ChainId::Fixed(_) => 0,
-        ChainId::Dispatch(..) => 6,
+        // Levels are five bits: deeper parts come earlier.
+        ChainId::Balance(part) => 33 - ChainId::balance_level(part),
+        ChainId::Dispatch(..) => 38,
         ChainId::Hashed(prefix, _) => match prefix {
             Prefix::Sep => 1,
-            Prefix::Svc => 2,
-            Prefix::Svl => 3,
-            Prefix::Ext => 4,
-            Prefix::Fw => 5,
+            Prefix::Svc => 34,
+            Prefix::Svl => 35,
+            Prefix::Ext => 36,
+            Prefix::Fw => 37,
         },
     }
 }
 
-/// Cut Service chains into blocks, never between two of one port (which arrive side by side and share a hash).
+/// Cut Service chains into blocks by what they name, never between two of one port (which arrive side by side).
 fn port_blocks<'a, 'b>(chains: &'b [&'a WrittenChain]) -> Vec<&'b [&'a WrittenChain]> {
-    let hash = |chain: &WrittenChain| match chain.id {
-        ChainId::Hashed(_, hash) => Some(hash),
-        ChainId::Fixed(_) | ChainId::Dispatch(..) => None,
-    };
     let mut blocks = Vec::new();
-    let mut rest = chains;
-    while !rest.is_empty() {
-        let mut end = SERVICE_BLOCK.min(rest.len());
-        while end < rest.len() && hash(rest[end]) == hash(rest[end - 1]) {
-            end += 1;
+    let (mut start, mut end, mut names) = (0, 0, 0);
+    for port in chains.chunk_by(|a, b| a.port == b.port) {
+        end += port.len();
+        names += port.iter().map(|chain| 1 + chain.count).sum::<usize>();
+        if end - start >= SERVICE_BLOCK || names >= SERVICE_BLOCK_NAMES || end == chains.len() {
+            blocks.push(&chains[start..end]);
+            (start, names) = (end, 0);
         }
-        let (block, after) = rest.split_at(end);
-        blocks.push(block);
-        rest = after;
     }
     blocks
 }
@@ -339,6 +340,7 @@ mod tests {
             let (sep, svc) =
                 (ChainId::Hashed(Prefix::Sep, port.endpoint_hash("x")), ChainId::Hashed(Prefix::Svc, port.hash()));
             let ext = ChainId::Hashed(Prefix::Ext, port.hash());
+            writes.next_port();
             writes.chain(sep, &[Rule::default().jump(ChainId::Fixed(FixedChain::MarkMasq))], |_| true);
             writes.chain(svc, &[Rule::default().jump(sep)], |_| true);
             writes.chain(ext, &[Rule::default().jump(svc)], |_| true);
@@ -395,5 +397,28 @@ mod tests {
         let text = text(&writes, WriteStrategy::OrderedBlocks);
         assert_eq!(text.matches("COMMIT").count(), 2);
         assert!(text.rfind("-X KUBE-SVC-").unwrap() < text.find("-X KUBE-SEP-").unwrap());
+    }
+
+    #[test]
+    fn parts_are_deleted_after_the_parts_that_jump_there() {
+        let digester = Digester::new([0; 16]);
+        let mut writes = Writes::new(Family::V4, &digester);
+        for n in 0..3000 {
+            let root = ChainId::Hashed(Prefix::Svl, PortName::new(&format!("ns/s{n}"), "", Protocol::Tcp).hash());
+            for place in [&[1, 2, 3][..], &[1], &[1, 2], &[4]] {
+                writes.delete(ChainId::balance(root, place));
+            }
+            writes.delete(root);
+        }
+        let text = text(&writes, WriteStrategy::OrderedBlocks);
+        let kinds = text.lines().filter_map(|line| match line.strip_prefix("-X ")?.strip_prefix("KUBE-SVC-BAL-") {
+            Some(part) => part.chars().next(),
+            None => Some('A'),
+        });
+        let mut kinds: Vec<char> = kinds.collect();
+        assert_eq!((kinds.len(), text.matches("COMMIT").count()), (15_000, 3));
+        assert!(kinds.is_sorted());
+        kinds.dedup();
+        assert_eq!(kinds, ['A', 'B', 'C', 'D']);
     }
 }

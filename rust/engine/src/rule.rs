@@ -153,8 +153,14 @@ impl Probability {
     /// 1/n as kube-proxy hands it to iptables: rounded to ten decimals first.
     #[must_use]
     pub fn one_in(n: usize) -> Self {
+        Self::of(1, n)
+    }
+
+    /// part/whole, in the same way.
+    #[must_use]
+    pub fn of(part: usize, whole: usize) -> Self {
         #[allow(clippy::cast_precision_loss)] // an endpoint count is far below 2^52
-        let exact = 1.0 / n.max(1) as f64;
+        let exact = part as f64 / whole.max(1) as f64;
         Self::from_text(&format!("{exact:.10}")).unwrap_or(Self(1 << 31))
     }
 

@@ -18,6 +18,10 @@ use crate::ruleset::rank_key;
 pub(crate) struct WrittenChain {
     pub(crate) id: ChainId,
     pub(crate) rules: Range<usize>,
+    /// How many these are.
+    pub(crate) count: usize,
+    /// Which service port it came with, in the order of rendering.
+    pub(crate) port: usize,
 }
 
 /// A part of a dispatch chain's tree, as `-A` lines in its table's buffer.
@@ -82,11 +86,13 @@ pub(crate) struct Writes<'a> {
     pub(crate) tables: [TableWrites; 3],
     /// Rules in chains of ours, by table.
     pub(crate) rules: [usize; 3],
+    /// Service ports so far.
+    ports: usize,
 }
 
 impl<'a> Writes<'a> {
     pub(crate) fn new(family: Family, digester: &'a Digester) -> Self {
-        Self { family, digester, tables: Default::default(), rules: [0; 3] }
+        Self { family, digester, tables: Default::default(), rules: [0; 3], ports: 0 }
     }
 
     fn table(&mut self, table: Table) -> &mut TableWrites {
@@ -98,9 +104,15 @@ impl<'a> Writes<'a> {
         self.tables.iter().all(TableWrites::is_empty)
     }
 
+    /// What follows are another service port's chains.
+    pub(crate) const fn next_port(&mut self) -> &mut Self {
+        self.ports += 1;
+        self
+    }
+
     /// Render a chain and keep it if `keep` says so of its digest.
     pub(crate) fn chain(&mut self, id: ChainId, rules: &[Rule], keep: impl FnOnce(Digest) -> bool) {
-        let (family, digester) = (self.family, self.digester);
+        let (family, digester, port) = (self.family, self.digester, self.ports);
         let table = self.table(id.table());
         let start = table.text.len();
         for rule in rules {
@@ -108,7 +120,7 @@ impl<'a> Writes<'a> {
         }
         if keep(digester.text(&table.text[start..])) {
             let rules_end = table.text.len();
-            table.chains.push(WrittenChain { id, rules: start..rules_end });
+            table.chains.push(WrittenChain { id, rules: start..rules_end, count: rules.len(), port });
             self.rules[id.table() as usize] += rules.len();
         } else {
             table.text.truncate(start);

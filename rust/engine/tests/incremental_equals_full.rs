@@ -4,22 +4,24 @@
 
 mod common;
 
-use common::cluster::{Event, MODES, SMALL, World, event};
+use common::cluster::{BALANCES, Event, FEW, MODES, SMALL, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Dispatch, Engine, Options, PlanError, WriteStrategy};
+use ferrule_engine::{Balance, Dispatch, Engine, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
 fn engine(strategy: WriteStrategy) -> Engine {
-    engine_with(strategy, Dispatch::Flat)
+    engine_with(strategy, (Dispatch::Flat, Balance::Flat))
 }
 
-fn engine_with(strategy: WriteStrategy, dispatch: Dispatch) -> Engine {
+fn engine_with(strategy: WriteStrategy, (dispatch, balance): (Dispatch, Balance)) -> Engine {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = SMALL;
+    options.balance = balance;
+    options.balance_limits = FEW;
     options.write_strategy = strategy;
     options.set_local_detector("ClusterCIDR", &["10.128.0.0/10"], "").unwrap();
     options.nfacct_localhost_accepted = true;
@@ -117,7 +119,7 @@ fn meddle(kernel: &mut Kernel, how: usize) {
     }
 }
 
-fn run(events: &[Event], strategy: WriteStrategy, mut mode: Dispatch) -> Result<(), TestCaseError> {
+fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Dispatch, Balance)) -> Result<(), TestCaseError> {
     let (mut world, mut engine, mut kernel) = (World::default(), engine_with(strategy, mode), Kernel::new());
     relist(&mut engine, &world);
     for event in events {
@@ -146,8 +148,8 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: Dispatch) -> Result<
                 meddle(&mut kernel, *how);
                 engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             }
-            Event::Restart(to) => {
-                mode = MODES[*to];
+            Event::Restart(dispatch, balance) => {
+                mode = (MODES[*dispatch], BALANCES[*balance]);
                 engine = engine_with(strategy, mode);
                 relist(&mut engine, &world);
             }
@@ -158,7 +160,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: Dispatch) -> Result<
 
     let (mut fresh, mut empty) = (engine_with(strategy, mode), Kernel::new());
     relist(&mut fresh, &world);
-    if mode == Dispatch::Auto {
+    if mode.0 == Dispatch::Auto {
         // Between the two thresholds a chain stays what it was, and the kernel is where that is remembered.
         prop_assert!(!sync(&mut fresh, &mut kernel.clone(), None), "a restart over right rules writes nothing");
         fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();
@@ -181,9 +183,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_sequence_ends_like_a_fresh_start(
-        events in prop::collection::vec(event(), 1..40), ordered in any::<bool>(), mode in 0..MODES.len(),
+        events in prop::collection::vec(event(), 1..40), ordered in any::<bool>(),
+        dispatch in 0..MODES.len(), balance in 0..BALANCES.len(),
     ) {
-        run(&events, if ordered { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock }, MODES[mode])?;
+        let strategy = if ordered { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock };
+        run(&events, strategy, (MODES[dispatch], BALANCES[balance]))?;
     }
 }
 

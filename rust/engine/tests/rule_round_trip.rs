@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::cluster::{Event, MODES, SMALL, World, event};
+use common::cluster::{BALANCES, Event, FEW, MODES, SMALL, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
@@ -17,6 +17,8 @@ fn options(variant: u8) -> Options {
     let mut options = Options::new("node-1");
     options.dispatch = MODES[usize::from(variant) % MODES.len()];
     options.tree_limits = SMALL;
+    options.balance = BALANCES[usize::from(variant) / MODES.len() % BALANCES.len()];
+    options.balance_limits = FEW;
     options.nfacct_invalid_dropped = variant & 1 != 0;
     options.nfacct_localhost_accepted = variant & 2 != 0;
     options.masquerade_all = variant & 4 != 0;

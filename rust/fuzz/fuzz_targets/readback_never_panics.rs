@@ -3,11 +3,11 @@
 
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Dispatch, Engine, Options, TreeLimits};
+use ferrule_engine::{Balance, BalanceLimits, Dispatch, Engine, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 
 const SERVICES: &[u8] = br#"[{"metadata":{"name":"web","namespace":"app"},"spec":{"type":"NodePort","clusterIP":"10.96.10.1","ports":[{"name":"http","port":80,"nodePort":30080}]}}]"#;
-const SLICES: &[u8] = br#"[{"metadata":{"name":"web-1","namespace":"app","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[{"addresses":["10.128.1.10"]}]}]"#;
+const SLICES: &[u8] = br#"[{"metadata":{"name":"web-1","namespace":"app","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[{"addresses":["10.128.1.10"]},{"addresses":["10.128.1.11"]}]}]"#;
 
 fuzz_target!(|data: &[u8]| {
     for dispatch in [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto] {
@@ -19,6 +19,8 @@ fn read_back(dispatch: Dispatch, data: &[u8]) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
+    options.balance = if dispatch == Dispatch::Flat { Balance::Flat } else { Balance::Tree };
+    options.balance_limits = BalanceLimits { above: 1, leaf: 1 };
     let mut engine = Engine::new(options);
     for (kind, list) in [(Kind::Service, SERVICES), (Kind::EndpointSlice, SLICES), (Kind::Node, b"[]".as_slice())] {
         engine.replace(kind, &[list]).expect("a list");

@@ -3,7 +3,7 @@
 
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Dispatch, Engine, Options, TreeLimits};
+use ferrule_engine::{Balance, BalanceLimits, Dispatch, Engine, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,6 +16,8 @@ fn decode(dispatch: Dispatch, data: &[u8]) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
+    options.balance = if dispatch == Dispatch::Flat { Balance::Flat } else { Balance::Tree };
+    options.balance_limits = BalanceLimits { above: 1, leaf: 1 };
     let mut engine = Engine::new(options);
     for kind in Kind::ALL {
         // Input that is no list changes nothing; the kind still has to be listed for a plan.

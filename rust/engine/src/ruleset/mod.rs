@@ -3,6 +3,7 @@
 //! Rules leave through a [`Sink`], chain by chain, as typed values: what becomes of them (restore text, a digest, one
 //! day netlink messages) is not decided here. `docs/design/rules.md` lists the chains and the decisions behind them.
 
+mod balance;
 mod dispatch;
 mod fixed;
 mod port;
@@ -24,7 +25,8 @@ pub(crate) use port::port_chains;
 
 /// Takes finished chains.
 pub(crate) trait Sink {
-    /// One whole chain; the slice is only valid during the call.
+    /// One whole chain; the slice is only valid during the call. Parts of a balancing chain come before whoever jumps
+    /// there.
     fn chain(&mut self, id: ChainId, rules: &[Rule]);
 }
 

@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 
+use super::balance::balance;
 use super::{Context, PortView, Sink};
 use crate::address::Net;
-use crate::names::{ChainId, FixedChain, Prefix};
-use crate::rule::{Comment, Match, Negatable, Probability, Rule, Side, Target};
+use crate::names::{ChainId, FixedChain, NameHash, Prefix};
+use crate::rule::{Comment, Match, Negatable, Rule, Side, Target};
 use crate::topology::{Pick, Reach};
 
 const MARK_MASQ: ChainId = ChainId::Fixed(FixedChain::MarkMasq);
 
 /// An endpoint with its chain.
-struct Backend {
-    chain: ChainId,
+pub(super) struct Backend {
+    pub(super) chain: ChainId,
+    /// What its chain is named by.
+    pub(super) hash: NameHash,
     /// `ip:port`; backends are ordered by it, compared as text.
-    text: String,
+    pub(super) text: String,
     address: SocketAddr,
     in_cluster: bool,
     in_local: bool,
@@ -35,8 +38,10 @@ pub(crate) fn port_chains(
         .iter()
         .map(|pick| {
             let text = pick.candidate.text();
+            let hash = view.name.endpoint_hash(&text);
             Backend {
-                chain: ChainId::Hashed(Prefix::Sep, view.name.endpoint_hash(&text)),
+                chain: ChainId::Hashed(Prefix::Sep, hash),
+                hash,
                 text,
                 address: pick.candidate.address(),
                 in_cluster: pick.in_cluster,
@@ -64,7 +69,7 @@ pub(crate) fn port_chains(
             rules.extend(masquerade_cluster_ip(ctx, view));
         }
         let members: Vec<&Backend> = backends.iter().filter(|b| member(b)).collect();
-        balance(ctx, view, &members, &mut rules);
+        balance(ctx, view, chain, &members, &mut rules, sink);
         sink.chain(chain, &rules);
         rules.clear();
     }
@@ -103,31 +108,6 @@ fn masquerade_cluster_ip(ctx: &Context<'_>, view: &PortView<'_>) -> Option<Rule>
         return Some(rule);
     }
     ctx.facts.detector.as_ref().map(|d| d.not_local(rule))
-}
-
-/// SVC, SVL: remembered clients first, then each endpoint with 1/(number left).
-fn balance(ctx: &Context<'_>, view: &PortView<'_>, members: &[&Backend], rules: &mut Vec<Rule>) {
-    let start = |backend: &Backend| {
-        if ctx.large {
-            Rule::default()
-        } else {
-            Rule::commented(Comment::new(&[view.name.as_str(), " -> ", &backend.text]))
-        }
-    };
-    if let Some(seconds) = view.service.affinity {
-        for backend in members {
-            let recent = Match::RecentCheck { list: backend.chain, seconds };
-            rules.push(start(backend).with(recent).jump(backend.chain));
-        }
-    }
-    for (i, backend) in members.iter().enumerate() {
-        let left = members.len() - i;
-        let mut rule = start(backend);
-        if left > 1 {
-            rule = rule.with(Match::Statistic(Probability::one_in(left)));
-        }
-        rules.push(rule.jump(backend.chain));
-    }
 }
 
 /// EXT: traffic to node ports, external and load-balancer IPs.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Dispatch, TreeLimits};
+use ferrule_engine::{Balance, BalanceLimits, Dispatch, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -24,12 +24,18 @@ pub enum Event {
     Observe,
     /// Somebody flushed a table or removed a chain.
     Meddle(usize),
-    /// The process starts again, with this setting of `dispatch` (see [`MODES`]).
-    Restart(usize),
+    /// The process starts again, with these settings of `dispatch` (see [`MODES`]) and `balance` (see [`BALANCES`]).
+    Restart(usize, usize),
 }
 
 /// Every setting of `dispatch`.
 pub const MODES: [Dispatch; 3] = [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto];
+
+/// Every setting of `balance`.
+pub const BALANCES: [Balance; 3] = [Balance::Flat, Balance::Tree, Balance::Auto];
+
+/// Limits by which Services as small as these are balanced by trees of all levels, and cross the threshold.
+pub const FEW: BalanceLimits = BalanceLimits { above: 3, leaf: 1 };
 
 /// Limits by which clusters as small as these have trees of several levels, and cross the threshold.
 pub const SMALL: TreeLimits = TreeLimits { grow: 6, shrink: 4, leaf: 2, depth: 3 };
@@ -152,6 +158,6 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..9).prop_map(Event::Fail),
         1 => Just(Event::Observe),
         1 => (0usize..4).prop_map(Event::Meddle),
-        1 => (0..MODES.len()).prop_map(Event::Restart),
+        1 => (0..MODES.len(), 0..BALANCES.len()).prop_map(|(d, b)| Event::Restart(d, b)),
     ]
 }

@@ -36,13 +36,20 @@ pub struct Outcome {
 pub struct Fate {
     pub outcomes: BTreeMap<Outcome, f64>,
     pub walked: usize,
+    /// Rules looked at on average.
+    pub mean: f64,
 }
 
 impl Fate {
     /// The same outcomes with the same probabilities.
     pub fn agrees(&self, other: &Self) -> bool {
+        self.agrees_within(other, 1e-12)
+    }
+
+    /// The same outcomes, each with a probability that differs by no more than this.
+    pub fn agrees_within(&self, other: &Self, tolerance: f64) -> bool {
         self.outcomes.len() == other.outcomes.len()
-            && self.outcomes.iter().zip(&other.outcomes).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-12)
+            && self.outcomes.iter().zip(&other.outcomes).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < tolerance)
     }
 }
 
@@ -281,6 +288,9 @@ impl Rules {
                 }
                 for state in ends {
                     fate.walked = fate.walked.max(state.walked);
+                    #[allow(clippy::cast_precision_loss)] // a few thousand
+                    let walked = state.walked as f64;
+                    fate.mean += walked * state.weight;
                     *fate.outcomes.entry(state.outcome).or_default() += state.weight;
                 }
             }

@@ -1,0 +1,309 @@
+//! Invariant: a balancing tree chooses as the flat chain does: every endpoint of the set with the same chance, nobody else;
+//! also at every moment between two transactions; and one endpoint more or less writes a few short chains.
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use common::kernel::Kernel;
+use common::packet::{Fate, Packet, Rules};
+use ferrule_engine::address::Family;
+use ferrule_engine::wire::Kind;
+use ferrule_engine::{Balance, Engine, Options, Plan, WriteStrategy};
+use serde_json::{Value, json};
+
+const PART: &str = "KUBE-SVC-BAL-";
+
+/// Services by number, each with the numbers of its endpoints, of which every fiftieth is on our node.
+type Cluster = BTreeMap<u8, BTreeSet<u32>>;
+
+fn pod(service: u8, n: u32) -> String {
+    let [_, _, high, low] = n.to_be_bytes();
+    format!("10.{}.{high}.{low}", 128 + service)
+}
+
+fn cluster_ip(service: u8) -> IpAddr {
+    IpAddr::from([10, 96, 0, service])
+}
+
+fn objects(service: u8, endpoints: &BTreeSet<u32>, spec: &Value) -> [(Kind, Value); 2] {
+    let name = format!("s{service}");
+    let mut object = json!({
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"type": "NodePort", "clusterIP": cluster_ip(service), "ports": [{"port": 80, "nodePort": 30_000 + u16::from(service)}]},
+    });
+    object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let endpoint = |&n: &u32| json!({"addresses": [pod(service, n)], "nodeName": if n.is_multiple_of(50) { "node-1" } else { "node-2" }});
+    let slice = json!({
+        "metadata": {"name": format!("{name}-1"), "namespace": "ns", "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    });
+    [(Kind::Service, object), (Kind::EndpointSlice, slice)]
+}
+
+fn load(engine: &mut Engine, cluster: &Cluster, spec: &Value) {
+    let all: Vec<(Kind, Value)> = cluster.iter().flat_map(|(&n, endpoints)| objects(n, endpoints, spec)).collect();
+    for kind in Kind::ALL {
+        let items: Vec<&Value> = all.iter().filter(|(k, _)| *k == kind).map(|(_, v)| v).collect();
+        engine.replace(kind, &[&serde_json::to_vec(&items).unwrap()]).unwrap();
+    }
+}
+
+fn engine(balance: Balance, strategy: WriteStrategy) -> Engine {
+    let mut options = Options::new("node-1");
+    options.balance = balance;
+    options.write_strategy = strategy;
+    options.set_local_detector("ClusterCIDR", &["10.128.0.0/9"], "").unwrap();
+    let mut engine = Engine::new(options);
+    engine.set_local_addresses(&["172.31.250.2"]).unwrap();
+    engine
+}
+
+/// An engine that knows the cluster and has looked at the kernel, with its plan.
+fn started(kernel: &Kernel, mut engine: Engine, cluster: &Cluster, spec: &Value) -> (Engine, Option<Plan>) {
+    load(&mut engine, cluster, spec);
+    engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+    let plan = engine.plan(Family::V4).unwrap();
+    (engine, plan)
+}
+
+fn written(balance: Balance, cluster: &Cluster, spec: &Value) -> (Engine, Kernel) {
+    let mut kernel = Kernel::new();
+    let (mut engine, plan) = started(&kernel, self::engine(balance, WriteStrategy::OneBlock), cluster, spec);
+    apply(&mut engine, &mut kernel, &plan.unwrap());
+    (engine, kernel)
+}
+
+fn apply(engine: &mut Engine, kernel: &mut Kernel, plan: &Plan) {
+    kernel.restore(&plan.payload, usize::MAX).unwrap();
+    engine.commit(plan).unwrap();
+}
+
+fn rules(kernel: &Kernel) -> Rules {
+    Rules::new(&kernel.save(), &["172.31.250.2"])
+}
+
+fn packet(destination: IpAddr, port: u16, remembered: bool) -> Packet {
+    Packet { source: IpAddr::from([203, 0, 113, 5]), destination, protocol: "tcp", port, interface: "eth0", remembered }
+}
+
+/// Who answers, with which chance.
+fn chances(fate: &Fate) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
+    for (outcome, chance) in &fate.outcomes {
+        assert_eq!(outcome.verdict, "ACCEPT");
+        *all.entry(outcome.destination.clone().expect("every packet reaches an endpoint")).or_default() += chance;
+    }
+    all
+}
+
+fn targets(service: u8, endpoints: impl IntoIterator<Item = u32>) -> BTreeSet<String> {
+    endpoints.into_iter().map(|n| format!("{}:8080", pod(service, n))).collect()
+}
+
+fn one_service(endpoints: impl IntoIterator<Item = u32>) -> Cluster {
+    Cluster::from([(1, endpoints.into_iter().collect())])
+}
+
+/// Chains of nat whose name begins so, with their rules.
+fn chains(kernel: &Kernel, prefix: &str) -> BTreeMap<String, Vec<String>> {
+    let mut kernel = kernel.clone();
+    let nat = kernel.table_mut("nat").iter();
+    nat.filter(|(name, _)| name.starts_with(prefix)).map(|(n, r)| (n.clone(), r.clone())).collect()
+}
+
+#[test]
+fn every_endpoint_has_the_same_chance() {
+    for (size, parts, longest, mean, most) in [
+        (101, 10..30, 16, 35.0, 50),
+        (300, 30..90, 16, 40.0, 60),
+        (1000, 200..273, 16, 42.0, 70),
+        (5000, 272..273, 45, 55.0, 100),
+    ] {
+        let cluster = one_service(1..=size);
+        let (_, kernel) = written(Balance::Auto, &cluster, &json!({}));
+        let (_, flat) = written(Balance::Flat, &cluster, &json!({}));
+        let (tree, chain) = (rules(&kernel), rules(&flat));
+        for (destination, port) in [(cluster_ip(1), 80), (IpAddr::from([172, 31, 250, 2]), 30_001)] {
+            let packet = packet(destination, port, false);
+            let (short, long) = (tree.fate(&packet), chain.fate(&packet));
+            assert!(long.agrees_within(&short, 1e-6), "the same masquerade, the same way");
+            let chances = chances(&short);
+            assert_eq!(chances.keys().cloned().collect::<BTreeSet<_>>(), targets(1, 1..=size));
+            for chance in chances.values() {
+                assert!((chance * f64::from(size) - 1.0).abs() < 1e-5, "{chance} of 1/{size}");
+            }
+            assert!(short.mean < mean && short.walked < most, "{} rules, {} at most", short.mean, short.walked);
+            assert!(long.mean > f64::from(size) / 2.0 && long.walked > size as usize);
+        }
+        let parts_here = chains(&kernel, PART);
+        assert!(parts.contains(&parts_here.len()), "{}", parts_here.len());
+        assert!(parts_here.values().all(|rules| (2..=longest).contains(&rules.len())));
+    }
+}
+
+#[test]
+fn the_threshold_counts_each_set() {
+    let spec = json!({"externalTrafficPolicy": "Local"});
+    let parts = |balance, size| {
+        let (_, kernel) = written(balance, &one_service(1..=size), &spec);
+        let roots = |kind| chains(&kernel, kind).values().flatten().filter(|rule| rule.contains(PART)).count();
+        (chains(&kernel, PART).len(), roots("KUBE-SVL-"))
+    };
+    assert_eq!(parts(Balance::Auto, 100).0, 0);
+    assert_eq!(parts(Balance::Tree, 16).0, 0);
+    assert_eq!(parts(Balance::Flat, 5000).0, 0);
+    assert!(parts(Balance::Tree, 17).0 > 0);
+    // The local set is every fiftieth: twenty here are few, a hundred and two are not.
+    assert!(matches!(parts(Balance::Auto, 1000), (100.., 0)));
+    assert!(matches!(parts(Balance::Auto, 5100), (250.., 10..)));
+}
+
+#[test]
+fn a_remembered_client_comes_first() {
+    let spec = json!({"sessionAffinity": "ClientIP"});
+    let (_, kernel) = written(Balance::Auto, &one_service(1..=150), &spec);
+    let (_, flat) = written(Balance::Flat, &one_service(1..=150), &spec);
+    for remembered in [false, true] {
+        let packet = packet(cluster_ip(1), 80, remembered);
+        let (short, long) = (rules(&kernel).fate(&packet), rules(&flat).fate(&packet));
+        assert!(short.agrees_within(&long, 1e-6));
+        assert_eq!(short.outcomes.len(), if remembered { 1 } else { 150 });
+        // Whoever is chosen remembers the client.
+        assert!(short.outcomes.keys().all(|o| o.noted.iter().any(|list| o.trace.contains(list))));
+    }
+}
+
+#[test]
+fn one_endpoint_changes_its_part_and_those_above() {
+    let before = one_service(1..=1000);
+    let after = one_service((1..=1000).filter(|&n| n != 500));
+    let cost = |balance| {
+        let (mut engine, mut kernel) = written(balance, &before, &json!({}));
+        let mut costs = Vec::new();
+        for (change, cluster) in [("out", &after), ("in", &before)] {
+            load(&mut engine, cluster, &json!({}));
+            let plan = engine.plan(Family::V4).unwrap().unwrap();
+            apply(&mut engine, &mut kernel, &plan);
+            costs.push((change, plan));
+        }
+        costs
+    };
+    let (tree, flat) = (cost(Balance::Auto), cost(Balance::Flat));
+    for ((change, small), (_, large)) in tree.iter().zip(&flat) {
+        let touched = [&small.chains_written[..], &small.chains_deleted].concat();
+        let parts = touched.iter().filter(|name| name.contains(PART)).count();
+        // The Service's chain, the endpoint's, and a part of each level.
+        assert!((1..=2).contains(&parts) && touched.len() == parts + 2, "{change}: {touched:?}");
+        assert!(small.rules_written <= 2 + 1 + 2 * 16 + 16, "{change}: {}", small.rules_written);
+        assert!(
+            small.payload.len() * 12 < large.payload.len(),
+            "{change}: {} of {}",
+            small.payload.len(),
+            large.payload.len()
+        );
+    }
+}
+
+/// The text, transaction by transaction; each is checked as the nft tool does: no jump to what no earlier line made.
+fn blocks(kernel: &Kernel, plan: &Plan) -> Vec<String> {
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    let mut kernel = kernel.clone();
+    for table in ["filter", "nat", "mangle"] {
+        known.extend(kernel.table_mut(table).keys().map(|name| format!("{table} {name}")));
+    }
+    let (text, mut table) = (std::str::from_utf8(&plan.payload).unwrap(), "");
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(declared) = line.strip_prefix(':') {
+            known.insert(format!("{table} {}", declared.split(' ').next().unwrap()));
+        } else if let Some((_, target)) = line.split_once(" -j KUBE-") {
+            assert!(known.contains(&format!("{table} KUBE-{target}")), "{line}");
+        }
+    }
+    text.split_inclusive("COMMIT\n").map(str::to_owned).collect()
+}
+
+/// Four Services of three hundred endpoints; or the same after much has changed: some endpoints went, others came, one
+/// Service became small, one has none left.
+fn crowd(changed: bool) -> Cluster {
+    let sets: [BTreeSet<u32>; 4] = if changed {
+        [(100..450).collect(), (1..=300).filter(|n| n % 7 != 0).collect(), (1..=3).collect(), BTreeSet::new()]
+    } else {
+        [1, 2, 3, 4].map(|_| (1..=300).collect())
+    };
+    (1..).zip(sets).collect()
+}
+
+#[test]
+fn no_moment_of_a_change_loses_a_packet() {
+    for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
+        let mut kernel = Kernel::new();
+        let mut before = Cluster::new();
+        for (balance, changed) in [
+            (Balance::Flat, false),
+            (Balance::Auto, false),
+            (Balance::Auto, true),
+            (Balance::Tree, false),
+            (Balance::Flat, true),
+            (Balance::Flat, false),
+            (Balance::Tree, true),
+            (Balance::Flat, true),
+        ] {
+            let now = crowd(changed);
+            let (mut engine, plan) = started(&kernel, engine(balance, strategy), &now, &json!({}));
+            let plan = plan.unwrap();
+            for block in blocks(&kernel, &plan) {
+                kernel.restore(block.as_bytes(), 1).unwrap();
+                let rules = rules(&kernel);
+                for (&service, new) in &now {
+                    let Some(old) = before.get(&service) else { continue };
+                    if old.is_empty() || new.is_empty() {
+                        continue;
+                    }
+                    let chances = chances(&rules.fate(&packet(cluster_ip(service), 80, false)));
+                    let sets = [targets(service, old.clone()), targets(service, new.clone())];
+                    let who: BTreeSet<String> = chances.keys().cloned().collect();
+                    // Each Service changes in one transaction: the old set or the new one, never a mixture.
+                    assert!(sets.contains(&who), "{} answer after\n{}", who.len(), &block[..200.min(block.len())]);
+                    for chance in chances.values() {
+                        assert!((chance * who.len() as f64 - 1.0).abs() < 1e-5, "{chance} of 1/{}", who.len());
+                    }
+                }
+            }
+            engine.commit(&plan).unwrap();
+            engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+            assert!(engine.plan(Family::V4).unwrap().is_none());
+            let (_, fresh) = written(balance, &now, &json!({}));
+            assert_eq!(kernel.chains(), fresh.chains(), "nothing stays behind");
+            assert_eq!(chains(&kernel, PART), chains(&fresh, PART));
+            assert_eq!(chains(&kernel, PART).is_empty(), balance == Balance::Flat);
+            before = now;
+        }
+    }
+}
+
+#[test]
+fn a_large_write_goes_in_blocks_that_end_between_services() {
+    let cluster: Cluster = (1..=12).map(|n| (n, (1..=900).collect())).collect();
+    let mut sizes = Vec::new();
+    for balance in [Balance::Flat, Balance::Tree] {
+        let kernel = Kernel::new();
+        let (_, plan) = started(&kernel, engine(balance, WriteStrategy::OrderedBlocks), &cluster, &json!({}));
+        let blocks = blocks(&kernel, &plan.unwrap());
+        let balancing: Vec<&String> = blocks.iter().filter(|b| b.contains("\n-A KUBE-SVC-")).collect();
+        for block in &balancing {
+            let lines = block.lines().filter(|line| line.starts_with("-A ")).count();
+            assert!(lines < 4000 + 1200, "{lines} rules in one block");
+            // A part that is declared here is jumped to here.
+            for part in block.lines().filter_map(|line| line.strip_prefix(':')).filter(|line| line.starts_with(PART)) {
+                assert!(block.contains(&format!(" -j {}\n", part.split(' ').next().unwrap())));
+            }
+        }
+        sizes.push(balancing.len());
+    }
+    assert!(sizes.iter().all(|&n| (3..=6).contains(&n)), "{sizes:?}");
+}
