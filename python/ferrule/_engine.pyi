@@ -58,6 +58,7 @@ class EngineOptions:
         external_ips: bool = True,
         ordered_blocks: bool = False,
         dispatch: Literal["auto", "flat", "tree"] = "auto",
+        balance: Literal["auto", "flat", "tree"] = "auto",
         digest_key: bytes = ...,
     ) -> EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
@@ -65,8 +66,9 @@ class EngineOptions:
         name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks`
         cuts large writes into transactions (for the nft backend, whose tool is quadratic in the size of one);
         `dispatch`: packets find their Service by the long chains that kube-proxy writes (`flat`), by trees of short
-        ones (`tree`), or by trees once there are many rules (`auto`); `digest_key` (16 bytes) keys chain digests so
-        that no tenant can aim for a collision."""
+        ones (`tree`), or by trees once there are many rules (`auto`); `balance`: the same for the choice between a
+        Service's endpoints, `auto` by their number in each Service; `digest_key` (16 bytes) keys chain digests so that
+        no tenant can aim for a collision."""
 
 @final
 class IngestReport:

@@ -27,6 +27,9 @@ OURS: dict[str, frozenset[str]] = {
 HASHED = re.compile(r"KUBE-(?:SVC|SVL|SEP|EXT|FW)-[A-Z2-7]{16}")
 """Chains of one Service or endpoint; all in nat."""
 
+BALANCE = re.compile(r"KUBE-SVC-BAL-[A-Z2-7]{15}")
+"""Parts of balancing trees, in nat."""
+
 PART = re.compile(r"KUBE-SVC-DSP-[A-Z2-7]{15}")
 """Parts of dispatch trees, in nat and filter."""
 
@@ -65,7 +68,7 @@ class _Table:
 
 def is_ours(table: str, chain: str) -> bool:
     """Whether a chain is one that ferrule or kube-proxy made for itself."""
-    if table == "nat" and HASHED.fullmatch(chain):
+    if table == "nat" and (HASHED.fullmatch(chain) or BALANCE.fullmatch(chain)):
         return True
     return chain in OURS.get(table, ()) or (table in ("nat", "filter") and PART.fullmatch(chain) is not None)
 

@@ -34,10 +34,10 @@ class Case:
     def saved(self, step: int, family: Family) -> str:
         return (self.folder / f"step{step}.{family}.save").read_text()
 
-    def engine(self, *, ordered_blocks: bool = False, dispatch: str = "auto") -> Engine:
-        """An engine with this case's configuration on the recorded node."""
+    def engine(self, *, ordered_blocks: bool = False, form: str = "auto") -> Engine:
+        """An engine with this case's configuration on the recorded node, dispatch and balancing of this form."""
         settings = load_config(self.folder / "config.yaml")
-        settings = replace(settings, ferrule=replace(settings.ferrule, dispatch=dispatch))
+        settings = replace(settings, ferrule=replace(settings.ferrule, dispatch=form, balance=form))
         facts = HostFacts(
             node_name="node-1",
             ordered_blocks=ordered_blocks,

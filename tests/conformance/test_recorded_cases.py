@@ -30,9 +30,9 @@ class Kernel:
         self.netns = netns
         self.backend = backend
 
-    def engine(self, case: Case, dispatch: str = "auto") -> Engine:
+    def engine(self, case: Case, form: str = "auto") -> Engine:
         """As the daemon would build it for this backend."""
-        return case.engine(ordered_blocks=self.backend == "nft", dispatch=dispatch)
+        return case.engine(ordered_blocks=self.backend == "nft", form=form)
 
     def save(self, family: Family) -> str:
         return self.netns.run(f"{TOOL[family]}-{self.backend}-save").stdout
@@ -104,7 +104,7 @@ def start_over_previous(kernel: Kernel, case: Case) -> None:
 
 
 def trees_come_and_go(kernel: Kernel, case: Case) -> None:
-    """Our own form of dispatch: recognised after a restart, and gone without a trace after another."""
+    """Our own form of dispatch and balancing: recognised after a restart, and gone without a trace after another."""
     kernel.wipe()
     step = case.steps[-1]
     for _ in range(2):
@@ -120,8 +120,8 @@ def trees_come_and_go(kernel: Kernel, case: Case) -> None:
     start_over_what_is_there(kernel, case, step, "flat")
 
 
-def start_over_what_is_there(kernel: Kernel, case: Case, step: int, dispatch: str = "auto") -> None:
-    engine = kernel.engine(case, dispatch)
+def start_over_what_is_there(kernel: Kernel, case: Case, step: int, form: str = "auto") -> None:
+    engine = kernel.engine(case, form)
     kernel.observe(engine)
     load(engine, case.objects(step))
     kernel.apply(committed_payloads(engine))

@@ -100,10 +100,13 @@ def test_our_own_section() -> None:
     settings, _ = parse_config((HEAD + "ferrule: {backend: legacy}\n").encode(), "c", strict=True)
     assert settings.ferrule.backend == "legacy"
     assert "ferrule.backend" in faults("ferrule: {backend: ebpf}\n")[0]
-    assert settings.ferrule.dispatch == "auto"
+    assert (settings.ferrule.dispatch, settings.ferrule.balance) == ("auto", "auto")
     settings, _ = parse_config((HEAD + "ferrule: {dispatch: tree}\n").encode(), "c", strict=True)
     assert settings.ferrule.dispatch == "tree"
     assert "ferrule.dispatch" in faults("ferrule: {dispatch: hash}\n")[0]
+    settings, _ = parse_config((HEAD + "ferrule: {balance: flat}\n").encode(), "c", strict=True)
+    assert settings.ferrule.balance == "flat"
+    assert "ferrule.balance" in faults("ferrule: {balance: even}\n")[0]
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,9 @@ class Ferrule:
     dispatch: str = "auto"
     """auto, flat or tree. How packets find their Service: by the long chains that kube-proxy writes, or by trees of
     short ones. auto turns to trees above 1,000 rules and back below 750."""
+    balance: str = "auto"
+    """auto, flat or tree. How one of a Service's endpoints is chosen: by the long chain that kube-proxy writes, or by a
+    tree of short ones. auto makes trees of more than 100 endpoints, tree of more than 16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _MODES: dict[str, DetectorMode] = {
     "InterfaceNamePrefix": "InterfaceNamePrefix",
 }
 
-_DISPATCH: dict[str, Literal["auto", "flat", "tree"]] = {"auto": "auto", "flat": "flat", "tree": "tree"}
+_FORMS: dict[str, Literal["auto", "flat", "tree"]] = {"auto": "auto", "flat": "flat", "tree": "tree"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ def engine_options(settings: Settings, facts: HostFacts, *, digest_key: bytes = 
         local_interface=interface,
         external_ips=gates.external_ips(settings.feature_gates),
         ordered_blocks=facts.ordered_blocks,
-        dispatch=_DISPATCH[settings.ferrule.dispatch],
+        dispatch=_FORMS[settings.ferrule.dispatch],
+        balance=_FORMS[settings.ferrule.balance],
         digest_key=digest_key,
     )
 

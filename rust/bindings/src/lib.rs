@@ -24,7 +24,8 @@ impl EngineOptions {
     #[pyo3(signature = (*, node_name, node_ips=vec![], masquerade_all=false, masquerade_bit=14, masquerade_random_fully=true,
         localhost_node_ports=true, conntrack_tcp_be_liberal=false, nfacct_invalid_dropped=false,
         nfacct_localhost_accepted=false, node_port_addresses=vec![], local_detector="None", cluster_cidrs=vec![],
-        local_interface="", external_ips=true, ordered_blocks=false, dispatch="auto", digest_key=[0; 16]))]
+        local_interface="", external_ips=true, ordered_blocks=false, dispatch="auto", balance="auto",
+        digest_key=[0; 16]))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, clippy::needless_pass_by_value)] // keyword arguments of a Python constructor
     fn new(
         node_name: &str,
@@ -43,6 +44,7 @@ impl EngineOptions {
         external_ips: bool,
         ordered_blocks: bool,
         dispatch: &str,
+        balance: &str,
         digest_key: [u8; 16],
     ) -> PyResult<Self> {
         let mut options = Options::new(node_name);
@@ -60,6 +62,7 @@ impl EngineOptions {
             .and_then(|()| options.set_masquerade_bit(masquerade_bit))
             .and_then(|()| options.set_node_port_addresses(&node_port_addresses))
             .and_then(|()| options.set_dispatch(dispatch))
+            .and_then(|()| options.set_balance(balance))
             .and_then(|()| options.set_local_detector(local_detector, &cluster_cidrs, local_interface))
             .map_err(|e| errors::input(&e))?;
         Ok(Self(options))

@@ -292,6 +292,7 @@ pub enum ChainId {
 /// such chain that it does not know. Under a prefix of our own they would stay and still jump to Services, whose chains
 /// the kernel would then not let go: kube-proxy would fail at the first Service that is deleted.
 const DISPATCH: &str = "KUBE-SVC-DSP-";
+
 /// Begins like a Service's chain, so that kube-proxy, when it takes over, removes these as it removes those.
 const BALANCE: &str = "KUBE-SVC-BAL-";
 
