@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ferrule_bench::{Shape, frame, list, service, slice};
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Dispatch, Engine, Options};
+use ferrule_engine::{Balance, Dispatch, Engine, Options};
 
 #[path = "../rust/engine/tests/common/kernel.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::format_push_string)]
@@ -79,7 +79,11 @@ impl Cluster {
     }
 
     fn load(&self, dispatch: Dispatch) -> Engine {
-        let mut engine = Engine::new(options(dispatch));
+        self.load_with(options(dispatch))
+    }
+
+    fn load_with(&self, options: Options) -> Engine {
+        let mut engine = Engine::new(options);
         engine.replace(Kind::Service, &[&self.services]).unwrap();
         engine.replace(Kind::EndpointSlice, &[&self.slices]).unwrap();
         engine.replace(Kind::Node, &[b"[]"]).unwrap();
@@ -238,6 +242,55 @@ fn walks(shape: Shape, cluster: &Cluster) -> bool {
     ok
 }
 
+/// Services of many endpoints: rules that a first packet is compared with, and what one replaced endpoint costs.
+fn many_endpoints(shape: Shape) -> bool {
+    let cluster = Cluster::new(shape);
+    let mut ok = true;
+    let mut flat = None;
+    for (mode, balance) in [("flat", Balance::Flat), ("tree", Balance::Auto)] {
+        let mut options = options(Dispatch::Auto);
+        options.balance = balance;
+        let mut engine = cluster.load_with(options);
+        let start = Instant::now();
+        let plan = engine.plan(Family::V4).unwrap().unwrap();
+        let (full, size, chains) = (start.elapsed(), plan.payload.len(), plan.chains_written.len());
+        let mut kernel = kernel::Kernel::new();
+        kernel.restore(&plan.payload, usize::MAX).unwrap();
+        engine.commit(&plan).unwrap();
+        let packet = packet::Packet {
+            source: "10.128.0.1".parse().unwrap(),
+            destination: "10.96.0.1".parse().unwrap(),
+            protocol: "tcp",
+            port: 80,
+            interface: "eth0",
+            remembered: false,
+        };
+        let fate = packet::Rules::new(&kernel.save(), &["172.31.250.2"]).fate(&packet);
+        assert_eq!(fate.outcomes.len(), shape.endpoints);
+        let mut costs = Vec::new();
+        for i in 0..50 {
+            let frame = frame(&slice(shape, i % shape.services, i + 1));
+            let start = Instant::now();
+            engine.ingest(Kind::EndpointSlice, &frame);
+            let plan = engine.plan(Family::V4).unwrap().unwrap();
+            costs.push((plan.payload.len(), plan.rules_written, start.elapsed()));
+            engine.commit(&plan).unwrap();
+        }
+        costs.sort_unstable();
+        let (bytes, rules, time) = costs[25];
+        let shape = format!("{}x{}_{mode}", shape.services, shape.endpoints);
+        let (mean, bytes_flat) = *flat.get_or_insert((fate.mean, bytes));
+        let fine = mode == "flat" || (fate.mean * 4.0 < mean && bytes * 4 < bytes_flat);
+        let value = format!("{:.0} / {} most", fate.mean, fate.walked);
+        ok &= row(&format!("rules_walked_{shape}"), &value, "tree: < a quarter", fine);
+        let value = format!("{bytes} bytes, {rules} rules, {:.2} ms", time.as_secs_f64() * 1e3);
+        ok &= row(&format!("change_one_endpoint_{shape}"), &value, "tree: < a quarter", fine);
+        let value = format!("{:.0} ms, {:.1} MB, {chains} chains", full.as_secs_f64() * 1e3, size as f64 / 1e6);
+        ok &= row(&format!("plan_full_{shape}"), &value, "", true);
+    }
+    ok
+}
+
 fn heap(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch)) -> bool {
     let before = LIVE.load(Ordering::Relaxed);
     let mut engine = cluster.load(dispatch);
@@ -270,5 +323,7 @@ fn main() {
         }
         ok &= walks(shape, &cluster);
     }
+    ok &= many_endpoints(Shape { services: 1, endpoints: 1000, ..ten });
+    ok &= many_endpoints(Shape { services: 500, endpoints: 500, ..ten });
     std::process::exit(i32::from(!ok));
 }

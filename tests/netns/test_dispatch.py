@@ -170,6 +170,6 @@ def test_addresses_chosen_to_lie_badly_do_not_exceed_the_kernels_nesting(netns: 
         assert sync(engine(backend, "tree", objects), family, plane)
         saved = asyncio.run(plane.save()).decode()
         jumps = deepest(saved)
-        # KUBE-SERVICES, six parts, FW, EXT, SVC, SEP, KUBE-MARK-MASQ; three more where balancing is a tree.
-        assert jumps == 12
+        # KUBE-SERVICES, seven parts, FW, EXT, SVC, SEP, KUBE-MARK-MASQ; two more where balancing is a tree.
+        assert jumps == 13
         assert not sync(engine(backend, "tree", objects), family, plane)

@@ -523,7 +523,7 @@ mod tests {
             digest: Digest::EMPTY_SET,
         };
         // Eight rules in each of 4,096 leaves: 10.96.0.0/16 by the even addresses.
-        let mut tree = tree((16, 6), (0..u16::MAX).step_by(2).map(entry).collect());
+        let mut tree = tree((16, 7), (0..u16::MAX).step_by(2).map(entry).collect());
         assert_eq!(tree.chains(), 16 + 16 * 16 + 4096);
         tree.take_changes();
         tree.insert(entry(4711));

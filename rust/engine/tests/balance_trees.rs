@@ -307,3 +307,67 @@ fn a_large_write_goes_in_blocks_that_end_between_services() {
     }
     assert!(sizes.iter().all(|&n| (3..=6).contains(&n)), "{sizes:?}");
 }
+
+/// Chains on the longest way from a hook of nat, by the text of a plan onto an empty kernel.
+fn deepest(kernel: &Kernel) -> usize {
+    fn below(chain: &str, jumps: &BTreeMap<String, Vec<String>>, known: &mut BTreeMap<String, usize>) -> usize {
+        if let Some(&depth) = known.get(chain) {
+            return depth;
+        }
+        let targets = jumps.get(chain).map_or(&[][..], |all| all);
+        let depth = targets.iter().map(|to| 1 + below(to, jumps, known)).max().unwrap_or(0);
+        known.insert(chain.to_owned(), depth);
+        depth
+    }
+    let jump = |rule: &String| rule.split_once(" -j KUBE-").map(|(_, to)| format!("KUBE-{to}"));
+    let jumps = chains(kernel, "").into_iter().map(|(name, rules)| (name, rules.iter().filter_map(jump).collect()));
+    let jumps: BTreeMap<String, Vec<String>> = jumps.collect();
+    ["PREROUTING", "OUTPUT", "POSTROUTING"].iter().map(|hook| below(hook, &jumps, &mut BTreeMap::new())).max().unwrap()
+}
+
+/// Addresses that part at every nibble from one that has ports that do so too, and many endpoints behind source ranges:
+/// whoever may create Services can have this.
+#[test]
+fn nobody_can_nest_chains_deeper_than_the_kernel_takes() {
+    let base = u32::from_be_bytes([10, 96, 0, 1]);
+    let mut addresses: Vec<u32> = (0..8).map(|nibble| base ^ (1 << (4 * nibble))).collect();
+    addresses.push(base);
+    let mut services = Vec::new();
+    for (n, &address) in (0u16..).zip(&addresses) {
+        let mut ports: Vec<u16> = vec![80];
+        if address == base {
+            ports = (0x1110..=0x111f).chain([0x1121, 0x1211, 0x2111]).collect();
+        }
+        let ports = ports.iter().map(|p| json!({"name": format!("p{p}"), "port": p, "nodePort": p ^ 1024 ^ (n << 13)}));
+        let udp = json!({"name": "u", "protocol": "UDP", "port": 0x1111});
+        services.push(json!({
+            "metadata": {"name": format!("s{n}"), "namespace": "ns"},
+            "spec": {"type": "LoadBalancer", "clusterIP": format!("10.97.0.{n}"), "ports": ports.chain([udp]).collect::<Vec<_>>(),
+                "loadBalancerSourceRanges": ["203.0.113.0/24"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": IpAddr::from(address.to_be_bytes())}]}},
+        }));
+    }
+    let slices: Vec<Value> = services
+        .iter()
+        .map(|service| {
+            let name = &service["metadata"]["name"];
+            let ports = service["spec"]["ports"].as_array().unwrap().iter();
+            let ports = ports.map(|p| json!({"name": p["name"], "protocol": p["protocol"], "port": 8080}));
+            json!({"metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": name}}, "addressType": "IPv4",
+                "ports": ports.collect::<Vec<_>>(), "endpoints": (1..=300).map(|n| json!({"addresses": [pod(1, n)]})).collect::<Vec<_>>()})
+        })
+        .collect();
+    let mut options = Options::new("node-1");
+    options.dispatch = ferrule_engine::Dispatch::Tree;
+    options.balance = Balance::Tree;
+    let mut engine = Engine::new(options);
+    for (kind, items) in [(Kind::Service, &services), (Kind::EndpointSlice, &slices), (Kind::Node, &Vec::new())] {
+        engine.replace(kind, &[&serde_json::to_vec(items).unwrap()]).unwrap();
+    }
+    let mut kernel = Kernel::new();
+    engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+    let plan = engine.plan(Family::V4).unwrap().unwrap();
+    apply(&mut engine, &mut kernel, &plan);
+    // What nft takes, and no less than this cluster could have: the cap is what holds it.
+    assert_eq!(deepest(&kernel), 15);
+}
