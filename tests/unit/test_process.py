@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from ferrule.dataplane.child import high_water
 from ferrule.dataplane.outcome import check, classify, quote
-from ferrule.dataplane.process import STACK_BYTES, STDERR_LIMIT, Completed, Runner
+from ferrule.dataplane.process import STACK_BYTES, STDERR_LIMIT, Completed, Runner, ToolRun
 from ferrule.errors import DataplaneError, FailureKind
 
 
@@ -96,6 +98,47 @@ def test_cancelling_kills_and_reaps() -> None:
     assert not any(
         "sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()
     )
+
+
+MIB = 1 << 20
+
+
+def observed(*argv: str, **options: float) -> ToolRun:
+    runs: list[ToolRun] = []
+    with contextlib.suppress(DataplaneError):
+        asyncio.run(Runner(observers=[runs.append]).run(argv, **options))  # type: ignore[arg-type]
+    (run,) = runs
+    return run
+
+
+def test_what_a_tool_used_is_told_and_is_its_own() -> None:
+    # Pages that are touched and given back again: what counts is the peak. More than we have ourselves.
+    greedy = f"x = bytearray({(MIB + high_water()) // MIB + 100} << 20)"
+    run = observed("python3", "-c", f"{greedy}\nx[::4096] = b'1' * len(x[::4096])\ndel x\nsum(range(3_000_000))")
+    assert (run.tool, run.exit_code) == ("python3", 0)
+    assert run.usage.max_rss > high_water() + 90 * MIB
+    assert 0 < run.usage.cpu_seconds <= run.usage.seconds * 1.5
+    # Between fork and exec the child has our memory, and that is what wait4 would report.
+    ours = bytearray(200 * MIB)
+    ours[::4096] = b"1" * len(ours[::4096])
+    assert observed("sleep", "0.05").usage.max_rss < 50 * MIB < high_water()
+
+
+def test_each_way_to_end_is_told_once() -> None:
+    assert observed("/bin/sh", "-c", "exit 3").exit_code == 3
+    assert observed("sh", "-c", "kill -9 $$").exit_code == -9
+    hung = observed("sleep", "1000", timeout=0.1)
+    assert (hung.tool, hung.exit_code) == ("sleep", None)
+
+
+def test_without_pidfds_the_end_is_seen_as_well(run: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int) -> int:
+        raise PermissionError(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert run("sh", "-c", "sleep 0.05; exit 7").exit_code == 7
+    with pytest.raises(DataplaneError):
+        run("sleep", "1000", timeout=0.1)
 
 
 def done(code: int, stderr: str = "", stdout: bytes = b"") -> Completed:

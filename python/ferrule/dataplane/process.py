@@ -3,7 +3,7 @@
 Rules of the house: a fixed argv, never a shell; the program's absolute path resolved once; a clean environment; input
 from a memfd, so that a payload of any size neither deadlocks a pipe nor keeps the event loop busy feeding one; a time
 limit after which the whole process group is killed; a session of its own, so that Ctrl-C in a terminal reaches us and
-not a restore halfway through its work.
+not a restore halfway through its work. What each run took is told to whoever asks (`Runner.observers`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import contextlib
 import os
 import resource
 import shutil
-import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
+from ferrule.dataplane.child import Child, Usage
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.memfile import memory_file
 
@@ -40,6 +40,17 @@ class Completed:
     """Negative: killed by that signal."""
     stdout: bytes
     stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRun:
+    """A process that was started and is gone."""
+
+    tool: str
+    """`iptables-nft-restore`, say."""
+    exit_code: int | None
+    """None: killed by us, over its time or no longer wanted."""
+    usage: Usage
 
 
 @cache
@@ -73,6 +84,8 @@ class Runner:
     """Runs programs. `prefix` goes before every command line (`ip netns exec NAME`)."""
 
     prefix: tuple[str, ...] = ()
+    observers: list[Callable[[ToolRun], None]] = field(default_factory=list, compare=False)
+    """Each hears of every run once it is over."""
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:  # noqa: ASYNC109 - killing the group is the point
         """Run to the end.
@@ -88,22 +101,15 @@ class Runner:
         _deep_stacks()
         with memory_file("ferrule-stdin", stdin) as source:
             try:
-                child = await asyncio.create_subprocess_exec(
-                    program,
-                    *command[1:],
-                    stdin=source,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=_environment(),
-                    start_new_session=True,
-                )
+                child = await Child.start(program, command[1:], stdin=source, env=_environment())
             except FileNotFoundError as error:
                 raise DataplaneError(FailureKind.MISSING, command, stderr=str(error)) from error
             except OSError as error:
                 raise DataplaneError(FailureKind.UNKNOWN, command, stderr=str(error)) from error
+        exit_code: int | None = None
         try:
             async with asyncio.timeout(timeout):
-                stdout, stderr = await asyncio.gather(_read_all(child.stdout), _read_head(child.stderr))
+                stdout, stderr = await asyncio.gather(child.stdout.read(), _read_head(child.stderr))
                 exit_code = await child.wait()
         except TimeoutError as error:
             await _kill(child)
@@ -111,26 +117,24 @@ class Runner:
         except BaseException:
             await _kill(child)
             raise
+        finally:
+            child.close()
+            if child.usage is not None:
+                ran = ToolRun(os.path.basename(argv[0]), exit_code, child.usage)  # noqa: PTH119 - a name, no file
+                for observer in self.observers:
+                    observer(ran)
         return Completed(command, exit_code, stdout, stderr.decode(errors="replace"))
 
 
-async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
-    return b"" if stream is None else await stream.read()
-
-
-async def _read_head(stream: asyncio.StreamReader | None) -> bytes:
+async def _read_head(stream: asyncio.StreamReader) -> bytes:
     """The first `STDERR_LIMIT` bytes; the rest is read and dropped, so that the child never blocks on it."""
     kept = bytearray()
-    while stream is not None and (chunk := await stream.read(STDERR_LIMIT)):
+    while chunk := await stream.read(STDERR_LIMIT):
         kept += chunk[: STDERR_LIMIT - len(kept)]
     return bytes(kept)
 
 
-async def _kill(child: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        child.kill()
-    waiting = asyncio.ensure_future(child.wait())
+async def _kill(child: Child) -> None:
+    child.kill()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(waiting), REAP_SECONDS)
+        await asyncio.wait_for(child.wait(), REAP_SECONDS)
