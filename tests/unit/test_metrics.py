@@ -96,8 +96,11 @@ def metrics() -> Metrics:
         m.audited(family, 1)
         m.written(family, octets=721, chains=2, deleted=1)
     m.changes_seen(services=30, endpoint_slices=16)
+    m.stage(Stage.INGEST, 0.001)
     for stage in Stage:
-        m.stage(stage, 0.001)
+        m.stage(stage, 0.001, "ipv4")
+    m.change_confirmed("ipv4", 0.02)
+    m.tool_ran("iptables-nft-restore", 0, seconds=0.01, cpu_seconds=0.009, max_rss=5 << 20)
     m.objects("Service", 30)
     m.rejected("EndpointSlice", 1)
     m.problems(2)

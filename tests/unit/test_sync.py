@@ -164,6 +164,52 @@ def test_one_family_failing_does_not_hold_up_the_other() -> None:
     assert len(bench.planes[1].restores) == 1
 
 
+def test_a_change_is_timed_from_its_arrival_to_its_confirmation() -> None:
+    bench = Bench("ipv4", "ipv6")
+    bench.now = 10.0
+    bench.submit(*WEB)
+    bench.now = 12.0
+    bench.submit(*WEB)  # what comes later does not make the first one younger
+    bench.now = 15.0
+    report = bench.sync()
+    assert {key: report.stages[key] for key in report.stages if key[0] == "wait"} == {
+        ("wait", "ipv4"): 5.0,
+        ("wait", "ipv6"): 5.0,
+    }
+    assert report.change_seconds == {"ipv4": 5.0, "ipv6": 5.0}
+    assert {stage for stage, family in report.stages if family == "ipv4"} == {
+        "wait",
+        "observe",
+        "plan",
+        "restore",
+        "commit",
+    }
+    # Of one family only: the other had nothing to wait for.
+    bench.now = 20.0
+    bench.submit(WEB[0], endpoint_slice([endpoint("10.128.1.11")]))
+    bench.now = 21.0
+    report = bench.sync()
+    assert report.change_seconds == {"ipv4": 1.0}
+    assert ("wait", "ipv6") not in report.stages
+    # A look at the kernel that finds nothing is no change.
+    bench.loop.recheck("ipv4")
+    assert bench.sync().change_seconds == {}
+
+
+def test_a_change_that_failed_is_as_old_as_it_is() -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+    bench.sync()
+    bench.now = 30.0
+    bench.submit(WEB[0], endpoint_slice([endpoint("10.128.1.11")]))
+    bench.kernel.fail_next(FailureKind.KERNEL)
+    bench.now = 31.0
+    assert bench.sync().change_seconds == {}
+    bench.submit(WEB[0], endpoint_slice([endpoint("10.128.1.12")]))
+    bench.now = 34.0
+    assert bench.sync().change_seconds == {"ipv4": 4.0}
+
+
 def test_recheck_repairs_what_somebody_else_did() -> None:
     bench = Bench()
     bench.submit(*WEB)

@@ -90,8 +90,10 @@ class Aftermath:
         services, slices = self._host.engine.counts()
         metrics.objects("Service", services)
         metrics.objects("EndpointSlice", slices)
-        for stage, seconds in report.stages.items():
-            metrics.stage(Stage(stage), seconds)
+        for (stage, of), seconds in report.stages.items():
+            metrics.stage(Stage(stage), seconds, of)
+        for family, seconds in report.change_seconds.items():
+            metrics.change_confirmed(family, seconds)
         for family, seconds in report.family_seconds.items():
             plan = report.plans.get(family)
             if family in report.failures:

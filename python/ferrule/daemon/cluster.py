@@ -24,8 +24,8 @@ from ferrule.daemon.options import DaemonOptions
 from ferrule.errors import FerruleError
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
-from ferrule.observe.metrics import Metrics
-from ferrule.sync.intake import Intake
+from ferrule.observe.metrics import Metrics, Stage
+from ferrule.sync.intake import Batch, Intake
 from ferrule.sync.loop import SyncLoop
 from ferrule.types import Kind
 
@@ -179,7 +179,9 @@ class ClusterSource:
             self._open_if_ready()
         return report
 
-    def _taken(self, kind: Kind, report: IngestReport) -> None:
+    def _taken(self, batch: Batch, report: IngestReport) -> None:
+        kind = batch.kind
+        self._metrics.stage(Stage.INGEST, batch.seconds)
         if report.rejected:
             self._metrics.rejected(kind, report.rejected)
         if not report.changed:
@@ -188,7 +190,7 @@ class ClusterSource:
             services=report.changed if kind == "Service" else 0,
             endpoint_slices=report.changed if kind == "EndpointSlice" else 0,
         )
-        self._loop.request()
+        self._loop.changed(batch.arrived_at)
 
     def _open_if_ready(self) -> None:
         if not self._tell_missing():

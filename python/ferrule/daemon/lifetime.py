@@ -29,6 +29,7 @@ from ferrule.dataplane import host as host_settings
 from ferrule.dataplane import memory, nfacct
 from ferrule.dataplane.addresses import address_changes, local_addresses
 from ferrule.dataplane.instance import InstanceLock
+from ferrule.dataplane.process import ToolRun
 from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
 from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
@@ -106,6 +107,7 @@ class Daemon:
             localhost_accepted=lambda: _packets(nfacct.LOCALHOST_ACCEPTED),
         )
         self._metrics.feature_gates(settings.feature_gates)
+        host.runner.observers.append(self._tool_ran)
         self._health = ProxyHealth(2 * self._sync_period, clock=time.monotonic, wall_ns=time.time_ns)
         held = {FIRST_SYNC[family]: "the first sync has not happened" for family in host.families}
         self._readiness = Readiness(
@@ -127,6 +129,12 @@ class Daemon:
             on_request=self._aftermath.requested,
         )
         self._loop.set_local_addresses(host.addresses)
+
+    def _tool_ran(self, run: ToolRun) -> None:
+        used = run.usage
+        self._metrics.tool_ran(
+            run.tool, run.exit_code, seconds=used.seconds, cpu_seconds=used.cpu_seconds, max_rss=used.max_rss
+        )
 
     # ------------------------------------------------------------------ once
 

@@ -21,7 +21,7 @@ LATENCY_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60)
 SIZE_BUCKETS = (64, 256, 512, *(4**n for n in range(5, 13)))
 
 LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
-STAGE_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+STAGE_BUCKETS = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 _FAMILY = ("ip_family",)
 _GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -158,10 +158,41 @@ class OwnFamilies(Families):
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.lag = self._histogram(
-            "ferrule_event_loop_lag_seconds", "How late the event loop wakes a task that is due", (), LAG_BUCKETS
+            "ferrule_event_loop_lag_seconds",
+            "Seconds by which the event loop wakes a task too late, sampled five times a second",
+            (),
+            LAG_BUCKETS,
         )
         self.stages = self._histogram(
-            "ferrule_stage_duration_seconds", "Time of one stage of one sync", ("stage",), STAGE_BUCKETS
+            "ferrule_stage_duration_seconds",
+            "Seconds in one stage of a change's way: ingest (decoding a batch; no ip_family), wait (from its arrival to "
+            "the beginning of the family's sync), observe (reading the kernel's rules back), plan, restore (from the "
+            "tool's start to its end), commit",
+            ("stage", *_FAMILY),
+            STAGE_BUCKETS,
+        )
+        self.changes = self._histogram(
+            "ferrule_change_to_kernel_duration_seconds",
+            "Seconds from the arrival of the first change in a sync to the tool's word that the kernel has its rules",
+            _FAMILY,
+            SYNC_BUCKETS,
+        )
+        self.tool_runs = self._counter(
+            "ferrule_tool_runs_total",
+            "Processes run, by how they ended: ok, failed (exit code), killed (signal), stopped (by us)",
+            ("tool", "result"),
+        )
+        self.tool_seconds = self._histogram(
+            "ferrule_tool_duration_seconds", "Seconds from a process's start to its end", ("tool",), SYNC_BUCKETS
+        )
+        self.tool_cpu = self._counter(
+            "ferrule_tool_cpu_seconds_total", "User and system CPU seconds of processes that have ended", ("tool",)
+        )
+        self.tool_rss = self._gauge(
+            "ferrule_tool_max_rss_bytes", "Most resident memory that the last run of a tool had, in bytes", ("tool",)
+        )
+        self.tool_peak = self._gauge(
+            "ferrule_tool_peak_rss_bytes", "The same, highest of all runs since the start", ("tool",)
         )
         self.objects = self._gauge("ferrule_store_objects", "Objects in the store", ("kind",))
         self.relists = self._counter(

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Stage = Literal["ingest", "observe", "plan", "restore"]
-"""Parts of a sync whose time is told apart."""
+Stage = Literal["ingest", "wait", "observe", "plan", "restore", "commit"]
+"""Parts of a change's way whose time is told apart. `wait`: from the arrival of the first change that the family's
+rules lack to the beginning of the family's part of a sync. `restore`: from the tool's start to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,10 @@ class SyncReport:
     seconds: float = 0.0
     family_seconds: dict[Family, float] = field(default_factory=dict)
     """Observing, planning, writing and confirming, by family."""
-    stages: dict[Stage, float] = field(default_factory=dict)
-    """Both families together."""
+    stages: dict[tuple[Stage, Family | None], float] = field(default_factory=dict)
+    """Taking over lists is nobody's part: family None."""
+    change_seconds: dict[Family, float] = field(default_factory=dict)
+    """From the arrival of the first change in it to its confirmation, where a plan was committed."""
     drift: dict[Family, DriftReport] = field(default_factory=dict)
     """Families whose kernel state was read back."""
     plans: dict[Family, Plan] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class SyncLoop:
         self._lists: dict[Kind, bytes] = {}
         self._changed_at: float | None = None
         self._addresses: tuple[str, ...] | None = None
+        self._arrived: dict[Family, float] = {}
         self._in_doubt: set[Family] = {plane.family for plane in self._dataplanes}
 
     def submit(self, changes: Changes) -> None:
@@ -99,7 +103,7 @@ class SyncLoop:
         if changes.changed_at is not None:
             self._changed_at = max(self._changed_at or 0.0, changes.changed_at)
         self.open()
-        self.request()
+        self.changed()
 
     def open(self) -> None:
         """Every kind has been listed: syncs may begin. `submit` implies it."""
@@ -108,20 +112,29 @@ class SyncLoop:
     def set_local_addresses(self, addresses: Sequence[str]) -> None:
         """The host's own addresses are these now."""
         self._addresses = tuple(addresses)
-        self.request()
+        self.changed()
 
     def recheck(self, family: Family) -> None:
         """The kernel's state is in doubt: read it back before the next plan."""
         self._in_doubt.add(family)
-        self.request()
+        self._request()
 
     @property
     def pending(self) -> bool:
         """Something is asked for that the kernel does not have."""
         return self._cadence.due_at() is not None
 
-    def request(self) -> None:
-        """Something changed that the kernel does not have."""
+    def changed(self, arrived_at: float | None = None) -> None:
+        """Something changed that the kernel does not have; it arrived now, or at this moment of the loop's clock."""
+        at = self._clock() if arrived_at is None else arrived_at
+        for plane in self._dataplanes:
+            self._lacks(plane.family, at)
+        self._request()
+
+    def _lacks(self, family: Family, since: float) -> None:
+        self._arrived[family] = min(since, self._arrived.get(family, since))
+
+    def _request(self) -> None:
         self._cadence.request()
         self._on_request()
         self._wake.set()
@@ -146,13 +159,12 @@ class SyncLoop:
         report = SyncReport(changed_at=self._changed_at)
         self._changed_at = None
         async with self.engine_lock:
-            with self._timed(report, "ingest"):
-                await self._ingest()
+            await self._ingest(report)
             report.triggers = self._engine.take_change_triggers()
         for plane in self._dataplanes:
             begun = self._clock()
             try:
-                plan = await self._sync_family(plane, report)
+                plan = await self._sync_family(plane, report, begun)
             except DataplaneError as error:
                 report.failures[plane.family] = error
             else:
@@ -171,49 +183,59 @@ class SyncLoop:
             self._on_sync(report)
         return report
 
-    async def _ingest(self) -> None:
+    async def _ingest(self, report: SyncReport) -> None:
         addresses, self._addresses = self._addresses, None
         if addresses is not None:
             self._engine.set_local_addresses(addresses)
         lists, self._lists = self._lists, {}
         for kind, page in lists.items():
             # In a thread: a list of thousands of objects must not hold up the event loop.
-            await asyncio.to_thread(self._engine.replace, kind, [page])
+            with self._timed(report, "ingest", None):
+                await asyncio.to_thread(self._engine.replace, kind, [page])
 
     @contextlib.contextmanager
-    def _timed(self, report: SyncReport, stage: Stage) -> Iterator[None]:
-        begun = self._clock()
+    def _timed(self, report: SyncReport, stage: Stage, family: Family | None) -> Iterator[None]:
+        begun, key = self._clock(), (stage, family)
         try:
             yield
         finally:
-            report.stages[stage] = report.stages.get(stage, 0.0) + self._clock() - begun
+            report.stages[key] = report.stages.get(key, 0.0) + self._clock() - begun
 
-    async def _sync_family(self, plane: Dataplane, report: SyncReport) -> Plan | None:
+    async def _sync_family(self, plane: Dataplane, report: SyncReport, begun: float) -> Plan | None:
         family = plane.family
         if family in self._in_doubt:
             await self._observe(plane, report)
         async with self.engine_lock:
-            with self._timed(report, "plan"):
+            # What arrives from here on is not in the plan: the lock is ours.
+            arrived = self._arrived.pop(family, None)
+            with self._timed(report, "plan", family):
                 plan = await asyncio.to_thread(self._engine.plan, family)
         if plan is None:
             return None
+        if arrived is not None:
+            report.stages["wait", family] = max(0.0, begun - arrived)
         try:
-            with self._timed(report, "restore"):
+            with self._timed(report, "restore", family):
                 await plane.restore(plan.payload)
         except BaseException:
             # Cancelled, too: whatever the reason, nobody knows what the kernel took over.
             report.unwritten[family] = plan
             self._in_doubt.add(family)
+            if arrived is not None:
+                self._lacks(family, arrived)
             async with self.engine_lock:
                 self._engine.abandon(plan)
             raise
         async with self.engine_lock:
-            self._engine.commit(plan)
+            with self._timed(report, "commit", family):
+                self._engine.commit(plan)
+        if arrived is not None:
+            report.change_seconds[family] = self._clock() - arrived
         return plan
 
     async def _observe(self, plane: Dataplane, report: SyncReport) -> None:
         family = plane.family
-        with self._timed(report, "observe"):
+        with self._timed(report, "observe", family):
             saved = await plane.save()
             async with self.engine_lock:
                 drift = await asyncio.to_thread(self._engine.observe, family, saved)
