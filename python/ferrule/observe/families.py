@@ -165,9 +165,9 @@ class OwnFamilies(Families):
         )
         self.stages = self._histogram(
             "ferrule_stage_duration_seconds",
-            "Seconds in one stage of a change's way: ingest (decoding a batch; no ip_family), wait (from its arrival to "
-            "the beginning of the family's sync), observe (reading the kernel's rules back), plan, restore (from the "
-            "tool's start to its end), commit",
+            "Seconds in one stage of a change's way: ingest (decoding a batch; no ip_family), wait (from its arrival "
+            "to the beginning of the family's sync), observe (reading the kernel's rules back), plan, restore (from "
+            "the tool's start to its end), commit",
             ("stage", *_FAMILY),
             STAGE_BUCKETS,
         )
