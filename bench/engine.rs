@@ -4,10 +4,10 @@
 //! Run by `make bench`; refuses a debug build. What these rows do not show is in bench/README.md.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)] // a report for people; a bench may panic
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use ferrule_bench::counting::{ALLOCATIONS, Counting, LIVE};
 use ferrule_bench::{Shape, frame, list, service, slice};
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
@@ -19,29 +19,6 @@ mod kernel;
 #[path = "../rust/engine/tests/common/packet.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod packet;
-
-/// Counts live bytes. The only unsafe code of the project outside `PyO3`'s macros: a global allocator cannot be safe.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on unchanged to the system allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's contract is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

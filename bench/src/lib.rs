@@ -1,5 +1,7 @@
 //! Synthetic clusters for benches: seeded by their shape alone, so that two runs measure the same thing.
 
+pub mod counting;
+
 use serde_json::{Value, json};
 
 /// What a cluster looks like.

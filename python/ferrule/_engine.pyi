@@ -121,6 +121,10 @@ class DriftReport:
     held: tuple[str, ...]
     """Stale chains that a foreign rule jumps to: the kernel would refuse to delete them, so they stay."""
     hooks_missing: tuple[str, ...]
+    repaired: int
+    """How many are differing, missing, or hooks missing: the next plan writes them again."""
+    def first_repaired(self, limit: int, /) -> tuple[str, ...]:
+        """At most so many of them, in this order. After a flush of 30,000 Services all of them are 150,000."""
 
 @final
 class Problem:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from ferrule._engine import Plan
+from ferrule._engine import ConntrackView, Plan
 from ferrule.cleanup import cleanup
 from ferrule.daemon.host import Host
 from ferrule.daemon.problems import ProblemBook
@@ -28,9 +29,13 @@ log = logging.getLogger(__name__)
 TABLES = ("filter", "nat", "mangle")
 """In the engine's order."""
 
+INLINE_TRIGGERS = 500
+"""Some three milliseconds on the event loop."""
+
 
 class Aftermath:
-    """One instance a daemon. `on_synced` hears of every family whose rules are in the kernel after a sync."""
+    """One instance a daemon. `on_synced` hears of every family whose rules are in the kernel after a sync, with its
+    view of tracked flows."""
 
     def __init__(
         self,
@@ -39,7 +44,7 @@ class Aftermath:
         metrics: Metrics,
         health: ProxyHealth,
         readiness: Readiness,
-        on_synced: Callable[[frozenset[Family]], None] = lambda _: None,
+        on_synced: Callable[[Mapping[Family, ConntrackView | None]], None] = lambda _: None,
     ) -> None:
         self._host = host
         self._problems = problems
@@ -82,7 +87,7 @@ class Aftermath:
         failures = "; ".join(f"{family}: {error}" for family, error in sorted(report.failures.items()))
         self._readiness.report(Subsystem.SERVICES, f"the last sync failed: {failures}" if failures else None)
         self._kernel_settings()
-        self._on_synced(done)
+        self._on_synced(report.views)
 
     def _measure(self, report: SyncReport, done_at: float) -> None:
         metrics = self._metrics
@@ -106,12 +111,19 @@ class Aftermath:
             for table, total, part in zip(TABLES, facts.rules, written, strict=True):
                 metrics.rules(family, table, total=total, written=part)
             metrics.no_local_endpoints(family, internal=facts.no_local_internal, external=facts.no_local_external)
-            for trigger in report.triggers:
-                at = _timestamp(trigger)
-                if at is not None:
-                    metrics.network_programmed(family, at, done_at)
+            if len(report.triggers) <= INLINE_TRIGGERS:
+                self._programmed(family, report.triggers, done_at)
+            else:
+                # A change of every endpoint has as many as there are slices.
+                asyncio.get_running_loop().run_in_executor(None, self._programmed, family, report.triggers, done_at)
         for family, drift in report.drift.items():
-            metrics.audited(family, len(drift.differing) + len(drift.missing) + len(drift.hooks_missing))
+            metrics.audited(family, drift.repaired)
+
+    def _programmed(self, family: Family, triggers: Sequence[str], done_at: float) -> None:
+        for trigger, count in Counter(triggers).items():
+            at = _timestamp(trigger)
+            for _ in range(count if at is not None else 0):
+                self._metrics.network_programmed(family, at or 0.0, done_at)
 
     def _say(self, family: Family, plan: Plan, report: SyncReport) -> None:
         # Once each: every access makes a name of every chain, hundreds of thousands at a large cold start.

@@ -11,11 +11,11 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from ferrule._engine import build_info
+from ferrule._engine import ConntrackView, build_info
 from ferrule.config import watch
 from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
@@ -272,9 +272,9 @@ class Daemon:
             if self._readiness.ready:
                 self._notifier.ready("every Service is programmed")
 
-    def _synced(self, families: frozenset[Family]) -> None:
-        if self._surface is not None and families:
-            self._surface.after_sync(families)
+    def _synced(self, views: Mapping[Family, ConntrackView | None]) -> None:
+        if self._surface is not None and views:
+            self._surface.after_sync(views)
 
 
 def _packets(counter: str) -> int | None:

@@ -20,7 +20,7 @@ class ProblemBook:
         self._complaints: Sequence[Complaint] = ()
         self._problems: Sequence[Problem] = ()
         self._origin: Mapping[str, str] = {}
-        self._reported: dict[str, dict[str, object]] = {}
+        self._reported: dict[tuple[str, ...], dict[str, object]] = {}
         self._noted: set[Complaint] = set()
 
     @property
@@ -43,23 +43,19 @@ class ProblemBook:
         self._report()
 
     def _report(self) -> None:
-        now: dict[str, dict[str, object]] = {}
+        now: dict[tuple[str, ...], dict[str, object]] = {}
         fresh: list[Problem] = []
         for complaint in self._complaints:
-            now[f"file {complaint}"] = _pairs(complaint)
+            now["file", str(complaint)] = _pairs(complaint)
         for p in self._problems:
-            pairs: dict[str, object] = {
-                "object": p.object,
-                "field": p.field,
-                "value": p.value,
-                "reason": p.reason,
-                "cost": p.kind,
-            }
-            key = f"object {sorted(pairs.items())}"
-            file = self._origin.get(p.object)
-            now[key] = pairs if file is None else pairs | {"file": file}
-            if key not in self._reported:
+            # After every sync, and most of them are known: no more work than that needs.
+            key: tuple[str, ...] = ("object", p.object, p.field, p.value, p.reason, p.kind)
+            known = self._reported.get(key)
+            if known is None:
                 fresh.append(p)
+                known = dict(zip(("object", "field", "value", "reason", "cost"), key[1:], strict=True))
+            file = self._origin.get(p.object)
+            now[key] = known if file is None else known | {"file": file}
         for key in now.keys() - self._reported.keys():
             log.warning("Bad input", extra=kv(**now[key]))
         for key in self._reported.keys() - now.keys():

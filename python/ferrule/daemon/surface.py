@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from ferrule._engine import ConntrackView
 from ferrule.config.schema import Settings
 from ferrule.config.show import configz
 from ferrule.daemon.host import Host
@@ -95,12 +96,11 @@ class Surface:
         primary = tuple(ip for ip in addresses if ip in self._host.node_ips)
         self._services.set_addresses(listen_addresses(self._settings.node_port_addresses, addresses, primary))
 
-    def after_sync(self, families: frozenset[Family]) -> None:
+    def after_sync(self, views: Mapping[Family, ConntrackView | None]) -> None:
         """These families' rules are in the kernel: flows that they would not allow any more may go."""
-        engine = self._host.engine
-        self._services.sync(engine.health_checks())
-        for family in families:
-            self._conntrack.after_sync(family, engine.conntrack_view(family))
+        self._services.sync(self._host.engine.health_checks())
+        for family, view in views.items():
+            self._conntrack.after_sync(family, view)
 
     def _cleaned(self, done: Cleaned) -> None:
         self._metrics.conntrack_cleaned(done.family, done.seconds, done.deleted)

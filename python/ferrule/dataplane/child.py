@@ -1,4 +1,4 @@
-"""One child process: its output as streams, its end, and what it used.
+"""One child process: its output, its end, and what it used.
 
 The loops' own subprocesses reap a child without asking what it used. Here a pidfd tells of its end and `wait4` reaps
 it: its processor time is exact. Its peak of memory is not simply there: what `wait4` gives is at least our own peak,
@@ -36,7 +36,7 @@ class Usage:
 
 
 class Child:
-    """A started process. `stdout` and `stderr` must be read, or it may block on them."""
+    """A started process. `stderr` must be read, or it may block on it."""
 
     def __init__(self, process: subprocess.Popen[bytes], begun: float) -> None:
         self.pid = process.pid
@@ -46,7 +46,7 @@ class Child:
         self._begun = begun
         self._own_peak = high_water()
         self._peak = 0
-        self._pipes: list[asyncio.ReadTransport] = []
+        self._pipe: asyncio.ReadTransport | None = None
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._descriptor = _pidfd(self.pid)
@@ -56,21 +56,23 @@ class Child:
         self._look()
 
     @classmethod
-    async def start(cls, program: str, arguments: Sequence[str], *, stdin: int, env: Mapping[str, str]) -> Child:
-        """Start it as the leader of a session and process group. Raises `OSError` where it cannot be started."""
+    async def start(
+        cls, program: str, arguments: Sequence[str], *, stdin: int, stdout: int, env: Mapping[str, str]
+    ) -> Child:
+        """Start it as the leader of a session and process group; `stdin` and `stdout` are open files. Raises `OSError`
+        where it cannot be started."""
         begun = time.monotonic()
         # The fork is a vfork: nothing of our memory is copied, and we go on once the program runs.
         process = subprocess.Popen(  # noqa: ASYNC220 - a thread would cost more than the millisecond it takes
             (program, *arguments),
             stdin=stdin,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             env=env,
             start_new_session=True,
         )
         child = cls(process, begun)
         try:
-            child.stdout = await child._stream(process.stdout)
             child.stderr = await child._stream(process.stderr)
         except BaseException:
             child.kill()
@@ -78,19 +80,18 @@ class Child:
             raise
         return child
 
-    stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
 
     async def _stream(self, pipe: IO[bytes] | None) -> asyncio.StreamReader:
         reader = asyncio.StreamReader()
         transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-        self._pipes.append(transport)
+        self._pipe = transport
         return reader
 
     def close(self) -> None:
         """Nothing more is read."""
-        for pipe in self._pipes:
-            pipe.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     async def wait(self) -> int:
         """Its exit code; negative: killed by that signal."""

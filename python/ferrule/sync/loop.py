@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ferrule._engine import DriftReport, Engine, Plan
+from ferrule._engine import ConntrackView, DriftReport, Engine, Plan
 from ferrule.errors import DataplaneError
 from ferrule.observe.logs import kv
 from ferrule.types import Family, Kind
@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 Stage = Literal["ingest", "wait", "observe", "plan", "restore", "commit"]
 """Parts of a change's way whose time is told apart. `wait`: from the arrival of the first change that the family's
 rules lack to the beginning of the family's part of a sync. `restore`: from the tool's start to its end."""
+
+
+INLINE_BYTES = 256 * 1024
+"""A plan with no more text than this is confirmed or given up on the event loop: half a millisecond at most."""
+
+NAMED_CHAINS = 20
+"""How many chains a line about somebody else's changes names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class SyncReport:
     """Committed plans; a family that needed nothing has none."""
     unwritten: dict[Family, Plan] = field(default_factory=dict)
     """Abandoned plans."""
+    views: dict[Family, ConntrackView | None] = field(default_factory=dict)
+    """For families that did not fail: what a tracked UDP flow must not contradict, where that changed."""
     failures: dict[Family, DataplaneError] = field(default_factory=dict)
     changed_at: float | None = None
     triggers: list[str] = field(default_factory=list)
@@ -180,6 +189,7 @@ class SyncLoop:
             for family, failure in report.failures.items():
                 log.error("Sync failed", extra=kv(ipFamily=family, retryIn=f"{delay:.1f}s", err=str(failure)))
         async with self.engine_lock:
+            report.views = await asyncio.to_thread(self._views, report)
             self._on_sync(report)
         return report
 
@@ -192,6 +202,10 @@ class SyncLoop:
             # In a thread: a list of thousands of objects must not hold up the event loop.
             with self._timed(report, "ingest", None):
                 await asyncio.to_thread(self._engine.replace, kind, [page])
+
+    def _views(self, report: SyncReport) -> dict[Family, ConntrackView | None]:
+        families = (plane.family for plane in self._dataplanes)
+        return {family: self._engine.conntrack_view(family) for family in families if family not in report.failures}
 
     @contextlib.contextmanager
     def _timed(self, report: SyncReport, stage: Stage, family: Family | None) -> Iterator[None]:
@@ -224,11 +238,11 @@ class SyncLoop:
             if arrived is not None:
                 self._lacks(family, arrived)
             async with self.engine_lock:
-                self._engine.abandon(plan)
+                await _settle(self._engine.abandon, plan)
             raise
         async with self.engine_lock:
             with self._timed(report, "commit", family):
-                self._engine.commit(plan)
+                await _settle(self._engine.commit, plan)
         if arrived is not None:
             report.change_seconds[family] = self._clock() - arrived
         return plan
@@ -241,8 +255,18 @@ class SyncLoop:
                 drift = await asyncio.to_thread(self._engine.observe, family, saved)
         self._in_doubt.discard(family)
         report.drift[family] = drift
-        differing = (*drift.differing, *drift.missing, *drift.hooks_missing)
-        if differing:
-            log.warning("Rules were changed behind our back", extra=kv(ipFamily=family, chains=list(differing)))
+        if drift.repaired:
+            chains = list(drift.first_repaired(NAMED_CHAINS))
+            log.warning(
+                "Rules were changed behind our back", extra=kv(ipFamily=family, count=drift.repaired, chains=chains)
+            )
         if drift.held:
             log.warning("Stale chains stay: foreign rules use them", extra=kv(ipFamily=family, chains=list(drift.held)))
+
+
+async def _settle(call: Callable[[Plan], None], plan: Plan) -> None:
+    """`commit` or `abandon`: work by the chain."""
+    if plan.payload_size <= INLINE_BYTES:
+        call(plan)
+    else:
+        await asyncio.to_thread(call, plan)

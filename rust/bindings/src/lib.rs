@@ -175,13 +175,15 @@ impl Engine {
     }
 
     #[pyo3(signature = (plan, /))]
-    fn commit(&mut self, plan: &Plan) -> PyResult<()> {
-        self.0.commit(&plan.0).map_err(|e| errors::plan(&e))
+    fn commit(&mut self, py: Python<'_>, plan: &Plan) -> PyResult<()> {
+        let (core, plan) = (&mut self.0, &plan.0);
+        py.detach(|| core.commit(plan)).map_err(|e| errors::plan(&e))
     }
 
     #[pyo3(signature = (plan, /))]
-    fn abandon(&mut self, plan: &Plan) -> PyResult<()> {
-        self.0.abandon(&plan.0).map_err(|e| errors::plan(&e))
+    fn abandon(&mut self, py: Python<'_>, plan: &Plan) -> PyResult<()> {
+        let (core, plan) = (&mut self.0, &plan.0);
+        py.detach(|| core.abandon(plan)).map_err(|e| errors::plan(&e))
     }
 
     #[pyo3(signature = (family, saved, /))]
@@ -196,8 +198,13 @@ impl Engine {
     }
 
     #[pyo3(signature = (family, /))]
-    fn conntrack_view(&mut self, #[pyo3(from_py_with = crate::family_of)] family: Family) -> Option<ConntrackView> {
-        self.0.conntrack_view(family).map(ConntrackView)
+    fn conntrack_view(
+        &mut self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::family_of)] family: Family,
+    ) -> Option<ConntrackView> {
+        let core = &mut self.0;
+        py.detach(|| core.conntrack_view(family)).map(ConntrackView)
     }
 
     fn problems(&self) -> Vec<Problem> {

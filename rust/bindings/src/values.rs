@@ -127,6 +127,17 @@ impl DriftReport {
     fn hooks_missing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, &self.0.hooks_missing)
     }
+
+    #[getter]
+    fn repaired(&self) -> usize {
+        self.0.differing.len() + self.0.missing.len() + self.0.hooks_missing.len()
+    }
+
+    #[pyo3(signature = (limit, /))]
+    fn first_repaired<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyTuple>> {
+        let all = self.0.differing.iter().chain(&self.0.missing).chain(&self.0.hooks_missing);
+        PyTuple::new(py, all.take(limit).collect::<Vec<_>>())
+    }
 }
 
 /// See `_engine.pyi`.
