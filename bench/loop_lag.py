@@ -245,6 +245,7 @@ class Daemon:
     """Its parts, wired as `ferrule.daemon` does."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir()
         runner = Runner()
         self.planes = [StandIn(family, Backend.LEGACY, runner, folder) for family in FAMILIES]
         self.engine = Engine(EngineOptions(node_name="node-1", digest_key=os.urandom(16)))
@@ -304,7 +305,6 @@ async def measure(services: int, probe: Probe, folder: Path) -> None:
         "EndpointSlice": as_list(endpoint_slice(n) for n in range(services)),
     }
     everything, burst = as_frames(range(services), 1), as_frames(range(BURST), 2)
-    folder.mkdir()
     daemon = Daemon(folder)
     probing = asyncio.create_task(probe.run())
     kinds: tuple[Kind, Kind] = ("Service", "EndpointSlice")

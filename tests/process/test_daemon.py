@@ -83,7 +83,18 @@ def test_ports_answer_and_numbers_move(netns: NetNs, folder: Path) -> None:
         name = 'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}'
         eventually(lambda: samples()[name] > before[name])
         partial = 'kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"}'
-        assert samples()[partial] > before.get(partial, 0)
+        after = samples()
+        assert after[partial] > before.get(partial, 0)
+        # The change's way, stage by stage, and the one process that it took.
+        for stage in ("wait", "plan", "restore", "commit"):
+            series = f'ferrule_stage_duration_seconds_count{{ip_family="IPv4",stage="{stage}"}}'
+            assert after[series] == before[series] + 1, stage
+        way = 'ferrule_change_to_kernel_duration_seconds_count{ip_family="IPv4"}'
+        assert after[way] == before[way] + 1
+        runs = 'ferrule_tool_runs_total{result="ok",tool="iptables-nft-restore"}'
+        assert after[runs] == before[runs] + 1
+        assert after['ferrule_tool_cpu_seconds_total{tool="iptables-nft-restore"}'] > 0
+        assert after['ferrule_tool_max_rss_bytes{tool="iptables-nft-restore"}'] > 0
 
 
 def test_a_drained_node_is_said_in_the_folder_too(netns: NetNs, folder: Path) -> None:
