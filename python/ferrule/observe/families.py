@@ -159,7 +159,7 @@ class OwnFamilies(Families):
         super().__init__(registry)
         self.lag = self._histogram(
             "ferrule_event_loop_lag_seconds",
-            "Seconds by which the event loop wakes a task too late, sampled five times a second",
+            "Seconds by which the event loop wakes a task too late, sampled four times a second",
             (),
             LAG_BUCKETS,
         )

@@ -18,9 +18,9 @@ from ferrule.observe.families import BuildFamilies, ClientFamilies, OwnFamilies,
 from ferrule.observe.health import FAMILY_NAMES, Subsystem
 from ferrule.types import FAMILIES, KINDS, Family, Kind
 
-LAG_PERIOD = 0.2
-"""Seconds between two samples of the event loop's lag. A sample costs some twenty microseconds, a hundredth of a
-percent of a core."""
+LAG_PERIOD = 0.25
+"""Seconds between two samples of the event loop's lag. A sample of an idle process costs up to 200 µs (its caches are
+cold): less than a tenth of a percent of a core."""
 
 
 class Stage(enum.StrEnum):
