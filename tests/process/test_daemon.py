@@ -207,5 +207,6 @@ def test_stale_udp_flows_go_when_their_endpoint_does(netns: NetNs, folder: Path)
         other = replace(ours, destination=("192.0.2.1", 53), replies_from=("192.0.2.1", 53))
         netns.call(lambda: insert([ours, dead, other]))
         write(folder, "web.yaml", [NODE, dns, endpoint_slice([endpoint("10.128.1.11")], of="dns", protocol="UDP")])
-        daemon.wait_for("Deleted stale conntrack entries", "deleted=2")
-        assert netns.call(table) == {other}
+        # On a busy machine the look after the first sync finds the one that was dead from the start.
+        eventually(lambda: netns.call(table) == {other})
+        daemon.wait_for("Deleted stale conntrack entries")
