@@ -283,6 +283,7 @@ def test_the_backend_follows_kubelets_hint(netns: NetNs, folder: Path) -> None:
 
 def test_route_localnet_follows_the_rules(netns: NetNs, folder: Path, tmp_path: Path) -> None:
     setting = ("cat", "/proc/sys/net/ipv4/conf/all/route_localnet")
+    netns.run("tee", setting[1], stdin="0")  # a new namespace has what the machine's own has
     config = tmp_path / "config.yaml"
     head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
     config.write_text(head + "iptables: {localhostNodePorts: false}\n")
