@@ -98,7 +98,7 @@ fn full_plan(shape: Shape, cluster: &Cluster, bar: f64, (mode, dispatch): (&str,
         let plan = engine.plan(Family::V4).unwrap().unwrap();
         let time = start.elapsed();
         assert!(plan.rules_written >= want + shape.services, "{} rules", plan.rules_written);
-        size = plan.payload.len();
+        size = plan.text.len();
         time
     });
     let value = format!("{:.0} ms, {:.1} MB", time.as_secs_f64() * 1e3, size as f64 / 1e6);
@@ -125,8 +125,8 @@ fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch
         times.push(start.elapsed());
         allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         // The balancing chain and the new endpoint's; the old endpoint's goes.
-        assert_eq!((plan.chains_written.len(), plan.chains_deleted.len()), (2, 1), "{plan:?}");
-        bytes = plan.payload.len();
+        assert_eq!((plan.written.len(), plan.deleted.len()), (2, 1), "{plan:?}");
+        bytes = plan.text.len();
         engine.commit(&plan).unwrap();
     }
     times.sort_unstable();
@@ -157,9 +157,9 @@ fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatc
             engine.ingest(Kind::Service, &service);
             let plan = engine.plan(Family::V4).unwrap().unwrap();
             times.push(start.elapsed());
-            assert!(plan.chains_written.len() + plan.chains_deleted.len() > shape.endpoints + 1, "{plan:?}");
-            bytes.push(plan.payload.len());
-            chains = chains.max(plan.chains_written.len() + plan.chains_deleted.len());
+            assert!(plan.written.len() + plan.deleted.len() > shape.endpoints + 1, "{plan:?}");
+            bytes.push(plan.text.len());
+            chains = chains.max(plan.written.len() + plan.deleted.len());
             engine.commit(&plan).unwrap();
         }
     }
@@ -185,7 +185,7 @@ fn walks(shape: Shape, cluster: &Cluster) -> bool {
     for (mode, dispatch) in MODES {
         let plan = cluster.load(dispatch).plan(Family::V4).unwrap().unwrap();
         let mut kernel = kernel::Kernel::new();
-        kernel.restore(&plan.payload, usize::MAX).unwrap();
+        kernel.restore(&plan.payload(), usize::MAX).unwrap();
         let saved = kernel.save();
         if targets.is_empty() {
             let rules = saved.lines().filter_map(|l| l.strip_prefix("-A KUBE-SERVICES -d ")?.split('/').next());
@@ -230,9 +230,9 @@ fn many_endpoints(shape: Shape) -> bool {
         let mut engine = cluster.load_with(options);
         let start = Instant::now();
         let plan = engine.plan(Family::V4).unwrap().unwrap();
-        let (full, size, chains) = (start.elapsed(), plan.payload.len(), plan.chains_written.len());
+        let (full, size, chains) = (start.elapsed(), plan.text.len(), plan.chains_written().len());
         let mut kernel = kernel::Kernel::new();
-        kernel.restore(&plan.payload, usize::MAX).unwrap();
+        kernel.restore(&plan.payload(), usize::MAX).unwrap();
         engine.commit(&plan).unwrap();
         let packet = packet::Packet {
             source: "10.128.0.1".parse().unwrap(),
@@ -250,7 +250,7 @@ fn many_endpoints(shape: Shape) -> bool {
             let start = Instant::now();
             engine.ingest(Kind::EndpointSlice, &frame);
             let plan = engine.plan(Family::V4).unwrap().unwrap();
-            costs.push((plan.payload.len(), plan.rules_written, start.elapsed()));
+            costs.push((plan.text.len(), plan.rules_written, start.elapsed()));
             engine.commit(&plan).unwrap();
         }
         costs.sort_unstable();

@@ -4,7 +4,7 @@ Few coarse calls: bytes in, bytes out, no Python value per object. All calls rel
 owner calls them, never two threads at once (`sync/loop.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, final
 
 from ferrule.types import Family, Kind
@@ -19,6 +19,7 @@ __all__ = [
     "IngestReport",
     "InputError",
     "NotReady",
+    "PayloadPieces",
     "Plan",
     "Problem",
     "StaleFlows",
@@ -33,7 +34,8 @@ class NotReady(RuntimeError):
     """`plan` was called before every kind was listed, or before the kernel's state was observed."""
 
 class StalePlan(RuntimeError):
-    """`commit` or `abandon` was given a plan that is not the one in flight."""
+    """`commit` or `abandon` was given a plan that is not the one in flight, or a plan's text was asked for again after
+    it was taken."""
 
 @final
 class EngineOptions:
@@ -59,6 +61,7 @@ class EngineOptions:
         ordered_blocks: bool = False,
         dispatch: Literal["auto", "flat", "tree"] = "auto",
         balance: Literal["auto", "flat", "tree"] = "auto",
+        first_services: Sequence[str] = ...,
         digest_key: bytes = ...,
     ) -> EngineOptions:
         """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
@@ -67,8 +70,9 @@ class EngineOptions:
         cuts large writes into transactions (for the nft backend, whose tool is quadratic in the size of one);
         `dispatch`: packets find their Service by the long chains that kube-proxy writes (`flat`), by trees of short
         ones (`tree`), or by trees once there are many rules (`auto`); `balance`: the same for the choice between a
-        Service's endpoints, `auto` by their number in each Service; `digest_key` (16 bytes) keys chain digests so that
-        no tenant can aim for a collision."""
+        Service's endpoints, `auto` by their number in each Service; `first_services` (`namespace/name`), with those
+        labelled `k8s-app=kube-dns`, are written before all others at a large start over an empty kernel (none: no
+        stages); `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a collision."""
 
 @final
 class IngestReport:
@@ -87,18 +91,30 @@ class IngestReport:
     """The first frame that is no watch event at all; the frames around it were applied."""
 
 @final
+class PayloadPieces:
+    """A plan's text, about a MiB at a time. The rest is freed with the last piece."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def __next__(self) -> bytes: ...
+
+@final
 class Plan:
-    """Bytes for exactly the chains that differ from what was confirmed applied."""
+    """Text for exactly the chains that differ from what was confirmed applied."""
 
     family: Family
     generation: int
     payload: bytes
-    """iptables-restore input, for `--noflush`. Each access copies it."""
+    """iptables-restore input, for `--noflush`. Each access makes it anew: for tests and for `render`."""
+    def take_payload(self) -> PayloadPieces:
+        """The same, out of the plan: once, and then nobody holds it."""
     payload_size: int
-    """Bytes, without a copy."""
+    """Bytes, also after the text was taken."""
     chains_written: tuple[str, ...]
-    """`table CHAIN`, sorted."""
+    """`table CHAIN`, sorted. Made at each access: hundreds of thousands at a large start."""
     chains_deleted: tuple[str, ...]
+    written_count: int
+    """How many these are."""
+    deleted_count: int
     hooks_inserted: tuple[str, ...]
     """Jump rules put (back) into built-in chains, as `table rule`."""
     rules_written: int
@@ -106,8 +122,14 @@ class Plan:
     """Of them in filter, nat, mangle."""
     blocks: int
     """Transactions that the payload is cut into."""
+    strategy: str
+    """Why it is cut so."""
+    phases: tuple[tuple[str, int, int, int, int], ...]
+    """What it consists of, in order: `table part`, blocks, chains declared, rules, bytes."""
     full: bool
-    """Every owned chain is in it (a first start on an empty kernel)."""
+    """Every owned chain is in it (a first start on an empty kernel), or was in the first stage before it."""
+    more: bool
+    """A first stage: plan again at once after its commit; nothing is synced before."""
 
 @final
 class DriftReport:

@@ -109,6 +109,16 @@ def test_our_own_section() -> None:
     assert "ferrule.balance" in faults("ferrule: {balance: even}\n")[0]
 
 
+def test_first_services_are_checked_one_by_one() -> None:
+    settings, _ = parse_config((HEAD + "ferrule: {firstServices: [dns/dns]}\n").encode(), "c", strict=True)
+    assert settings.ferrule.first_services == ("dns/dns",)
+    settings, _ = parse_config((HEAD + "ferrule: {firstServices: []}\n").encode(), "c", strict=True)
+    assert settings.ferrule.first_services == ()
+    for wrong in ("kube-dns", "a/b/c", "/x", "A/b", "a/"):
+        (fault,) = faults(f'ferrule: {{firstServices: [default/kubernetes, "{wrong}"]}}\n')
+        assert f'ferrule.firstServices[1]: Invalid value: "{wrong}": must be namespace/name' in fault
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

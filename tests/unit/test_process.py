@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import time
 from collections.abc import Callable
@@ -187,8 +188,8 @@ def test_success_and_the_two_lies() -> None:
 def test_offending_lines_are_quoted_with_neighbours() -> None:
     payload = b"\n".join(b"rule %d" % n for n in range(1, 10))
     marks = {3: " ", 4: " ", 5: ">", 6: ">", 7: " ", 8: " "}
-    assert quote(payload, [5, 6]) == [f"{mark} line {n}: rule {n}" for n, mark in marks.items()]
-    assert quote(payload, [1])[0] == "> line 1: rule 1"
-    assert quote(payload, [99]) == []
+    assert quote(io.BytesIO(payload), [5, 6]) == [f"{mark} line {n}: rule {n}" for n, mark in marks.items()]
+    assert quote(io.BytesIO(payload), [1])[0] == "> line 1: rule 1"
+    assert quote(io.BytesIO(payload), [99]) == []
     with pytest.raises(DataplaneError, match=r"> line 3: rule 3"):
-        check(done(2, TEXTS[0][1]), payload)
+        check(done(2, TEXTS[0][1]), io.BytesIO(payload))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrule._engine import Engine, EngineOptions, NotReady
+from ferrule._engine import Engine, EngineOptions, NotReady, StalePlan
+from ferrule.dataplane.iptables import Payload
 from ferrule.errors import FailureKind
+from ferrule.observe.logs import verbose
 from ferrule.sync.cadence import RETRY_FIRST, RETRY_MAX, Cadence
 from ferrule.sync.loop import Changes, SyncLoop, SyncReport
 from ferrule.testing.fake_dataplane import FakeDataplane
@@ -79,10 +82,10 @@ def test_requests_are_never_forgotten(events: list[str]) -> None:
 class Bench:
     """A loop over fake kernels with a clock that the test turns."""
 
-    def __init__(self, *families: str) -> None:
+    def __init__(self, *families: str, options: EngineOptions | None = None) -> None:
         self.now = 0.0
         self.planes = [FakeDataplane(f) for f in families or ("ipv4",)]  # type: ignore[arg-type]
-        self.engine = Engine(EngineOptions(node_name="node-1"))
+        self.engine = Engine(options or EngineOptions(node_name="node-1"))
         self.cadence = Cadence(1.0)
         self.reports: list[SyncReport] = []
         self.loop = SyncLoop(
@@ -236,7 +239,7 @@ def test_a_cancelled_restore_leaves_no_wrong_belief() -> None:
         started = asyncio.Event()
         original = bench.kernel.restore
 
-        async def slow(payload: bytes) -> None:
+        async def slow(payload: Payload) -> None:
             started.set()
             await asyncio.sleep(3600)
             await original(payload)
@@ -272,3 +275,106 @@ def test_the_loop_sleeps_until_something_is_due() -> None:
         return len(bench.reports)
 
     assert asyncio.run(scenario()) == 2
+
+
+# ---------------------------------------------------------------- stages
+
+
+def large(services: int = 2100) -> list[dict[str, Any]]:
+    """Dual-stack, one endpoint a family each; the last is DNS by its name."""
+    objects = []
+    for n in range(services):
+        name = "dns" if n == services - 1 else f"s{n}"
+        ips = [f"10.96.{n // 250}.{n % 250 + 1}", f"fd00:96::{n + 1:x}"]
+        pods = {"IPv4": f"10.128.{n // 250}.{n % 250 + 1}", "IPv6": f"fd00:128::{n + 1:x}"}
+        objects.append(service(name, clusterIP=ips[0], clusterIPs=ips))
+        objects += (endpoint_slice([endpoint(ip)], of=name, family=family) for family, ip in pods.items())
+    return objects
+
+
+def stages(bench: Bench) -> list[tuple[str, bool]]:
+    """Which plans reached which kernel in which order: family, and whether it was that of DNS alone."""
+    order: list[tuple[str, bool]] = []
+    for plane in bench.planes:
+        original = plane.restore
+
+        async def noted(
+            payload: Payload, plane: FakeDataplane = plane, original: Callable[..., Any] = original
+        ) -> None:
+            text = payload if isinstance(payload, bytes) else b"".join(payload)
+            order.append((plane.family, b"shop/s0:" not in text))
+            await original(text)
+
+        plane.restore = noted  # type: ignore[method-assign]
+    return order
+
+
+def staged_bench() -> Bench:
+    options = EngineOptions(node_name="node-1", first_services=["default/kubernetes", "shop/dns"])
+    return Bench("ipv4", "ipv6", options=options)
+
+
+def test_first_services_of_both_families_come_before_the_rest_of_either() -> None:
+    bench = staged_bench()
+    order = stages(bench)
+    bench.submit(*large())
+    report = bench.sync()
+    assert order == [("ipv4", True), ("ipv6", True), ("ipv4", False), ("ipv6", False)]
+    assert report.ok
+    assert [plan.family for plan in report.stages_before] == ["ipv4", "ipv6"]
+    assert all(plan.full and not plan.more for plan in report.plans.values())
+    assert len(bench.reports) == 1, "one sync, said once"
+    assert all("shop/s0:" in plane.text() for plane in bench.planes)
+    bench.submit(*large())
+    assert bench.sync().plans == {}
+
+
+def test_a_rest_that_fails_is_no_sync_and_is_made_good() -> None:
+    bench = staged_bench()
+    bench.submit(*large())
+    order = stages(bench)
+    plane = bench.planes[0]
+    plane.fail_next(FailureKind.LOCK)
+    plane.failures.insert(0, None)  # type: ignore[arg-type]  # the first stage works
+    report = bench.sync()
+    assert set(report.failures) == {"ipv4"}
+    assert set(report.plans) == {"ipv6"}
+    assert report.unwritten["ipv4"].full
+    assert "shop/dns" in plane.text()
+    assert "shop/s0:" not in plane.text()
+    assert not report.ok
+    report = bench.sync()
+    assert report.ok
+    assert "shop/s0:" in plane.text()
+    assert order.count(("ipv4", False)) == 2
+
+
+def test_a_taken_text_cannot_be_taken_again() -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+    plan = bench.sync().plans["ipv4"]
+    assert plan.payload_size == len(bench.kernel.restores[0])
+    assert sum(octets for *_, octets in plan.phases) == plan.payload_size
+    assert sum(rules for *_, rules, _ in plan.phases) == plan.rules_written
+    assert sum(blocks for _, blocks, *_ in plan.phases) == plan.blocks
+    assert plan.written_count == len(plan.chains_written)
+    with pytest.raises(StalePlan):
+        plan.take_payload()
+    with pytest.raises(StalePlan):
+        _ = plan.payload
+
+
+def test_each_plan_says_how_it_is_cut_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    bench = staged_bench()
+    bench.submit(*large())
+    with caplog.at_level(verbose(4), logger="ferrule"):
+        bench.sync()
+    plans = [record.kv for record in caplog.records if record.message == "Plan"]  # type: ignore[attr-defined]
+    assert [plan["more"] for plan in plans] == [True, True, False, False]
+    assert all("legacy" in plan["strategy"] for plan in plans)
+    assert plans[2]["phases"]["nat all"].startswith("blocks 1, chains 4")
+    caplog.clear()
+    with caplog.at_level(verbose(3), logger="ferrule"):
+        bench.submit(*WEB)
+        bench.sync()
+    assert "Plan" not in [record.message for record in caplog.records]

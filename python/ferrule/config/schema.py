@@ -160,6 +160,9 @@ class Ferrule:
     balance: str = "auto"
     """auto, flat or tree. How one of a Service's endpoints is chosen: by the long chain that kube-proxy writes, or by a
     tree of short ones. auto makes trees of more than 100 endpoints, tree of more than 16."""
+    first_services: tuple[str, ...] = ("default/kubernetes", "kube-system/kube-dns")
+    """namespace/name. A large start over an empty kernel writes these, and those labelled k8s-app=kube-dns, before all
+    others. Empty: all at once."""
 
 
 @dataclass(frozen=True, slots=True)

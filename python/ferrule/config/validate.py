@@ -54,6 +54,9 @@ def _mode(s: Settings) -> Iterator[str]:
     for key, form in (("dispatch", s.ferrule.dispatch), ("balance", s.ferrule.balance)):
         if form not in FORMS:
             yield invalid(f"ferrule.{key}", form, f"must be one of {', '.join(FORMS)}")
+    for i, name in enumerate(s.ferrule.first_services):
+        if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z]([-a-z0-9]*[a-z0-9])?", name):
+            yield invalid(f"ferrule.firstServices[{i}]", name, "must be namespace/name of a Service")
 
 
 def _periods(s: Settings) -> Iterator[str]:

@@ -33,6 +33,10 @@ INLINE_TRIGGERS = 500
 """Some three milliseconds on the event loop."""
 
 
+NAMES_LIMIT = 1000
+"""Chains whose names one line of the log may list. Of a start over a large cluster it would be one of megabytes."""
+
+
 class Aftermath:
     """One instance a daemon. `on_synced` hears of every family whose rules are in the kernel after a sync, with its
     view of tracked flows."""
@@ -80,6 +84,10 @@ class Aftermath:
             self._readiness.release(FIRST_SYNC[family])
             if pending:
                 self._health.queued(family)
+        for plan in (*report.stages_before, *report.plans.values()):
+            self._metrics.written(
+                plan.family, octets=plan.payload_size, chains=plan.written_count, deleted=plan.deleted_count
+            )
         for family, plan in report.plans.items():
             self._say(family, plan, report)
         self._problems.objects(self._host.engine.problems())
@@ -126,16 +134,13 @@ class Aftermath:
                 self._metrics.network_programmed(family, at or 0.0, done_at)
 
     def _say(self, family: Family, plan: Plan, report: SyncReport) -> None:
-        # Once each: every access makes a name of every chain, hundreds of thousands at a large cold start.
-        written, deleted = plan.chains_written, plan.chains_deleted
-        self._metrics.written(family, octets=plan.payload_size, chains=len(written), deleted=len(deleted))
         since = None if report.changed_at is None else round((time.time() - report.changed_at) * 1000, 1)
         log.info(
             "Synced",
             extra=kv(
                 ipFamily=family,
-                chainsWritten=len(written),
-                chainsDeleted=len(deleted),
+                chainsWritten=plan.written_count,
+                chainsDeleted=plan.deleted_count,
                 rules=plan.rules_written,
                 bytes=plan.payload_size,
                 blocks=plan.blocks,
@@ -143,10 +148,10 @@ class Aftermath:
                 msSinceChange=since,
             ),
         )
-        if log.isEnabledFor(logging.DEBUG):
+        if log.isEnabledFor(logging.DEBUG) and plan.written_count + plan.deleted_count <= NAMES_LIMIT:
             log.debug(
                 "Chains",
-                extra=kv(ipFamily=family, written=list(written), deleted=list(deleted)),
+                extra=kv(ipFamily=family, written=list(plan.chains_written), deleted=list(plan.chains_deleted)),
             )
 
     def _kernel_settings(self) -> None:

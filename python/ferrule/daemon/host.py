@@ -62,7 +62,7 @@ async def probe(options: DaemonOptions) -> Host:
         nfacct_localhost_accepted=counters[nfacct.LOCALHOST_ACCEPTED] is nfacct.Outcome.YES,
         conntrack_tcp_be_liberal=Sysctls().read(TCP_BE_LIBERAL) == 1,
     )
-    engine = Engine(engine_options(settings, facts, digest_key=os.urandom(16)))
+    engine = Engine(engine_options(settings, facts, digest_key=os.urandom(16), stages=True))
     log.info(
         "Starting ferrule",
         extra=kv(

@@ -265,7 +265,8 @@ class Daemon:
 
     def _after_sync(self, report: SyncReport) -> None:
         self._aftermath.after_sync(report, pending=self._loop.pending)
-        self._written += sum(plan.payload_size for plan in (report.plans | report.unwritten).values())
+        plans = (*report.stages_before, *report.plans.values(), *report.unwritten.values())
+        self._written += sum(plan.payload_size for plan in plans)
         self._synced_at = time.monotonic()
         if report.ok and not self._options.once:
             self._aftermath.clean_other_backend_soon()

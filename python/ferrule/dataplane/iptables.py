@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ferrule.dataplane.outcome import check, says_missing
 from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.memfile import append, memory_file, reading, rewind
 from ferrule.types import Backend, Family
 
 LOCK_SECONDS = 5
@@ -28,6 +31,10 @@ RANDOM_FULLY_SINCE = (1, 6, 2)
 """First iptables whose MASQUERADE knows `--random-fully`."""
 
 
+Payload = bytes | Iterable[bytes]
+"""Restore text, whole or in pieces that are read once."""
+
+
 class Dataplane(Protocol):
     """What the sync loop needs of a kernel: the real one, or `testing.fake_dataplane`."""
 
@@ -38,7 +45,7 @@ class Dataplane(Protocol):
     async def save(self) -> bytes:
         """All tables, as iptables-save prints them. Raises `DataplaneError`."""
 
-    async def restore(self, payload: bytes) -> None:
+    async def restore(self, payload: Payload) -> None:
         """Apply restore text without flushing the rest. Raises `DataplaneError`: then the outcome is unknown."""
 
     async def canary_present(self) -> bool:
@@ -63,10 +70,18 @@ class IptablesDataplane:
         done = check(await self.runner.run((self.tool("save"),), timeout=SAVE_TIMEOUT))
         return done.stdout
 
-    async def restore(self, payload: bytes) -> None:
+    async def restore(self, payload: Payload) -> None:
         """See `Dataplane.restore`."""
         argv = (self.tool("restore"), "--noflush", "-w", str(LOCK_SECONDS))
-        check(await self.runner.run(argv, stdin=payload, timeout=RESTORE_TIMEOUT), payload)
+        with memory_file("ferrule-restore") as source:
+            for piece in (payload,) if isinstance(payload, bytes) else payload:
+                append(source, piece)
+                # A large text is tens of milliseconds of copying: others get their turn in between.
+                await asyncio.sleep(0)
+            rewind(source)
+            done = await self.runner.run(argv, stdin=source, timeout=RESTORE_TIMEOUT)
+            with reading(source) as text:
+                check(done, text)
 
     async def canary_present(self) -> bool:
         """See `Dataplane.canary_present`. Three short processes: a save costs seconds where rules are many."""

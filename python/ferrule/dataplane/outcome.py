@@ -7,7 +7,10 @@ runs with LC_ALL=C, and an unknown text only costs precision (UNKNOWN is retried
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
+from typing import IO
 
 from ferrule.dataplane.process import Completed
 from ferrule.errors import DataplaneError, FailureKind
@@ -65,26 +68,24 @@ def says_missing(done: Completed) -> bool:
     return done.exit_code == 1 and any(text in done.stderr for text in words)
 
 
-def check(done: Completed, payload: bytes = b"") -> Completed:
+def check(done: Completed, payload: IO[bytes] | None = None) -> Completed:
     """Give back what worked; raise `DataplaneError` for the rest, with the lines of `payload` it complains about."""
     kind = classify(done)
     if kind is None:
         return done
     numbers = dict.fromkeys(int(n) for n in _LINE_NUMBER.findall(done.stderr))
-    quoted = quote(payload, list(numbers)[:OFFENDING_LIMIT])
+    quoted = [] if payload is None else quote(payload, list(numbers)[:OFFENDING_LIMIT])
     raise DataplaneError(kind, done.argv, done.exit_code, done.stderr.strip(), quoted)
 
 
-def quote(payload: bytes, numbers: list[int]) -> list[str]:
-    """Lines of our own input with their neighbours, `line N: text`; the offending ones marked `>`."""
-    if not payload or not numbers:
-        return []
-    lines = payload.decode(errors="replace").split("\n")
-    wanted: dict[int, str] = {}
-    for number in numbers:
-        for near in range(number - CONTEXT_LINES, number + CONTEXT_LINES + 1):
-            if 1 <= near <= len(lines) and lines[near - 1]:
-                mark = ">" if near == number else " "
-                if mark == ">" or near not in wanted:
-                    wanted[near] = f"{mark} line {near}: {lines[near - 1]}"
-    return [wanted[n] for n in sorted(wanted)]
+def quote(payload: Iterable[bytes], numbers: list[int]) -> list[str]:
+    """Lines of our own input with their neighbours, `line N: text`; the offending ones marked `>`. Reads no further
+    than it must and holds no more: the text may be tens of megabytes."""
+    offending = set(numbers)
+    wanted = {near for n in numbers for near in range(n - CONTEXT_LINES, n + CONTEXT_LINES + 1)}
+    quoted = []
+    for number, line in enumerate(itertools.islice(payload, max(wanted, default=0)), start=1):
+        text = line.decode(errors="replace").rstrip("\n")
+        if number in wanted and text:
+            quoted.append(f"{'>' if number in offending else ' '} line {number}: {text}")
+    return quoted

@@ -1,7 +1,7 @@
 """The only module that starts processes.
 
 Rules of the house: a fixed argv, never a shell; the program's absolute path resolved once; a clean environment; input
-from a memfd and output to one, so that a text of any size neither deadlocks a pipe nor keeps the event loop busy; a
+from a memfd (the caller's, where it is large) and output to one, so that a text of any size neither deadlocks a pipe nor keeps the event loop busy; a
 time limit after which the whole process group is killed; a session of its own, so that Ctrl-C in a terminal reaches us
 and not a restore halfway through its work. What each run took is told to whoever asks (`Runner.observers`).
 """
@@ -90,8 +90,8 @@ class Runner:
     observers: list[Callable[[ToolRun], None]] = field(default_factory=list, compare=False)
     """Each hears of every run once it is over."""
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:  # noqa: ASYNC109 - killing the group is the point
-        """Run to the end.
+    async def run(self, argv: Sequence[str], *, stdin: bytes | int = b"", timeout: float = 30.0) -> Completed:  # noqa: ASYNC109 - killing the group is the point
+        """Run to the end. `stdin` is bytes, or the descriptor of a file to read from its position.
 
         Raises `DataplaneError` of kind MISSING or HUNG; an exit code other than 0 is the caller's to judge. Cancelling
         kills the child and waits for it.
@@ -127,9 +127,9 @@ class Runner:
                 observer(ran)
 
 
-async def _start(program: str, command: tuple[str, ...], stdin: bytes, output: int) -> Child:
+async def _start(program: str, command: tuple[str, ...], stdin: bytes | int, output: int) -> Child:
     try:
-        with memory_file("ferrule-stdin", stdin) as source:
+        with contextlib.nullcontext(stdin) if isinstance(stdin, int) else memory_file("ferrule-stdin", stdin) as source:
             return await Child.start(program, command[1:], stdin=source, stdout=output, env=_environment())
     except FileNotFoundError as error:
         raise DataplaneError(FailureKind.MISSING, command, stderr=str(error)) from error

@@ -1,7 +1,8 @@
 """The one owner of the engine: takes over changes, plans, writes, confirms.
 
 For each family of addresses a sync is: observe the kernel if its state is in doubt, plan, restore, commit. A family
-that fails is abandoned and observed again before its next plan; the other family is not held up by it.
+that fails is abandoned and observed again before its next plan; the other family is not held up by it. Where a plan is
+a first stage, its rest comes after the other family's turn, so that nobody's first Services wait for a long write.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ferrule._engine import ConntrackView, DriftReport, Engine, Plan
 from ferrule.errors import DataplaneError
-from ferrule.observe.logs import kv
+from ferrule.observe.logs import kv, verbose
 from ferrule.types import Family, Kind
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ INLINE_BYTES = 256 * 1024
 
 NAMED_CHAINS = 20
 """How many chains a line about somebody else's changes names."""
+EXPLAINED = verbose(4)
+"""Level of the line that says how each plan is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class SyncReport:
     """Families whose kernel state was read back."""
     plans: dict[Family, Plan] = field(default_factory=dict)
     """Committed plans; a family that needed nothing has none."""
+    stages_before: list[Plan] = field(default_factory=list)
+    """Committed plans that others of the same family had to follow."""
     unwritten: dict[Family, Plan] = field(default_factory=dict)
     """Abandoned plans."""
     views: dict[Family, ConntrackView | None] = field(default_factory=dict)
@@ -170,16 +176,23 @@ class SyncLoop:
         async with self.engine_lock:
             await self._ingest(report)
             report.triggers = self._engine.take_change_triggers()
-        for plane in self._dataplanes:
+        turns = deque(self._dataplanes)
+        while turns:
+            plane = turns.popleft()
             begun = self._clock()
             try:
                 plan = await self._sync_family(plane, report, begun)
             except DataplaneError as error:
                 report.failures[plane.family] = error
             else:
-                if plan is not None:
+                if plan is not None and plan.more:
+                    report.stages_before.append(plan)
+                    turns.append(plane)
+                    log.info("First Services written", extra=kv(ipFamily=plane.family, rules=plan.rules_written))
+                elif plan is not None:
                     report.plans[plane.family] = plan
-            report.family_seconds[plane.family] = self._clock() - begun
+            seconds = report.family_seconds.get(plane.family, 0.0) + self._clock() - begun
+            report.family_seconds[plane.family] = seconds
         ended = self._clock()
         report.seconds = ended - started
         if report.ok:
@@ -227,10 +240,11 @@ class SyncLoop:
         if plan is None:
             return None
         if arrived is not None:
-            report.stages["wait", family] = max(0.0, begun - arrived)
+            report.stages.setdefault(("wait", family), max(0.0, begun - arrived))
+        _explain(plan)
         try:
             with self._timed(report, "restore", family):
-                await plane.restore(plan.payload)
+                await plane.restore(plan.take_payload())
         except BaseException:
             # Cancelled, too: whatever the reason, nobody knows what the kernel took over.
             report.unwritten[family] = plan
@@ -243,7 +257,9 @@ class SyncLoop:
         async with self.engine_lock:
             with self._timed(report, "commit", family):
                 await _settle(self._engine.commit, plan)
-        if arrived is not None:
+        if arrived is not None and plan.more:
+            self._lacks(family, arrived)
+        elif arrived is not None:
             report.change_seconds[family] = self._clock() - arrived
         return plan
 
@@ -270,3 +286,18 @@ async def _settle(call: Callable[[Plan], None], plan: Plan) -> None:
         call(plan)
     else:
         await asyncio.to_thread(call, plan)
+
+
+def _explain(plan: Plan) -> None:
+    """How the text is cut, and why."""
+    if not log.isEnabledFor(EXPLAINED):
+        return
+    phases = {
+        name: f"blocks {blocks}, chains {chains}, rules {rules}, bytes {octets}"
+        for name, blocks, chains, rules, octets in plan.phases
+    }
+    log.log(
+        EXPLAINED,
+        "Plan",
+        extra=kv(ipFamily=plan.family, strategy=plan.strategy, blocks=plan.blocks, more=plan.more, phases=phases),
+    )

@@ -39,8 +39,12 @@ class HostFacts:
     """`nf_conntrack_tcp_be_liberal` as the kernel has it, after our own sysctls."""
 
 
-def engine_options(settings: Settings, facts: HostFacts, *, digest_key: bytes = bytes(16)) -> EngineOptions:
-    """Raises `_engine.InputError` where a value passed the configuration's own checks and still cannot work."""
+def engine_options(
+    settings: Settings, facts: HostFacts, *, digest_key: bytes = bytes(16), stages: bool = False
+) -> EngineOptions:
+    """`stages`: whoever plans goes on planning while a plan says that there is more.
+
+    Raises `_engine.InputError` where a value passed the configuration's own checks and still cannot work."""
     local = settings.detect_local
     mode = _MODES[settings.detect_local_mode]
     interface = local.bridge_interface if mode == "BridgeInterface" else local.interface_name_prefix
@@ -62,6 +66,7 @@ def engine_options(settings: Settings, facts: HostFacts, *, digest_key: bytes = 
         ordered_blocks=facts.ordered_blocks,
         dispatch=_FORMS[settings.ferrule.dispatch],
         balance=_FORMS[settings.ferrule.balance],
+        first_services=settings.ferrule.first_services if stages else (),
         digest_key=digest_key,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
+from ferrule.dataplane.iptables import Payload
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.types import Family
 
@@ -76,14 +77,15 @@ class FakeDataplane:
             out.append("COMMIT")
         return "\n".join(out) + "\n"
 
-    async def restore(self, payload: bytes) -> None:
+    async def restore(self, payload: Payload) -> None:
         """Apply, or raise what the tool would make of it."""
-        self.restores.append(payload)
+        text = payload if isinstance(payload, bytes) else b"".join(payload)
+        self.restores.append(text)
         failure = self.failures.pop(0) if self.failures else None
         try:
-            self._apply(payload.decode(), failure.commits if failure else len(BUILTIN))
+            self._apply(text.decode(), failure.commits if failure else len(BUILTIN))
         except Refused as refused:
-            lines = payload.decode().splitlines()
+            lines = text.decode().splitlines()
             quoted = [f"> line {refused.line}: {lines[refused.line - 1]}"] if refused.line <= len(lines) else []
             raise DataplaneError(refused.kind, ("fake-restore",), 1, refused.reason, quoted) from refused
         if failure is not None:

@@ -19,3 +19,8 @@ pub(crate) fn plan(error: &PlanError) -> PyErr {
         PlanError::InFlight | PlanError::Stale => StalePlan::new_err(error.to_string()),
     }
 }
+
+/// The text of a plan was asked for after somebody took it.
+pub(crate) fn taken() -> PyErr {
+    StalePlan::new_err("the plan's text was taken already")
+}

@@ -4,15 +4,17 @@
 
 mod conntrack;
 mod errors;
+mod plan;
 mod values;
 
 use conntrack::{ConntrackView, StaleFlows};
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
 use ferrule_engine::{Engine as Core, Options, WriteStrategy};
+use plan::{PayloadPieces, Plan};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Plan, Problem};
+use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Problem};
 
 /// See `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
@@ -25,7 +27,7 @@ impl EngineOptions {
         localhost_node_ports=true, conntrack_tcp_be_liberal=false, nfacct_invalid_dropped=false,
         nfacct_localhost_accepted=false, node_port_addresses=vec![], local_detector="None", cluster_cidrs=vec![],
         local_interface="", external_ips=true, ordered_blocks=false, dispatch="auto", balance="auto",
-        digest_key=[0; 16]))]
+        first_services=vec![], digest_key=[0; 16]))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, clippy::needless_pass_by_value)] // keyword arguments of a Python constructor
     fn new(
         node_name: &str,
@@ -45,6 +47,7 @@ impl EngineOptions {
         ordered_blocks: bool,
         dispatch: &str,
         balance: &str,
+        first_services: Vec<String>,
         digest_key: [u8; 16],
     ) -> PyResult<Self> {
         let mut options = Options::new(node_name);
@@ -63,6 +66,7 @@ impl EngineOptions {
             .and_then(|()| options.set_node_port_addresses(&node_port_addresses))
             .and_then(|()| options.set_dispatch(dispatch))
             .and_then(|()| options.set_balance(balance))
+            .and_then(|()| options.set_first_services(&first_services))
             .and_then(|()| options.set_local_detector(local_detector, &cluster_cidrs, local_interface))
             .map_err(|e| errors::input(&e))?;
         Ok(Self(options))
@@ -171,18 +175,18 @@ impl Engine {
         #[pyo3(from_py_with = crate::family_of)] family: Family,
     ) -> PyResult<Option<Plan>> {
         let core = &mut self.0;
-        py.detach(|| core.plan(family)).map(|plan| plan.map(Plan)).map_err(|e| errors::plan(&e))
+        py.detach(|| core.plan(family)).map(|plan| plan.map(Into::into)).map_err(|e| errors::plan(&e))
     }
 
     #[pyo3(signature = (plan, /))]
     fn commit(&mut self, py: Python<'_>, plan: &Plan) -> PyResult<()> {
-        let (core, plan) = (&mut self.0, &plan.0);
+        let (core, plan) = (&mut self.0, &plan.core);
         py.detach(|| core.commit(plan)).map_err(|e| errors::plan(&e))
     }
 
     #[pyo3(signature = (plan, /))]
     fn abandon(&mut self, py: Python<'_>, plan: &Plan) -> PyResult<()> {
-        let (core, plan) = (&mut self.0, &plan.0);
+        let (core, plan) = (&mut self.0, &plan.core);
         py.detach(|| core.abandon(plan)).map_err(|e| errors::plan(&e))
     }
 
@@ -248,6 +252,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Engine>()?;
     m.add_class::<IngestReport>()?;
     m.add_class::<Plan>()?;
+    m.add_class::<PayloadPieces>()?;
     m.add_class::<DriftReport>()?;
     m.add_class::<Problem>()?;
     m.add_class::<HealthCheck>()?;

@@ -2,7 +2,7 @@
 
 use ferrule_engine::report as engine;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyTuple;
 
 /// See `_engine.pyi`.
 #[pyclass(frozen, get_all, module = "ferrule._engine")]
@@ -31,69 +31,6 @@ impl From<engine::IngestReport> for IngestReport {
             error_code: r.error_code,
             malformed: r.malformed,
         }
-    }
-}
-
-/// See `_engine.pyi`.
-#[pyclass(frozen, module = "ferrule._engine")]
-pub(crate) struct Plan(pub(crate) ferrule_engine::Plan);
-
-#[pymethods]
-impl Plan {
-    #[getter]
-    const fn family(&self) -> &'static str {
-        self.0.family.name()
-    }
-
-    #[getter]
-    const fn generation(&self) -> u64 {
-        self.0.generation
-    }
-
-    #[getter]
-    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.0.payload)
-    }
-
-    #[getter]
-    const fn payload_size(&self) -> usize {
-        self.0.payload.len()
-    }
-
-    #[getter]
-    fn chains_written<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.chains_written)
-    }
-
-    #[getter]
-    fn chains_deleted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.chains_deleted)
-    }
-
-    #[getter]
-    fn hooks_inserted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.hooks_inserted)
-    }
-
-    #[getter]
-    const fn rules_written(&self) -> usize {
-        self.0.rules_written
-    }
-
-    #[getter]
-    const fn rules_by_table(&self) -> (usize, usize, usize) {
-        let [filter, nat, mangle] = self.0.rules_by_table;
-        (filter, nat, mangle)
-    }
-
-    #[getter]
-    const fn blocks(&self) -> usize {
-        self.0.blocks
-    }
-
-    #[getter]
-    const fn full(&self) -> bool {
-        self.0.full
     }
 }
 

@@ -143,7 +143,7 @@ impl Roots {
                 }
             }
         }
-        parts.sort_by_cached_key(|(part, id)| (part.of, std::cmp::Reverse((part.place.len, id.name()))));
+        parts.sort_by_cached_key(|(part, id)| (part.of, std::cmp::Reverse((part.place.len, id.name_key()))));
         parts.into_iter().map(|(part, _)| part).collect()
     }
 

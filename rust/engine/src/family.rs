@@ -32,11 +32,12 @@ use crate::writes::Writes;
 #[derive(Debug)]
 struct InFlight {
     generation: u64,
-    written: Vec<ChainId>,
-    deleted: Vec<ChainId>,
+    written: Arc<[ChainId]>,
+    deleted: Arc<[ChainId]>,
     hooked: bool,
     ports: BTreeSet<PortName>,
     parts: Vec<Part>,
+    more: bool,
 }
 
 /// See the module.
@@ -52,8 +53,12 @@ pub(crate) struct FamilyState {
     standing: Option<Standing>,
     in_flight: Option<InFlight>,
     generation: u64,
-    /// The last plan is in the kernel, or there was nothing to write.
+    /// The last plan is in the kernel, and no rest of it is owed, or there was nothing to write.
     settled: bool,
+    /// Ports were rendered that are not among the first: from here on there are no stages.
+    begun: bool,
+    /// The last plan was a first stage.
+    rest_owed: bool,
     tracked: Latest,
     /// Rules in chains that belong to no port, by table, as of the last plan.
     fixed: [usize; 3],
@@ -78,6 +83,8 @@ impl FamilyState {
             in_flight: None,
             generation: 0,
             settled: false,
+            begun: false,
+            rest_owed: false,
             tracked: Latest::default(),
             fixed: [0; 3],
         }
@@ -103,9 +110,9 @@ impl FamilyState {
         };
         let facts = NodeFacts::of(self.family, options, store.node(), local_addresses);
         self.settled = false;
-        let touched = self.refresh(store, &facts);
-
-        let full = self.delta.nothing_applied();
+        let mut touched = self.refresh(store, &facts);
+        let full = self.delta.nothing_applied() || self.rest_owed;
+        let more = self.keep_first(&mut touched, options);
         let mut writes = Writes::new(self.family, digester);
         let inputs = Inputs { store, options, facts: &facts, digester };
         for name in &touched {
@@ -129,25 +136,19 @@ impl FamilyState {
             self.settled = true;
             return Ok(None);
         }
-        let text = restore_text(&writes, options.write_strategy);
-        let (written, deleted) = (writes.written(), writes.deleted());
+        let (written, deleted) = (Arc::from(writes.written()), Arc::from(writes.deleted()));
         self.generation += 1;
-        let names = |chains: &[ChainId]| {
-            let mut names: Vec<String> = chains.iter().map(ToString::to_string).collect();
-            names.sort_unstable();
-            names
-        };
         let plan = Plan {
             family: self.family,
             generation: self.generation,
-            chains_written: names(&written),
-            chains_deleted: names(&deleted),
+            written: Arc::clone(&written),
+            deleted: Arc::clone(&deleted),
             hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
             rules_written: writes.rules.iter().sum(),
             rules_by_table: writes.rules,
-            blocks: text.blocks,
-            payload: text.bytes,
+            text: restore_text(writes, options.write_strategy),
             full,
+            more,
         };
         self.in_flight = Some(InFlight {
             generation: self.generation,
@@ -156,8 +157,30 @@ impl FamilyState {
             hooked: !hooks.is_empty() || firewall_missing,
             ports: touched,
             parts,
+            more,
         });
         Ok(Some(plan))
+    }
+
+    /// At a large start over an empty kernel, reduce the ports to render to those of the Services that others need to get
+    /// going; the next plan takes the rest. Only as long as no other port was ever rendered: a dispatch chain holds the
+    /// rules of every port that was, and may only be written together with what these jump to.
+    fn keep_first(&mut self, touched: &mut BTreeSet<PortName>, options: &Options) -> bool {
+        self.rest_owed = false;
+        if !self.begun && self.delta.nothing_applied() && self.ports.expected_chains() > options.first_stage_above {
+            let (first, rest): (BTreeSet<_>, BTreeSet<_>) =
+                std::mem::take(touched).into_iter().partition(|name| self.ports.is_first(name, options));
+            if !first.is_empty() && !rest.is_empty() {
+                self.unconfirmed = rest;
+                *touched = first;
+                self.rest_owed = true;
+                return true;
+            }
+            touched.extend(first);
+            touched.extend(rest);
+        }
+        self.begun = true;
+        false
     }
 
     /// Take over what changed in the store; gives the ports to render.
@@ -264,7 +287,7 @@ impl FamilyState {
 
     pub(crate) fn commit(&mut self, plan: &Plan) -> Result<(), PlanError> {
         let done = self.take_in_flight(plan)?;
-        self.settled = true;
+        self.settled = !done.more;
         self.delta.commit(&done.written, &done.deleted);
         if done.hooked {
             let localhost = self.facts.as_ref().is_some_and(|f| f.localhost_node_ports);

@@ -52,6 +52,7 @@ pub mod engine;
 pub mod error;
 pub mod plan;
 pub mod report;
+pub mod text;
 
 pub use engine::Engine;
 pub use error::{InputError, PlanError};

@@ -288,6 +288,9 @@ pub enum ChainId {
     Balance(NameHash),
 }
 
+/// The kernel's limit for a chain's name.
+const NAME_LIMIT: usize = 28;
+
 /// Begins like the chains of Services, so that kube-proxy, when it takes over, empties and deletes these as it does any
 /// such chain that it does not know. Under a prefix of our own they would stay and still jump to Services, whose chains
 /// the kernel would then not let go: kube-proxy would fail at the first Service that is deleted.
@@ -295,7 +298,6 @@ const DISPATCH: &str = "KUBE-SVC-DSP-";
 
 /// Begins like a Service's chain, so that kube-proxy, when it takes over, removes these as it removes those.
 const BALANCE: &str = "KUBE-SVC-BAL-";
-
 impl ChainId {
     /// The part of a dispatch chain that takes what `condition` (a rule without its target) matches.
     pub(crate) fn part(of: FixedChain, condition: &[u8]) -> Self {
@@ -349,23 +351,43 @@ impl ChainId {
         })
     }
 
+    /// What the name is made of: its head, and the first digits of a hash.
+    const fn spelling(self) -> (&'static str, Option<(NameHash, usize)>) {
+        match self {
+            Self::Fixed(chain) => (chain.name(), None),
+            Self::Hashed(prefix, hash) => (prefix.text(), Some((hash, 16))),
+            Self::Dispatch(_, hash) => (DISPATCH, Some((hash, 15))),
+            Self::Balance(hash) => (BALANCE, Some((hash, 15))),
+        }
+    }
+
     /// Append the name.
     pub fn write_name(self, out: &mut Vec<u8>) {
-        match self {
-            Self::Fixed(chain) => out.extend_from_slice(chain.name().as_bytes()),
-            Self::Hashed(prefix, hash) => {
-                out.extend_from_slice(prefix.text().as_bytes());
-                out.extend_from_slice(&hash.to_base32());
-            }
-            Self::Dispatch(_, hash) => {
-                out.extend_from_slice(DISPATCH.as_bytes());
-                out.extend_from_slice(&hash.to_base32()[..15]);
-            }
-            Self::Balance(hash) => {
-                out.extend_from_slice(BALANCE.as_bytes());
-                out.extend_from_slice(&hash.to_base32()[..15]);
-            }
+        let (head, hash) = self.spelling();
+        out.extend_from_slice(head.as_bytes());
+        if let Some((hash, digits)) = hash {
+            out.extend_from_slice(&hash.to_base32()[..digits]);
         }
+    }
+
+    /// Bytes of the name.
+    pub(crate) const fn name_len(self) -> usize {
+        match self.spelling() {
+            (head, None) => head.len(),
+            (head, Some((_, digits))) => head.len() + digits,
+        }
+    }
+
+    /// Sorts as the name does.
+    pub(crate) fn name_key(self) -> [u8; NAME_LIMIT] {
+        let mut key = [0; NAME_LIMIT];
+        let (head, hash) = self.spelling();
+        let (name, rest) = key.split_at_mut(head.len());
+        name.copy_from_slice(head.as_bytes());
+        if let Some((hash, digits)) = hash {
+            rest[..digits].copy_from_slice(&hash.to_base32()[..digits]);
+        }
+        key
     }
 
     /// The name alone.
@@ -401,7 +423,7 @@ mod tests {
         let hash = PortName::new("a/b", "", Protocol::Udp).hash();
         for prefix in Prefix::ALL {
             let id = ChainId::Hashed(prefix, hash);
-            assert!(id.name().len() <= 28, "the kernel's limit");
+            assert!(id.name().len() <= NAME_LIMIT, "the kernel's limit");
             assert_eq!(ChainId::parse(Table::Nat, id.name().as_bytes()), Some(id));
             assert_eq!(ChainId::parse(Table::Filter, id.name().as_bytes()), None);
         }
@@ -423,6 +445,18 @@ mod tests {
             let id = ChainId::Fixed(fixed);
             assert_eq!(ChainId::parse(fixed.table(), id.name().as_bytes()), Some(id));
         }
+    }
+
+    #[test]
+    fn keys_sort_as_names_do() {
+        let hash = |n: u8| PortName::new(&format!("a/{n}"), "", Protocol::Udp).hash();
+        let hashed = (0..40).flat_map(|n| Prefix::ALL.map(|prefix| ChainId::Hashed(prefix, hash(n))));
+        let fixed = FixedChain::ALL.iter().map(|&chain| ChainId::Fixed(chain));
+        let mut all: Vec<ChainId> =
+            hashed.chain(fixed).chain((0..9).map(|n| ChainId::Dispatch(Table::Nat, hash(n)))).collect();
+        assert!(all.iter().all(|id| id.name_len() == id.name().len()));
+        all.sort_by_key(|id| id.name());
+        assert!(all.is_sorted_by_key(|id| id.name_key()));
     }
 
     #[test]

@@ -137,6 +137,11 @@ pub struct Options {
     pub balance: Balance,
     /// Sizes that `balance` goes by.
     pub balance_limits: BalanceLimits,
+    /// Services (`namespace/name`) that are written before all others at a large start over an empty kernel, together
+    /// with those that carry DNS's label; none: all at once.
+    pub(crate) first_services: Vec<Box<str>>,
+    /// Large: more than about this many chains. Fewer are written in some tenths of a second anyway.
+    pub first_stage_above: usize,
     /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
     pub digest_key: [u8; 16],
 }
@@ -167,6 +172,8 @@ impl Options {
             tree_limits: TreeLimits::default(),
             balance: Balance::default(),
             balance_limits: BalanceLimits::default(),
+            first_services: Vec::new(),
+            first_stage_above: 4000,
             digest_key: [0; 16],
         }
     }
@@ -209,6 +216,21 @@ impl Options {
             cidr => Net::parse(cidr).map(NodePortAddress::Net).map_err(|e| wrong("node_port_addresses", cidr, &e)),
         };
         self.node_port_addresses = list.iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// Services by `namespace/name`.
+    ///
+    /// # Errors
+    /// A text of another form.
+    pub fn set_first_services<S: AsRef<str>>(&mut self, names: &[S]) -> Result<(), InputError> {
+        let parse = |text: &S| match text.as_ref().split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(text.as_ref().into())
+            }
+            _ => Err(wrong("first_services", text.as_ref(), &"is not of the form namespace/name")),
+        };
+        self.first_services = names.iter().map(parse).collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -290,10 +312,12 @@ mod tests {
             o.set_local_detector::<&str>("Magic", &[], "").unwrap_err().to_string(),
             o.set_dispatch("hash").unwrap_err().to_string(),
             o.set_balance("even").unwrap_err().to_string(),
+            o.set_first_services(&["default/kubernetes", "kube-dns"]).unwrap_err().to_string(),
         ];
         let words =
             ["32", "10.0.0.2", "10.0.0.0/33", "a-name", "two words", "10.0.0.0", "Magic", "\"hash\"", "\"even\""];
-        assert_eq!(texts.len(), words.len());
+        let words = words.into_iter().chain(["\"kube-dns\""]);
+        assert_eq!(texts.len(), words.clone().count());
         for (text, words) in texts.iter().zip(words) {
             assert!(text.contains(words), "{text}");
         }

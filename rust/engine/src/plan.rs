@@ -1,28 +1,59 @@
-//! A plan: bytes for exactly the chains that differ, and a token by which its outcome is reported.
+//! A plan: text for exactly the chains that differ, and a token by which its outcome is reported.
+
+use std::sync::Arc;
 
 use crate::address::Family;
+use crate::names::ChainId;
+use crate::text::RestoreText;
 
-/// Immutable; ends with `Engine::commit` or `Engine::abandon`.
+/// Ends with `Engine::commit` or `Engine::abandon`. Its text may be taken out before that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Whose rules.
     pub family: Family,
     /// Grows by one with every plan of the family; a plan of another generation than the one in flight is refused.
     pub generation: u64,
-    /// Text for `iptables-restore --noflush`.
-    pub payload: Vec<u8>,
-    /// `table CHAIN`, sorted.
-    pub chains_written: Vec<String>,
+    /// For `iptables-restore --noflush`.
+    pub text: RestoreText,
+    /// Chains in it, in no particular order.
+    pub written: Arc<[ChainId]>,
     /// Likewise.
-    pub chains_deleted: Vec<String>,
+    pub deleted: Arc<[ChainId]>,
     /// Rules put into built-in chains.
     pub hooks_inserted: Vec<String>,
     /// Rules in the text, hooks aside.
     pub rules_written: usize,
     /// Rules in the text by table: filter, nat, mangle.
     pub rules_by_table: [usize; 3],
-    /// Transactions the text is cut into.
-    pub blocks: usize,
-    /// The kernel held nothing of ours before.
+    /// The kernel held nothing of ours before this plan, or before the first stage that it follows.
     pub full: bool,
+    /// A first stage: nothing is settled before the next plan, which takes the rest, is written, too.
+    pub more: bool,
+}
+
+impl Plan {
+    /// The whole text: a copy.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        self.text.to_vec()
+    }
+
+    /// `table CHAIN` of each chain written, sorted. Made when asked for: a full plan of a large cluster has hundreds of
+    /// thousands.
+    #[must_use]
+    pub fn chains_written(&self) -> Vec<String> {
+        names(&self.written)
+    }
+
+    /// Likewise of those deleted.
+    #[must_use]
+    pub fn chains_deleted(&self) -> Vec<String> {
+        names(&self.deleted)
+    }
+}
+
+fn names(chains: &[ChainId]) -> Vec<String> {
+    let mut names: Vec<String> = chains.iter().map(ToString::to_string).collect();
+    names.sort_unstable();
+    names
 }

@@ -215,9 +215,10 @@ impl Ports {
         found
     }
 
-    /// Hand every port's dispatch rules to `emit`, ports in name order.
+    /// Hand every port's dispatch rules to `emit`, ports in name order. Ports that have none, or were not rendered yet
+    /// (so nobody knows what can be reached), are passed over.
     pub(crate) fn dispatch_rules(&self, ctx: &Context<'_>, emit: &mut dyn FnMut(FixedChain, Rule)) {
-        for (name, state) in &self.states {
+        for (name, state) in self.states.iter().filter(|(_, state)| !state.shares.is_empty()) {
             if let Some(view) = PortView::new(self.family, name, &state.service, state.port()) {
                 dispatch_rules(ctx, &view, state.reach, emit);
             }
@@ -237,6 +238,18 @@ impl Ports {
     /// Numbers for a snapshot: ports, endpoints, large mode.
     pub(crate) fn counts(&self) -> (usize, usize, bool) {
         (self.states.len(), self.endpoints, self.large)
+    }
+
+    /// About as many chains as all ports together have.
+    pub(crate) fn expected_chains(&self) -> usize {
+        self.endpoints + self.states.len()
+    }
+
+    /// Whether it is a port of a Service that others need to get going.
+    pub(crate) fn is_first(&self, name: &PortName, options: &Options) -> bool {
+        let first = &options.first_services;
+        let named = |state: &PortState| state.service.dns || first.iter().any(|key| **key == *state.key);
+        !first.is_empty() && self.states.get(name).is_some_and(named)
     }
 
     /// Of all ports.

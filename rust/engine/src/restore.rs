@@ -25,9 +25,9 @@ use std::cmp::Reverse;
 use hashbrown::HashMap;
 
 use crate::claims::Claim;
-use crate::hooks::FIREWALL;
 use crate::names::{ChainId, Prefix, Table};
 use crate::options::WriteStrategy;
+use crate::text::{RestoreText, Strategy};
 use crate::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
 
 /// Up to this many chains a table's part stays one block whatever the strategy: the quadratic term is still small
@@ -49,26 +49,29 @@ const PART_BLOCK: usize = 2000;
 /// Deletions a block.
 const DELETION_BLOCK: usize = 5_000;
 
-/// Finished text.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct RestoreText {
-    pub(crate) bytes: Vec<u8>,
-    /// Transactions in it.
-    pub(crate) blocks: usize,
-}
-
 /// Put everything into text; nothing at all when there is nothing to write.
-pub(crate) fn restore_text(writes: &Writes<'_>, strategy: WriteStrategy) -> RestoreText {
-    let size = writes.tables.iter().map(|t| 2 * t.text.len() + 64 * t.deletions.len()).sum::<usize>();
-    let mut text = RestoreText { bytes: Vec::with_capacity(size), blocks: 0 };
-    for (table, part) in Table::ALL.into_iter().zip(&writes.tables) {
+pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy) -> RestoreText {
+    let mut tables = writes.tables;
+    for part in &mut tables {
+        let start = part.text.len();
+        part.text.append(&mut part.hooks);
+        part.hook_lines = start..part.text.len();
+    }
+    let steps = tables.iter().map(|t| 2 * (t.chains.len() + t.parts.len() + t.deletions.len()) + t.lines() + 64).sum();
+    let buffers = tables.each_mut().map(|part| std::mem::take(&mut part.text));
+    let mut text = RestoreText::over(buffers, steps);
+    if strategy == WriteStrategy::OneBlock {
+        text.strategy = Strategy::WholeTable;
+    }
+    for (table, part) in Table::ALL.into_iter().zip(tables) {
         if part.is_empty() {
             continue;
         }
         // Each rule of a tree names another chain.
         let ways = part.parts.iter().map(|p| 1 + p.count).sum::<usize>();
-        let large = part.chains.len() + ways + part.deletions.len() > SMALL_WRITE;
-        if strategy == WriteStrategy::OrderedBlocks && large {
+        let names = part.chains.len() + ways + part.deletions.len();
+        if strategy == WriteStrategy::OrderedBlocks && names > SMALL_WRITE {
+            text.strategy = Strategy::Ordered { table, names, limit: SMALL_WRITE };
             ordered_blocks(table, part, &mut text);
         } else {
             one_block(table, part, strategy, &mut text);
@@ -77,115 +80,111 @@ pub(crate) fn restore_text(writes: &Writes<'_>, strategy: WriteStrategy) -> Rest
     text
 }
 
-fn one_block(table: Table, part: &TableWrites, strategy: WriteStrategy, text: &mut RestoreText) {
-    text.block(table, |out| {
+fn one_block(table: Table, part: TableWrites, strategy: WriteStrategy, text: &mut RestoreText) {
+    text.block(table, "all", |out| {
         if part.creates_firewall {
-            declare_name(FIREWALL.as_bytes(), out);
+            out.declare_firewall();
         }
         let parts = part.parts.iter().map(|p| p.id);
         let dispatch = part.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
         let written = part.chains.iter().map(|c| c.id).chain(parts).chain(dispatch);
         for id in part.deletions.iter().copied().chain(written) {
-            declare(id, out);
+            out.declare(id);
         }
-        let chains = part.chains.iter().map(|c| &c.rules);
-        for rules in chains.chain(part.parts.iter().map(|p| &p.rules)) {
-            out.extend_from_slice(&part.text[rules.clone()]);
+        for chain in &part.chains {
+            out.lines(table, chain.rules.clone(), chain.count);
         }
-        for chain in &part.dispatch {
+        for part_of_tree in &part.parts {
+            out.lines(table, part_of_tree.rules.clone(), part_of_tree.count);
+        }
+        for mut chain in part.dispatch {
             // The order is the strategy's, not the write's size's: same state, same rules.
-            match strategy {
-                WriteStrategy::OneBlock => dispatch_rules(part, chain, chain.lines.iter(), out),
-                WriteStrategy::OrderedBlocks => dispatch_rules(part, chain, by_target(&chain.lines).into_iter(), out),
+            if strategy == WriteStrategy::OrderedBlocks {
+                by_target(&mut chain.lines);
             }
+            dispatch_rules(table, &chain, out);
         }
-        out.extend_from_slice(&part.hooks);
+        out.lines(table, part.hook_lines, 0);
         for &id in &part.deletions {
-            delete(id, out);
+            out.delete(id);
         }
     });
 }
 
-fn ordered_blocks(table: Table, part: &TableWrites, text: &mut RestoreText) {
-    let write = |chain: &WrittenChain, out: &mut Vec<u8>| {
-        declare(chain.id, out);
-        out.extend_from_slice(&part.text[chain.rules.clone()]);
-    };
+fn ordered_blocks(table: Table, part: TableWrites, text: &mut RestoreText) {
     let (mut first, mut endpoints, mut services) = (Vec::new(), Vec::new(), Vec::new());
-    for chain in &part.chains {
+    for chain in part.chains {
         match chain.id {
             ChainId::Fixed(_) => first.push(chain),
             ChainId::Hashed(Prefix::Sep, _) => endpoints.push(chain),
             ChainId::Hashed(..) | ChainId::Balance(_) | ChainId::Dispatch(..) => services.push(chain),
         }
     }
+    let chains = |of: &[WrittenChain], out: &mut RestoreText| {
+        for chain in of {
+            out.declare(chain.id);
+            out.lines(table, chain.rules.clone(), chain.count);
+        }
+    };
     if !first.is_empty() || part.creates_firewall {
-        text.block(table, |out| {
+        text.block(table, "first", |out| {
             if part.creates_firewall {
-                declare_name(FIREWALL.as_bytes(), out);
+                out.declare_firewall();
             }
-            for chain in first {
-                write(chain, out);
-            }
+            chains(&first, out);
         });
     }
 
-    endpoints.sort_by_cached_key(|chain| Reverse(chain.id.name()));
+    endpoints.sort_by_cached_key(|chain| Reverse(chain.id.name_key()));
     for block in endpoints.chunks(ENDPOINT_BLOCK) {
-        text.block(table, |out| {
-            for chain in block {
-                write(chain, out);
-            }
-        });
+        text.block(table, "endpoints", |out| chains(block, out));
     }
+    drop(endpoints);
 
-    for block in port_blocks(&services) {
-        let mut block = block.to_vec();
-        block.sort_by_cached_key(|chain| (jumping_order(chain.id), Reverse(chain.id.name())));
-        text.block(table, |out| {
-            for chain in block {
-                write(chain, out);
-            }
-        });
+    for block in port_blocks(&mut services) {
+        block.sort_by_cached_key(|chain| (jumping_order(chain.id), Reverse(chain.id.name_key())));
+        text.block(table, "services", |out| chains(block, out));
     }
+    drop(services);
 
-    let mut parts: Vec<&WrittenPart> = part.parts.iter().collect();
-    parts.sort_by_cached_key(|p| Reverse((p.depth, p.id.name())));
+    let mut parts = part.parts;
+    parts.sort_by_cached_key(|p| Reverse((p.depth, p.id.name_key())));
     for block in part_blocks(&parts) {
-        text.block(table, |out| {
+        text.block(table, "dispatch parts", |out| {
             for part_of_tree in block {
-                declare(part_of_tree.id, out);
-                out.extend_from_slice(&part.text[part_of_tree.rules.clone()]);
+                out.declare(part_of_tree.id);
+                out.lines(table, part_of_tree.rules.clone(), part_of_tree.count);
             }
         });
     }
 
-    if !part.dispatch.is_empty() || !part.hooks.is_empty() {
-        text.block(table, |out| {
+    if !part.dispatch.is_empty() || !part.hook_lines.is_empty() {
+        text.block(table, "dispatch", |out| {
             // They jump to each other, and the tool takes no jump to what it has not seen yet: all declared first.
             for chain in &part.dispatch {
-                declare(ChainId::Fixed(chain.chain), out);
+                out.declare(ChainId::Fixed(chain.chain));
             }
-            for chain in &part.dispatch {
-                dispatch_rules(part, chain, by_target(&chain.lines).into_iter(), out);
+            for mut chain in part.dispatch {
+                by_target(&mut chain.lines);
+                dispatch_rules(table, &chain, out);
             }
-            out.extend_from_slice(&part.hooks);
+            out.lines(table, part.hook_lines, 0);
         });
     }
 
     // Who jumps goes before who is jumped to, so that a block never deletes what a later one still uses.
-    let mut deletions = part.deletions.clone();
-    deletions.sort_by_cached_key(|&id| (Reverse(jumping_order(id)), Reverse(id.name())));
+    let mut deletions = part.deletions;
+    deletions.sort_by_cached_key(|&id| (Reverse(jumping_order(id)), Reverse(id.name_key())));
     // Parts of trees jump to each other: all of them at once, and first.
     let parts = deletions.partition_point(|id| matches!(id, ChainId::Dispatch(..)));
     let (parts, rest) = deletions.split_at(parts);
     for block in Some(parts).filter(|p| !p.is_empty()).into_iter().chain(rest.chunks(DELETION_BLOCK)) {
-        text.block(table, |out| {
+        text.block(table, "deletions", |out| {
             for &id in block {
-                declare(id, out);
+                out.declare(id);
             }
             for &id in block {
-                delete(id, out);
+                out.delete(id);
             }
         });
     }
@@ -209,22 +208,20 @@ const fn jumping_order(id: ChainId) -> u8 {
 }
 
 /// Cut Service chains into blocks by what they name, never between two of one port (which arrive side by side).
-fn port_blocks<'a, 'b>(chains: &'b [&'a WrittenChain]) -> Vec<&'b [&'a WrittenChain]> {
-    let mut blocks = Vec::new();
-    let (mut start, mut end, mut names) = (0, 0, 0);
-    for port in chains.chunk_by(|a, b| a.port == b.port) {
-        end += port.len();
-        names += port.iter().map(|chain| 1 + chain.count).sum::<usize>();
-        if end - start >= SERVICE_BLOCK || names >= SERVICE_BLOCK_NAMES || end == chains.len() {
-            blocks.push(&chains[start..end]);
-            (start, names) = (end, 0);
+fn port_blocks(chains: &mut [WrittenChain]) -> impl Iterator<Item = &mut [WrittenChain]> {
+    let (mut size, mut names) = (0, 0);
+    chains.chunk_by_mut(move |one, next| {
+        (size, names) = (size + 1, names + 1 + one.count);
+        let together = one.port == next.port || (size < SERVICE_BLOCK && names < SERVICE_BLOCK_NAMES);
+        if !together {
+            (size, names) = (0, 0);
         }
-    }
-    blocks
+        together
+    })
 }
 
 /// Cut parts of trees into blocks by the rules in them.
-fn part_blocks<'a, 'b>(parts: &'b [&'a WrittenPart]) -> Vec<&'b [&'a WrittenPart]> {
+fn part_blocks(parts: &[WrittenPart]) -> Vec<&[WrittenPart]> {
     let mut blocks = Vec::new();
     let (mut start, mut rules) = (0, 0);
     for (at, part) in parts.iter().enumerate() {
@@ -238,56 +235,23 @@ fn part_blocks<'a, 'b>(parts: &'b [&'a WrittenPart]) -> Vec<&'b [&'a WrittenPart
 }
 
 /// Dispatch lines by target, descending; lines that one packet could match stay in their order, behind the first.
-fn by_target(lines: &[DispatchLine]) -> Vec<&DispatchLine> {
-    let mut first_target: HashMap<Claim, Option<ChainId>> = HashMap::new();
-    let mut sorted: Vec<(Option<ChainId>, &DispatchLine)> = Vec::with_capacity(lines.len());
-    for line in lines {
-        let target = line.key.map_or(line.target, |key| *first_target.entry(key).or_insert(line.target));
-        sorted.push((target, line));
+fn by_target(lines: &mut [DispatchLine]) {
+    let mut first_target: HashMap<Claim, Option<ChainId>> = HashMap::with_capacity(lines.len());
+    for line in &mut *lines {
+        if let Some(key) = line.key {
+            line.target = *first_target.entry(key).or_insert(line.target);
+        }
     }
-    sorted.sort_by_cached_key(|(target, _)| Reverse(target.map(ChainId::name)));
-    sorted.into_iter().map(|(_, line)| line).collect()
+    lines.sort_by_cached_key(|line| Reverse(line.target.map(ChainId::name_key)));
 }
 
-fn dispatch_rules<'a>(
-    part: &TableWrites,
-    chain: &DispatchChain,
-    lines: impl Iterator<Item = &'a DispatchLine>,
-    out: &mut Vec<u8>,
-) {
-    for range in lines.map(|l| &l.rule).chain(&chain.tail) {
-        out.extend_from_slice(&part.text[range.clone()]);
+fn dispatch_rules(table: Table, chain: &DispatchChain, out: &mut RestoreText) {
+    for line in &chain.lines {
+        out.lines(table, line.rule.clone(), 1);
     }
-}
-
-impl RestoreText {
-    fn block(&mut self, table: Table, write: impl FnOnce(&mut Vec<u8>)) {
-        self.bytes.push(b'*');
-        self.bytes.extend_from_slice(table.name().as_bytes());
-        self.bytes.push(b'\n');
-        write(&mut self.bytes);
-        self.bytes.extend_from_slice(b"COMMIT\n");
-        self.blocks += 1;
+    for tail in &chain.tail {
+        out.lines(table, tail.clone(), 1);
     }
-}
-
-fn declare(id: ChainId, out: &mut Vec<u8>) {
-    out.push(b':');
-    id.write_name(out);
-    out.extend_from_slice(b" - [0:0]\n");
-}
-
-fn declare_name(name: &[u8], out: &mut Vec<u8>) {
-    out.push(b':');
-    out.extend_from_slice(name);
-    out.extend_from_slice(b" - [0:0]\n");
-}
-
-/// The chain was declared in the same block, so deleting one that is already gone is no error.
-fn delete(id: ChainId, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"-X ");
-    id.write_name(out);
-    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -300,8 +264,8 @@ mod tests {
 
     const CHAIN: ChainId = ChainId::Fixed(FixedChain::Forward);
 
-    fn text(writes: &Writes<'_>, strategy: WriteStrategy) -> String {
-        String::from_utf8(restore_text(writes, strategy).bytes).unwrap()
+    fn text(writes: Writes<'_>, strategy: WriteStrategy) -> String {
+        String::from_utf8(restore_text(writes, strategy).to_vec()).unwrap()
     }
 
     #[test]
@@ -310,22 +274,25 @@ mod tests {
         let mut writes = Writes::new(Family::V4, &digester);
         writes.chain(CHAIN, &[Rule::default().target(Target::Drop)], |_| false);
         assert!(writes.is_empty());
-        assert_eq!(restore_text(&writes, WriteStrategy::OrderedBlocks), RestoreText::default());
         assert_eq!((writes.rules, writes.written().len()), ([0; 3], 0));
+        assert!(restore_text(writes, WriteStrategy::OrderedBlocks).is_empty());
     }
 
     #[test]
     fn a_block_declares_fills_and_deletes() {
         let digester = Digester::new([0; 16]);
-        let mut writes = Writes::new(Family::V6, &digester);
-        writes.delete(ChainId::Fixed(FixedChain::ProxyFirewall));
-        writes.chain(CHAIN, &[Rule::default().target(Target::Reject)], |_| true);
+        let writes = || {
+            let mut writes = Writes::new(Family::V6, &digester);
+            writes.delete(ChainId::Fixed(FixedChain::ProxyFirewall));
+            writes.chain(CHAIN, &[Rule::default().target(Target::Reject)], |_| true);
+            writes
+        };
         let want = "*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n\
                     -A KUBE-FORWARD -j REJECT --reject-with icmp6-port-unreachable\n-X KUBE-PROXY-FIREWALL\nCOMMIT\n";
         for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
-            assert_eq!(text(&writes, strategy), want);
+            assert_eq!(text(writes(), strategy), want);
         }
-        assert_eq!(writes.rules.iter().sum::<usize>(), 1);
+        assert_eq!(writes().rules.iter().sum::<usize>(), 1);
     }
 
     /// Each port with an endpoint chain, a balancing chain that jumps there, and a dispatch rule.
@@ -353,8 +320,7 @@ mod tests {
     #[test]
     fn ordered_blocks_never_jump_to_what_no_earlier_line_made() {
         let digester = Digester::new([0; 16]);
-        let writes = cluster(&digester, 2000);
-        let result = text(&writes, WriteStrategy::OrderedBlocks);
+        let result = text(cluster(&digester, 2000), WriteStrategy::OrderedBlocks);
         let mut known = hashbrown::HashSet::new();
         for line in result.lines() {
             if let Some(declared) = line.strip_prefix(':') {
@@ -367,16 +333,15 @@ mod tests {
         let blocks = result.matches("COMMIT\n").count();
         // first, one of endpoints, 4,000 Service chains in sevens of 600, dispatch.
         assert_eq!(blocks, 1 + 1 + 7 + 1);
-        assert_eq!(text(&writes, WriteStrategy::OneBlock).matches("COMMIT").count(), 1);
+        assert_eq!(text(cluster(&digester, 2000), WriteStrategy::OneBlock).matches("COMMIT").count(), 1);
     }
 
     #[test]
     fn a_small_write_is_one_block_and_strategies_say_the_same() {
         let digester = Digester::new([0; 16]);
-        let writes = cluster(&digester, 20);
-        assert_eq!(restore_text(&writes, WriteStrategy::OrderedBlocks).blocks, 1);
+        assert_eq!(restore_text(cluster(&digester, 20), WriteStrategy::OrderedBlocks).blocks(), 1);
         let lines = |strategy| {
-            let text = text(&cluster(&digester, 500), strategy);
+            let text = text(cluster(&digester, 500), strategy);
             let mut lines: Vec<String> =
                 text.lines().filter(|l| l.starts_with(['-', ':'])).map(str::to_owned).collect();
             lines.sort_unstable();
@@ -394,7 +359,7 @@ mod tests {
             writes.delete(ChainId::Hashed(Prefix::Sep, port.endpoint_hash("x")));
             writes.delete(ChainId::Hashed(Prefix::Svc, port.hash()));
         }
-        let text = text(&writes, WriteStrategy::OrderedBlocks);
+        let text = text(writes, WriteStrategy::OrderedBlocks);
         assert_eq!(text.matches("COMMIT").count(), 2);
         assert!(text.rfind("-X KUBE-SVC-").unwrap() < text.find("-X KUBE-SEP-").unwrap());
     }
@@ -410,7 +375,7 @@ mod tests {
             }
             writes.delete(root);
         }
-        let text = text(&writes, WriteStrategy::OrderedBlocks);
+        let text = text(writes, WriteStrategy::OrderedBlocks);
         let kinds = text.lines().filter_map(|line| match line.strip_prefix("-X ")?.strip_prefix("KUBE-SVC-BAL-") {
             Some(part) => part.chars().next(),
             None => Some('A'),

@@ -26,6 +26,8 @@ pub(crate) struct Service {
     pub(crate) internal_local: bool,
     pub(crate) external_local: bool,
     pub(crate) health_check_port: Option<u16>,
+    /// Carries the label of the cluster's DNS.
+    pub(crate) dns: bool,
 }
 
 /// One port of a Service.
@@ -88,6 +90,7 @@ impl Service {
             internal_local: is_local("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_ref(), problems),
             external_local,
             health_check_port,
+            dns: wire.metadata.labels.as_ref().is_some_and(|l| l.dns),
         })
     }
 

@@ -76,7 +76,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// The four labels that mean something to a Service proxy.
+/// The labels that mean something to a Service proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Labels<'a> {
     /// `kubernetes.io/service-name`: the Service an `EndpointSlice` belongs to.
@@ -85,6 +85,8 @@ pub(crate) struct Labels<'a> {
     pub(crate) other_proxy: bool,
     /// `service.kubernetes.io/headless` is present.
     pub(crate) headless: bool,
+    /// `k8s-app=kube-dns`: the cluster's DNS, whatever its Service is called.
+    pub(crate) dns: bool,
     /// `topology.kubernetes.io/zone`.
     pub(crate) zone: Option<Text<'a>>,
 }
@@ -103,6 +105,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
                     match key.as_str() {
                         "kubernetes.io/service-name" => labels.service_name = Some(map.next_value()?),
                         "topology.kubernetes.io/zone" => labels.zone = Some(map.next_value()?),
+                        "k8s-app" => labels.dns = map.next_value::<Text<'de>>()?.as_str() == "kube-dns",
                         "service.kubernetes.io/service-proxy-name" => {
                             labels.other_proxy = true;
                             map.next_value::<IgnoredAny>()?;

@@ -62,6 +62,8 @@ pub(crate) struct TableWrites {
     pub(crate) dispatch: Vec<DispatchChain>,
     /// `-I` lines.
     pub(crate) hooks: Vec<u8>,
+    /// Where these are, once they stand in `text`.
+    pub(crate) hook_lines: Range<usize>,
     pub(crate) deletions: Vec<ChainId>,
     /// KUBE-FIREWALL is known to be missing. (Declaring it while it exists would empty kubelet's chain.)
     pub(crate) creates_firewall: bool,
@@ -73,8 +75,14 @@ impl TableWrites {
             && self.parts.is_empty()
             && self.dispatch.is_empty()
             && self.hooks.is_empty()
+            && self.hook_lines.is_empty()
             && self.deletions.is_empty()
             && !self.creates_firewall
+    }
+
+    /// Rules of dispatch chains.
+    pub(crate) fn lines(&self) -> usize {
+        self.dispatch.iter().map(|d| d.lines.len() + d.tail.len()).sum()
     }
 }
 

@@ -77,7 +77,7 @@ fn written(balance: Balance, cluster: &Cluster, spec: &Value) -> (Engine, Kernel
 }
 
 fn apply(engine: &mut Engine, kernel: &mut Kernel, plan: &Plan) {
-    kernel.restore(&plan.payload, usize::MAX).unwrap();
+    kernel.restore(&plan.payload(), usize::MAX).unwrap();
     engine.commit(plan).unwrap();
 }
 
@@ -193,17 +193,12 @@ fn one_endpoint_changes_its_part_and_those_above() {
     };
     let (tree, flat) = (cost(Balance::Auto), cost(Balance::Flat));
     for ((change, small), (_, large)) in tree.iter().zip(&flat) {
-        let touched = [&small.chains_written[..], &small.chains_deleted].concat();
+        let touched = [small.chains_written(), small.chains_deleted()].concat();
         let parts = touched.iter().filter(|name| name.contains(PART)).count();
         // The Service's chain, the endpoint's, and a part of each level.
         assert!((1..=2).contains(&parts) && touched.len() == parts + 2, "{change}: {touched:?}");
         assert!(small.rules_written <= 2 + 1 + 2 * 16 + 16, "{change}: {}", small.rules_written);
-        assert!(
-            small.payload.len() * 12 < large.payload.len(),
-            "{change}: {} of {}",
-            small.payload.len(),
-            large.payload.len()
-        );
+        assert!(small.text.len() * 12 < large.text.len(), "{change}: {} of {}", small.text.len(), large.text.len());
     }
 }
 
@@ -214,7 +209,8 @@ fn blocks(kernel: &Kernel, plan: &Plan) -> Vec<String> {
     for table in ["filter", "nat", "mangle"] {
         known.extend(kernel.table_mut(table).keys().map(|name| format!("{table} {name}")));
     }
-    let (text, mut table) = (std::str::from_utf8(&plan.payload).unwrap(), "");
+    let payload = plan.payload();
+    let (text, mut table) = (std::str::from_utf8(&payload).unwrap(), "");
     for line in text.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = name;

@@ -42,7 +42,7 @@ fn written(world: &World, options: Options) -> (Engine, Kernel) {
     }
     engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
     let plan = engine.plan(Family::V4).unwrap().unwrap();
-    kernel.restore(&plan.payload, usize::MAX).unwrap();
+    kernel.restore(&plan.payload(), usize::MAX).unwrap();
     engine.commit(&plan).unwrap();
     (engine, kernel)
 }
@@ -165,7 +165,7 @@ fn packets_to(n: usize) -> Vec<Packet> {
 
 /// Blocks, each as text of its own.
 fn blocks(plan: &Plan) -> Vec<String> {
-    let text = std::str::from_utf8(&plan.payload).unwrap();
+    let text = String::from_utf8(plan.payload()).unwrap();
     text.split_inclusive("COMMIT\n").map(str::to_owned).collect()
 }
 
@@ -207,7 +207,7 @@ fn no_moment_of_a_switch_loses_a_packet() {
             // Nothing of any Service was written again: only the ways to it.
             let dispatch = |name: &String| name.contains("KUBE-SERVICES") || name.contains("KUBE-SVC-DSP-");
             let written = |name: &String| name.contains("KUBE-S") && !dispatch(name);
-            assert!(!plan.chains_written.iter().chain(&plan.chains_deleted).any(written));
+            assert!(!plan.chains_written().iter().chain(&plan.chains_deleted()).any(written));
         }
     }
 }
@@ -244,13 +244,13 @@ fn one_service_more_or_less_writes_a_leaf() {
                 assert_eq!(engine.ingest(*kind, &frame).changed, 1);
             }
             let plan = engine.plan(Family::V4).unwrap().unwrap();
-            kernel.restore(&plan.payload, usize::MAX).unwrap();
+            kernel.restore(&plan.payload(), usize::MAX).unwrap();
             engine.commit(&plan).unwrap();
             let parts = |list: &[String]| list.iter().filter(|c| c.contains("KUBE-SVC-DSP-")).count();
-            let touched = parts(&plan.chains_written) + parts(&plan.chains_deleted);
+            let touched = parts(&plan.chains_written()) + parts(&plan.chains_deleted());
             assert!((1..30).contains(&touched), "{touched} parts of {total}");
-            assert!(plan.payload.len() < 12_000, "{} bytes", plan.payload.len());
-            assert!(!plan.chains_written.contains(&"nat KUBE-SERVICES".to_owned()));
+            assert!(plan.text.len() < 12_000, "{} bytes", plan.text.len());
+            assert!(!plan.chains_written().contains(&"nat KUBE-SERVICES".to_owned()));
         }
     }
 }
@@ -267,7 +267,7 @@ fn the_threshold_does_not_flutter() {
         engine.replace(Kind::Service, &[&serde_json::to_vec(&list).unwrap()]).unwrap();
         let before = tree(&kernel);
         if let Some(plan) = engine.plan(Family::V4).unwrap() {
-            kernel.restore(&plan.payload, usize::MAX).unwrap();
+            kernel.restore(&plan.payload(), usize::MAX).unwrap();
             engine.commit(&plan).unwrap();
         }
         if tree(&kernel) != before {

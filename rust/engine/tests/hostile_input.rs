@@ -27,11 +27,11 @@ fn payload_in(dispatch: Dispatch, services: &[Value], slices: &[Value]) -> (Stri
     engine.observe(Family::V4, b"").unwrap();
     let plan = engine.plan(Family::V4).unwrap().unwrap();
     let mut kernel = Kernel::new();
-    kernel.restore(&plan.payload, 3).unwrap();
+    kernel.restore(&plan.payload(), 3).unwrap();
     engine.commit(&plan).unwrap();
     engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
     assert!(engine.plan(Family::V4).unwrap().is_none(), "what was written is recognised");
-    (String::from_utf8(plan.payload).unwrap(), engine)
+    (String::from_utf8(plan.payload()).unwrap(), engine)
 }
 
 fn victim() -> (Value, Value) {
@@ -199,7 +199,7 @@ fn an_undecodable_object_keeps_its_previous_state() {
     engine.replace(Kind::Service, &[&serde_json::to_vec(&json!([service])).unwrap()]).unwrap();
     assert!(engine.problems().is_empty());
     engine.replace(Kind::Service, &[b"[]"]).unwrap();
-    assert!(engine.plan(Family::V4).unwrap().unwrap().chains_deleted.len() > 1);
+    assert!(engine.plan(Family::V4).unwrap().unwrap().deleted.len() > 1);
 }
 
 #[test]

@@ -22,6 +22,8 @@ fn engine_with(strategy: WriteStrategy, (dispatch, balance): (Dispatch, Balance)
     options.tree_limits = SMALL;
     options.balance = balance;
     options.balance_limits = FEW;
+    options.set_first_services(&["ns/b", "ns/none"]).unwrap();
+    options.first_stage_above = 1;
     options.write_strategy = strategy;
     options.set_local_detector("ClusterCIDR", &["10.128.0.0/10"], "").unwrap();
     options.nfacct_localhost_accepted = true;
@@ -85,8 +87,17 @@ fn frame(engine: &mut Engine, kind: Kind, type_: &str, object: &serde_json::Valu
     assert_eq!((report.rejected, report.malformed), (0, None));
 }
 
-/// One sync as the loop does it: observe when told so, plan, restore, report. `Some(n)`: the restore dies after n COMMITs.
-fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> bool {
+/// What a sync did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Synced {
+    Nothing,
+    FirstStage,
+    Written,
+}
+
+/// One plan as the loop carries it out: observe when told so, plan, restore, report. `Some(n)`: the restore dies after n
+/// COMMITs.
+fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> Synced {
     let plan = match engine.plan(Family::V4) {
         Err(PlanError::NotObserved) => {
             engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
@@ -94,16 +105,29 @@ fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> 
         }
         plan => plan.unwrap(),
     };
-    let Some(plan) = plan else { return false };
+    let Some(plan) = plan else { return Synced::Nothing };
     kernel
-        .restore(&plan.payload, dies_after.unwrap_or(usize::MAX))
-        .unwrap_or_else(|e| panic!("{e}\n{}", String::from_utf8_lossy(&plan.payload)));
+        .restore(&plan.payload(), dies_after.unwrap_or(usize::MAX))
+        .unwrap_or_else(|e| panic!("{e}\n{}", String::from_utf8_lossy(&plan.payload())));
     if dies_after.is_none() {
         engine.commit(&plan).unwrap();
     } else {
         engine.abandon(&plan).unwrap();
     }
-    true
+    if plan.more { Synced::FirstStage } else { Synced::Written }
+}
+
+/// All stages; true if there was anything to write.
+fn sync_all(engine: &mut Engine, kernel: &mut Kernel) -> bool {
+    match sync(engine, kernel, None) {
+        Synced::Nothing => false,
+        Synced::Written => true,
+        Synced::FirstStage => {
+            assert!(engine.conntrack_view(Family::V4).is_none(), "a first stage settles nothing");
+            assert_ne!(sync(engine, kernel, None), Synced::FirstStage);
+            true
+        }
+    }
 }
 
 fn meddle(kernel: &mut Kernel, how: usize) {
@@ -155,17 +179,17 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Dispatch, Balance))
             }
         }
     }
-    sync(&mut engine, &mut kernel, None);
-    prop_assert!(!sync(&mut engine, &mut kernel, None), "a second sync has nothing to do");
+    sync_all(&mut engine, &mut kernel);
+    prop_assert!(!sync_all(&mut engine, &mut kernel), "a second sync has nothing to do");
 
     let (mut fresh, mut empty) = (engine_with(strategy, mode), Kernel::new());
     relist(&mut fresh, &world);
     if mode.0 == Dispatch::Auto {
         // Between the two thresholds a chain stays what it was, and the kernel is where that is remembered.
-        prop_assert!(!sync(&mut fresh, &mut kernel.clone(), None), "a restart over right rules writes nothing");
+        prop_assert!(!sync_all(&mut fresh, &mut kernel.clone()), "a restart over right rules writes nothing");
         fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();
     }
-    sync(&mut fresh, &mut empty, None);
+    sync_all(&mut fresh, &mut empty);
     prop_assert_eq!(in_order(&kernel.save()), in_order(&empty.save()));
     prop_assert_eq!(engine.problems(), fresh.problems());
     prop_assert_eq!(engine.facts(Family::V4), fresh.facts(Family::V4));
@@ -246,7 +270,7 @@ fn without_external_ips_a_service_keeps_its_other_addresses() {
         relist(&mut engine, &World::default());
         engine.replace(Kind::Service, &[&serde_json::to_vec(&service).unwrap()]).unwrap();
         engine.observe(Family::V4, b"").unwrap();
-        let text = String::from_utf8(engine.plan(Family::V4).unwrap().unwrap().payload).unwrap();
+        let text = String::from_utf8(engine.plan(Family::V4).unwrap().unwrap().payload()).unwrap();
         (text, engine.problems())
     };
     let (with, none) = text(true);
@@ -274,13 +298,90 @@ fn change_triggers_come_from_watches_only() {
     assert!(engine.take_change_triggers().is_empty());
 }
 
+/// Services `ns/s0`, `ns/s1`, …; the last is DNS by its label, the one before by the name that the tests give.
+fn many(services: usize) -> World {
+    let mut world = World::default();
+    for n in 0..services {
+        let name = if n + 2 == services { "b".to_owned() } else { format!("s{n}") };
+        let labels = if n + 1 == services { json!({"k8s-app": "kube-dns"}) } else { json!({"k8s-app": "web"}) };
+        let service = json!({"metadata": {"name": name, "namespace": "ns", "labels": labels},
+            "spec": {"clusterIP": format!("10.96.{}.{}", n / 250, n % 250 + 1), "ports": [{"port": 53}]}});
+        let slice = json!({"metadata": {"name": format!("{name}-1"), "namespace": "ns", "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "ports": [{"port": 53}],
+            "endpoints": [{"addresses": [format!("10.128.{}.{}", n / 250, n % 250 + 1)]}]});
+        world.objects.insert((Kind::Service, name.clone()), service);
+        world.objects.insert((Kind::EndpointSlice, name), slice);
+    }
+    world
+}
+
+#[test]
+fn a_large_start_begins_with_what_others_wait_for() {
+    for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
+        let (mut engine, mut kernel) = (engine(strategy), Kernel::new());
+        relist(&mut engine, &many(600));
+        engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
+        let first = engine.plan(Family::V4).unwrap().unwrap();
+        assert!(first.more && first.full);
+        assert_eq!(first.text.blocks(), 3, "one a table");
+        let chains = first.chains_written();
+        assert_eq!(chains.iter().filter(|c| c.contains("KUBE-SVC-")).count(), 2);
+        assert_eq!(chains.iter().filter(|c| c.contains("KUBE-SEP-")).count(), 2);
+        assert!(first.hooks_inserted.len() > 5);
+        let text = String::from_utf8(first.payload()).unwrap();
+        assert_eq!(text.matches("ns/s").count(), text.matches("ns/s599").count());
+        assert!(!text.contains("REJECT"), "nothing is said yet of those that are to come");
+        kernel.restore(&first.payload(), 3).unwrap();
+        engine.commit(&first).unwrap();
+        assert!(engine.conntrack_view(Family::V4).is_none());
+
+        let rest = engine.plan(Family::V4).unwrap().unwrap();
+        assert!(!rest.more && rest.full && rest.hooks_inserted.is_empty());
+        assert_eq!(rest.chains_written().iter().filter(|c| c.contains("KUBE-SVC-")).count(), 598);
+        kernel.restore(&rest.payload(), usize::MAX).unwrap();
+        engine.commit(&rest).unwrap();
+        assert!(engine.plan(Family::V4).unwrap().is_none() && engine.conntrack_view(Family::V4).is_some());
+    }
+}
+
+#[test]
+fn only_an_empty_kernel_and_a_large_cluster_are_begun_in_stages() {
+    // Something of ours is there.
+    let (mut engine, mut kernel) = (engine(WriteStrategy::OrderedBlocks), Kernel::new());
+    relist(&mut engine, &World::default());
+    assert_eq!(sync(&mut engine, &mut kernel, None), Synced::Written);
+    for world in [many(600), World::default()] {
+        let mut restarted = self::engine(WriteStrategy::OrderedBlocks);
+        relist(&mut restarted, &world);
+        let before = kernel.save();
+        restarted.observe(Family::V4, before.as_bytes()).unwrap();
+        assert!(restarted.plan(Family::V4).unwrap().is_none_or(|plan| !plan.more && plan.deleted.is_empty()));
+    }
+    // Somebody flushed everything under a running engine: dispatch chains hold every Service's rules.
+    relist(&mut engine, &many(600));
+    assert_eq!(sync(&mut engine, &mut kernel, None), Synced::Written);
+    let mut empty = Kernel::new();
+    engine.observe(Family::V4, empty.save().as_bytes()).unwrap();
+    assert_eq!(sync(&mut engine, &mut empty, None), Synced::Written);
+    assert_eq!(empty.save(), kernel.save());
+    // Few Services, or none of the first.
+    let mut small = self::engine(WriteStrategy::OrderedBlocks);
+    relist(&mut small, &many(1));
+    assert_eq!(sync(&mut small, &mut Kernel::new(), None), Synced::Written);
+    let mut options = Options::new("node-1");
+    options.first_stage_above = 1;
+    let mut unnamed = Engine::new(options);
+    relist(&mut unnamed, &many(600));
+    assert_eq!(sync(&mut unnamed, &mut Kernel::new(), None), Synced::Written);
+}
+
 #[test]
 fn a_plan_of_another_generation_is_refused() {
     let (mut engine, mut kernel) = (engine(WriteStrategy::OneBlock), Kernel::new());
     relist(&mut engine, &World::default());
     engine.observe(Family::V4, b"").unwrap();
     let plan = engine.plan(Family::V4).unwrap().unwrap();
-    kernel.restore(&plan.payload, 3).unwrap();
+    kernel.restore(&plan.payload(), 3).unwrap();
     engine.commit(&plan).unwrap();
     assert_eq!(engine.commit(&plan).unwrap_err(), PlanError::Stale);
     assert_eq!(engine.abandon(&plan).unwrap_err(), PlanError::Stale);
@@ -304,7 +405,7 @@ fn same_state_same_bytes() {
             frame(&mut engine, *kind, "ADDED", object);
         }
         engine.observe(Family::V4, b"").unwrap();
-        engine.plan(Family::V4).unwrap().unwrap().payload
+        engine.plan(Family::V4).unwrap().unwrap().payload()
     };
     assert_eq!(plan(false), plan(true));
 }

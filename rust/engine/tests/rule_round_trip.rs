@@ -54,7 +54,7 @@ fn kernel_and_engine(events: &[Event], variant: u8, family: Family) -> (Kernel, 
     let mut kernel = Kernel::new();
     engine.observe(family, kernel.save().as_bytes()).unwrap();
     let plan = engine.plan(family).unwrap().unwrap();
-    kernel.restore(&plan.payload, 3).unwrap();
+    kernel.restore(&plan.payload(), 3).unwrap();
     engine.commit(&plan).unwrap();
     (kernel, engine)
 }
@@ -82,7 +82,7 @@ proptest! {
             }
             engine.observe(Family::V4, saved.replacen(victim, &changed, 1).as_bytes()).unwrap();
             let plan = engine.plan(Family::V4).unwrap().expect("the chain must be written again");
-            prop_assert_eq!(plan.chains_written.len(), 1, "{}", changed);
+            prop_assert_eq!(plan.written.len(), 1, "{}", changed);
             engine.commit(&plan).unwrap();
         }
     }

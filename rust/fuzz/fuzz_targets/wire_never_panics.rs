@@ -30,8 +30,8 @@ fn decode(dispatch: Dispatch, data: &[u8]) {
     for family in Family::ALL {
         engine.observe(family, b"").expect("nothing there is an observation");
         let plan = engine.plan(family).expect("everything is listed").expect("an empty kernel needs rules");
-        assert!(plan.payload.is_ascii() && plan.payload.ends_with(b"COMMIT\n"));
-        for line in plan.payload.split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
+        assert!(plan.payload().is_ascii() && plan.payload().ends_with(b"COMMIT\n"));
+        for line in plan.payload().split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
             assert!(matches!(line[0], b'*' | b':' | b'-') || line == b"COMMIT", "{}", String::from_utf8_lossy(line));
             assert_eq!(line.iter().filter(|&&b| b == b'"').count() % 2, 0);
         }

@@ -1,0 +1,218 @@
+"""A start and mass changes of a large cluster: engine, sync loop and real tools in a namespace, without an API server.
+
+    hack/in-namespaces .venv/bin/python -m bench.startup --services 30000 --backend nft
+
+Rows: seconds by stage of the first sync and of changes after it, beside the tool alone with the same text, and what the
+process holds and held at most (VmRSS, VmHWM) after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import resource
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ferrule._engine import Engine
+from ferrule.config.schema import Settings
+from ferrule.daemon import lifetime  # noqa: F401 - what the daemon has loaded counts
+from ferrule.dataplane.iptables import IptablesDataplane, Payload
+from ferrule.dataplane.process import Runner
+from ferrule.sync.cadence import Cadence
+from ferrule.sync.loop import SyncLoop, SyncReport
+from ferrule.sync.options import HostFacts, engine_options
+from ferrule.testing.netns import NetNs
+from ferrule.types import Backend, Kind
+
+DNS = ("kube-system", "kube-dns")
+
+
+def address(number: int) -> str:
+    """The n-th Pod's."""
+    return str(ipaddress.IPv4Address("10.129.0.1") + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """`services` of one port with `endpoints`; the last is DNS."""
+
+    services: int
+    endpoints: int
+
+    def key(self, n: int) -> tuple[str, str]:
+        """Namespace and name."""
+        return DNS if n == self.services - 1 else (f"team-{n % 50}", f"svc-{n:05d}")
+
+    def service(self, n: int) -> dict[str, Any]:
+        """As the API has it, as far as anybody reads it."""
+        namespace, called = self.key(n)
+        spec = {
+            "clusterIP": f"10.{96 + n // 62500}.{n // 250 % 250}.{n % 250 + 1}",
+            "ports": [{"name": "http", "port": 80}],
+        }
+        return {"kind": "Service", "metadata": {"name": called, "namespace": namespace}, "spec": spec}
+
+    def slice(self, n: int, shift: int = 0) -> dict[str, Any]:
+        """Its endpoints, `shift` of them other ones than before."""
+        namespace, called = self.key(n)
+        ips = [address(n * self.endpoints + i + (500_000 if i < shift else 0)) for i in range(self.endpoints)]
+        metadata = {"name": f"{called}-0", "namespace": namespace, "labels": {"kubernetes.io/service-name": called}}
+        return {
+            "kind": "EndpointSlice",
+            "metadata": metadata,
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": True}} for ip in ips],
+        }
+
+
+@dataclass
+class Stages:
+    """Who took how long, and the memory afterwards."""
+
+    marks: list[tuple[str, float]] = field(default_factory=list)
+
+    def memory(self) -> str:
+        """MiB now and at most since the last call."""
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        now, most = (int(status[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+        Path("/proc/self/clear_refs").write_text("5")
+        return f"rss {now:6.1f} MiB, at most {most:6.1f} MiB"
+
+    def row(self, label: str, text: str) -> None:
+        """One line."""
+        print(f"{label:<28} {text:<64} {self.memory()}", flush=True)
+
+
+def feed(engine: Engine, kind: Kind, objects: Iterable[dict[str, Any]]) -> None:
+    """A list that arrives in pieces."""
+    engine.begin_list(kind)
+    engine.feed_list(kind, b'{"kind":"List","metadata":{"resourceVersion":"1"},"items":[')
+    for n, one in enumerate(objects):
+        engine.feed_list(kind, (b"," if n else b"") + orjson.dumps(one))
+    engine.feed_list(kind, b"]}")
+    engine.end_list(kind)
+
+
+def frames(type_: str, objects: Iterable[dict[str, Any]]) -> bytes:
+    """Of a watch."""
+    return b"\n".join(orjson.dumps({"type": type_, "object": one}) for one in objects)
+
+
+class Timed(IptablesDataplane):
+    """Says what each restore took."""
+
+    async def restore(self, payload: Payload) -> None:
+        """As the tool's own; the first stage's end is the moment DNS works."""
+        begun = time.monotonic()
+        await super().restore(payload)
+        TOOK.append(time.monotonic() - begun)
+
+
+TOOK: list[float] = []
+
+
+def told(report: SyncReport) -> str:
+    """Stages of one sync."""
+    if not report.ok:
+        raise SystemExit(f"failed: {report.failures}")
+    plan = report.plans["ipv4"]
+    first = f"first {TOOK[0]:.2f} s, " if report.stages_before else ""
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.stages.items() if seconds >= 0.005)
+    return f"{report.seconds:6.2f} s ({first}{stages}; {plan.blocks} blocks, {plan.payload_size / 1e6:.1f} MB)"
+
+
+async def run(options: argparse.Namespace, netns: NetNs) -> None:
+    """All rows."""
+    cluster, stages = Cluster(options.services, options.endpoints), Stages()
+    facts = HostFacts(node_name="node-1", ordered_blocks=options.backend == "nft")
+    settings = Settings()
+    plane = Timed("ipv4", Backend(options.backend), Runner(("ip", "netns", "exec", netns.name)))
+    engine = Engine(engine_options(settings, facts, stages=True))
+    loop = SyncLoop(engine, [plane], Cadence(0.0), clock=time.monotonic)
+    stages.row("nothing", "")
+    numbers = range(cluster.services)
+    begun = time.monotonic()
+    feed(engine, "Service", map(cluster.service, numbers))
+    feed(engine, "EndpointSlice", map(cluster.slice, numbers))
+    engine.replace("Node", [b"[]"])
+    stages.row("lists", f"{time.monotonic() - begun:6.2f} s, generator included")
+    stages.row("start", told(await loop.sync()))
+
+    async def change(label: str, *batches: tuple[Kind, bytes]) -> None:
+        for kind, batch in batches:
+            engine.ingest(kind, batch)
+        TOOK.clear()
+        stages.row(label, told(await loop.sync()))
+
+    for n in range(options.repeat):
+        await change("one endpoint", ("EndpointSlice", frames("MODIFIED", [cluster.slice(7 + n, 1)])))
+    some = range(0, cluster.services - 1, max(cluster.services // 1000, 1))[:1000]
+    for shift, label in ((1, "one endpoint of each"), (cluster.endpoints, "all endpoints")):
+        moved = frames("MODIFIED", (cluster.slice(n, shift) for n in some))
+        await change(f"{len(some)}: {label}", ("EndpointSlice", moved))
+    for type_, label in (("DELETED", "Services go"), ("ADDED", "Services come")):
+        await change(
+            f"{len(some)} {label}",
+            ("EndpointSlice", frames(type_, map(cluster.slice, some))),
+            ("Service", frames(type_, map(cluster.service, some))),
+        )
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"largest child: {children:.0f} MiB")
+
+
+async def alone(options: argparse.Namespace, netns: NetNs) -> None:
+    """The tool with the text of a full plan, all in one go."""
+    cluster = Cluster(options.services, options.endpoints)
+    facts = HostFacts(node_name="node-1", ordered_blocks=options.backend == "nft")
+    engine = Engine(engine_options(Settings(), facts))
+    feed(engine, "Service", map(cluster.service, range(cluster.services)))
+    feed(engine, "EndpointSlice", map(cluster.slice, range(cluster.services)))
+    engine.replace("Node", [b"[]"])
+    engine.observe("ipv4", b"")
+    begun = time.monotonic()
+    plan = engine.plan("ipv4")
+    assert plan is not None
+    planned = time.monotonic() - begun
+    with tempfile.TemporaryFile() as text:
+        text.write(plan.payload)
+        text.seek(0)
+        plane = IptablesDataplane("ipv4", Backend(options.backend))
+        begun = time.monotonic()
+        command = ("ip", "netns", "exec", netns.name, plane.tool("restore"), "--noflush", "-w", "5")
+        child = await asyncio.create_subprocess_exec(*command, stdin=text)
+        if await child.wait():
+            raise SystemExit("the tool failed")
+        print(
+            f"{'tool alone':<28} {time.monotonic() - begun:6.2f} s (plan {planned:.2f} s, {plan.strategy})", flush=True
+        )
+    for row in plan.phases:
+        print("   ", *row)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--services", type=int, default=10_000)
+    parser.add_argument("--endpoints", type=int, default=4)
+    parser.add_argument("--backend", choices=("nft", "legacy"), default="nft")
+    parser.add_argument("--repeat", type=int, default=5, help="single changes")
+    parser.add_argument("--alone", action="store_true", help="the tool alone, too")
+    options = parser.parse_args()
+    with NetNs("startup") as netns:
+        asyncio.run(run(options, netns))
+    if options.alone:
+        with NetNs("alone") as netns:
+            asyncio.run(alone(options, netns))
+
+
+if __name__ == "__main__":
+    main()

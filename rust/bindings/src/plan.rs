@@ -1,0 +1,149 @@
+//! Plans, whose text can be taken out piece by piece.
+
+use std::sync::{Mutex, PoisonError};
+
+use ferrule_engine::text::{Pieces, RestoreText};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+use crate::errors;
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct Plan {
+    /// Without its text.
+    pub(crate) core: ferrule_engine::Plan,
+    /// `None`: taken.
+    text: Mutex<Option<RestoreText>>,
+    payload_size: usize,
+    strategy: String,
+    phases: Vec<Phase>,
+    blocks: usize,
+}
+
+/// Name with its table, blocks, chains, rules, bytes.
+type Phase = (String, usize, usize, usize, usize);
+
+impl From<ferrule_engine::Plan> for Plan {
+    fn from(mut core: ferrule_engine::Plan) -> Self {
+        let text = std::mem::take(&mut core.text);
+        let phases = text.phases().iter();
+        Self {
+            core,
+            payload_size: text.len(),
+            strategy: text.strategy.to_string(),
+            phases: phases
+                .map(|p| (format!("{} {}", p.table.name(), p.name), p.blocks, p.chains, p.rules, p.bytes))
+                .collect(),
+            blocks: text.blocks(),
+            text: Mutex::new(Some(text)),
+        }
+    }
+}
+
+#[pymethods]
+impl Plan {
+    #[getter]
+    const fn family(&self) -> &'static str {
+        self.core.family.name()
+    }
+
+    #[getter]
+    const fn generation(&self) -> u64 {
+        self.core.generation
+    }
+
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = text.as_ref().ok_or_else(errors::taken)?;
+        Ok(PyBytes::new(py, &text.to_vec()))
+    }
+
+    fn take_payload(&self) -> PyResult<PayloadPieces> {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(PayloadPieces(Mutex::new(text.ok_or_else(errors::taken)?.pieces())))
+    }
+
+    #[getter]
+    const fn payload_size(&self) -> usize {
+        self.payload_size
+    }
+
+    #[getter]
+    fn chains_written<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.core.chains_written())
+    }
+
+    #[getter]
+    fn chains_deleted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.core.chains_deleted())
+    }
+
+    #[getter]
+    fn written_count(&self) -> usize {
+        self.core.written.len()
+    }
+
+    #[getter]
+    fn deleted_count(&self) -> usize {
+        self.core.deleted.len()
+    }
+
+    #[getter]
+    fn hooks_inserted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.core.hooks_inserted)
+    }
+
+    #[getter]
+    const fn rules_written(&self) -> usize {
+        self.core.rules_written
+    }
+
+    #[getter]
+    const fn rules_by_table(&self) -> (usize, usize, usize) {
+        let [filter, nat, mangle] = self.core.rules_by_table;
+        (filter, nat, mangle)
+    }
+
+    #[getter]
+    const fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    #[getter]
+    fn strategy(&self) -> &str {
+        &self.strategy
+    }
+
+    #[getter]
+    fn phases<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.phases.iter().cloned())
+    }
+
+    #[getter]
+    const fn full(&self) -> bool {
+        self.core.full
+    }
+
+    #[getter]
+    const fn more(&self) -> bool {
+        self.core.more
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct PayloadPieces(Mutex<Pieces>);
+
+#[pymethods]
+impl PayloadPieces {
+    const fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        let piece = py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).next());
+        piece.map(|piece| PyBytes::new(py, &piece))
+    }
+}
