@@ -2,8 +2,8 @@
 
     hack/in-namespaces .venv/bin/python -m bench.startup --services 30000 --backend nft
 
-Rows: seconds by stage of the first sync and of changes after it, beside the tool alone with the same text, and what the
-process holds and held at most (VmRSS, VmHWM) after each.
+Rows: seconds by stage of the first sync and of changes after it, processor seconds of this process and of the tools,
+and what this process holds and held at most (VmRSS, VmHWM); with `--alone`, the tool alone with a full plan's text.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Cluster:
 class Stages:
     """Who took how long, and the memory afterwards."""
 
-    marks: list[tuple[str, float]] = field(default_factory=list)
+    used: list[Any] = field(default_factory=lambda: [None, None])
 
     def memory(self) -> str:
         """MiB now and at most since the last call."""
@@ -87,9 +87,21 @@ class Stages:
         Path("/proc/self/clear_refs").write_text("5")
         return f"rss {now:6.1f} MiB, at most {most:6.1f} MiB"
 
+    def processor(self) -> str:
+        """Seconds of it since the last call, which other load on the machine does not stretch."""
+        before, self.used = (
+            self.used,
+            [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)],
+        )
+        own, child = (
+            now.ru_utime + now.ru_stime - (then.ru_utime + then.ru_stime if then else 0)
+            for now, then in zip(self.used, before, strict=True)
+        )
+        return f"cpu {own:6.2f} s, tools {child:6.2f} s"
+
     def row(self, label: str, text: str) -> None:
         """One line."""
-        print(f"{label:<28} {text:<64} {self.memory()}", flush=True)
+        print(f"{label:<28} {text:<84} {self.processor()}   {self.memory()}", flush=True)
 
 
 def feed(engine: Engine, kind: Kind, objects: Iterable[dict[str, Any]]) -> None:
@@ -186,14 +198,15 @@ async def alone(options: argparse.Namespace, netns: NetNs) -> None:
         text.write(plan.payload)
         text.seek(0)
         plane = IptablesDataplane("ipv4", Backend(options.backend))
+        stages = Stages()
+        stages.processor()
         begun = time.monotonic()
         command = ("ip", "netns", "exec", netns.name, plane.tool("restore"), "--noflush", "-w", "5")
         child = await asyncio.create_subprocess_exec(*command, stdin=text)
         if await child.wait():
             raise SystemExit("the tool failed")
-        print(
-            f"{'tool alone':<28} {time.monotonic() - begun:6.2f} s (plan {planned:.2f} s, {plan.strategy})", flush=True
-        )
+        took = f"{time.monotonic() - begun:6.2f} s (plan {planned:.2f} s; {plan.strategy})"
+        print(f"{'tool alone':<28} {took} {stages.processor()}", flush=True)
     for row in plan.phases:
         print("   ", *row)
 

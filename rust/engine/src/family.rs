@@ -15,6 +15,7 @@ use crate::digest::Digester;
 use crate::dispatch::Part;
 use crate::error::{InputError, PlanError};
 use crate::hooks::{Hook, hooks};
+use crate::lines::Lines;
 use crate::names::{ChainId, FixedChain, PortName, Table};
 use crate::options::Options;
 use crate::plan::Plan;
@@ -130,6 +131,7 @@ impl FamilyState {
         for chain in self.delta.deletable() {
             writes.delete(chain);
         }
+        writes.lines = Lines::default();
         self.facts = Some(facts);
 
         if writes.is_empty() {
@@ -248,11 +250,7 @@ impl FamilyState {
         }
         self.fixed = counts;
         if !flat.is_empty() {
-            self.ports.dispatch_rules(&ctx, &mut |chain, rule| {
-                if flat.contains(&chain) {
-                    writes.dispatch(chain, &rule);
-                }
-            });
+            self.ports.write_flat(&ctx, &flat, writes);
         }
     }
 

@@ -36,6 +36,7 @@ mod services;
 mod topology;
 
 mod hooks;
+mod lines;
 mod ruleset;
 
 mod delta;

@@ -16,6 +16,7 @@ use crate::delta::Delta;
 use crate::digest::Digester;
 use crate::dispatch::{Part, Roots, Share};
 use crate::endpoints::{self, Candidate};
+use crate::lines::Lines;
 use crate::names::{ChainId, FixedChain, PortName, Protocol, Table};
 use crate::options::Options;
 use crate::problem::{Problem, ProblemKind};
@@ -190,11 +191,20 @@ impl Ports {
         let ctx = self.context(inputs.options, inputs.facts);
         for &part in &parts {
             let Some(node) = self.roots.find(part) else { continue };
-            let rules = match &node.body {
-                Body::Inner { .. } => node.jumps(part.of),
-                Body::Leaf(entries) => entries.iter().filter_map(|entry| self.rule_of(&ctx, part.of, entry)).collect(),
-            };
-            writes.part(node.id, part.place.len, &rules);
+            let table = part.of.table();
+            writes.open_part(node.id, part.place.len);
+            match &node.body {
+                Body::Inner { .. } => node.jumps(part.of).iter().for_each(|rule| writes.part(table, rule)),
+                Body::Leaf(entries) => {
+                    for entry in entries {
+                        if !writes.part_known(table, entry.digest)
+                            && let Some(rule) = self.rule_of(&ctx, part.of, entry)
+                        {
+                            writes.part(table, &rule);
+                        }
+                    }
+                }
+            }
         }
         parts
     }
@@ -215,12 +225,19 @@ impl Ports {
         found
     }
 
-    /// Hand every port's dispatch rules to `emit`, ports in name order. Ports that have none, or were not rendered yet
-    /// (so nobody knows what can be reached), are passed over.
-    pub(crate) fn dispatch_rules(&self, ctx: &Context<'_>, emit: &mut dyn FnMut(FixedChain, Rule)) {
+    /// Write every port's rules in these dispatch chains, ports in name order. Ports that have none, or were not rendered
+    /// yet (so nobody knows what can be reached), are passed over.
+    pub(crate) fn write_flat(&self, ctx: &Context<'_>, chains: &[FixedChain], writes: &mut Writes<'_>) {
         for (name, state) in self.states.iter().filter(|(_, state)| !state.shares.is_empty()) {
-            if let Some(view) = PortView::new(self.family, name, &state.service, state.port()) {
-                dispatch_rules(ctx, &view, state.reach, emit);
+            let mine = || state.shares.iter().filter(|share| chains.contains(&share.chain));
+            if mine().all(|share| writes.lines.get(share.digest).is_some()) {
+                mine().for_each(|share| writes.dispatch_known(share.chain, share.key, share.digest));
+            } else if let Some(view) = PortView::new(self.family, name, &state.service, state.port()) {
+                dispatch_rules(ctx, &view, state.reach, &mut |chain, rule| {
+                    if chains.contains(&chain) {
+                        writes.dispatch(chain, &rule);
+                    }
+                });
             }
         }
     }
@@ -378,7 +395,7 @@ impl Ports {
         state.chains = chains.into();
         state.reach = reach;
 
-        let shares = shares(&ctx, &view, reach, digester);
+        let shares = shares(&ctx, &view, reach, digester, &mut writes.lines);
         self.roots.replace(name, &state.shares, &shares);
         for share in &shares {
             rules[share.chain.table() as usize] += 1;
@@ -458,17 +475,21 @@ fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Clai
     cluster.chain(balancer).chain(external).chain(node_port).collect()
 }
 
-fn shares(ctx: &Context<'_>, view: &PortView<'_>, reach: Reach, digester: &Digester) -> Box<[Share]> {
+fn shares(
+    ctx: &Context<'_>,
+    view: &PortView<'_>,
+    reach: Reach,
+    digester: &Digester,
+    lines: &mut Lines,
+) -> Box<[Share]> {
     let mut shares: Vec<Share> = Vec::with_capacity(3);
-    let mut line = Vec::with_capacity(192);
     dispatch_rules(ctx, view, reach, &mut |chain, rule| {
         let Some(key) = Claim::of_rule(&rule) else { return };
-        line.clear();
-        rule.write_to(ctx.family, &mut line);
         let nth = shares.iter().filter(|s| s.chain == chain && s.key == key).count();
         let nth = u8::try_from(nth).unwrap_or(u8::MAX);
         let rank = if chain.table() == Table::Nat { nth } else { 0 };
-        shares.push(Share { chain, key, nth, digest: digester.ranked(rank, &line) });
+        let digest = lines.add(|out| rule.write_to(ctx.family, out), &rule, |line| digester.ranked(rank, line));
+        shares.push(Share { chain, key, nth, digest });
     });
     shares.into()
 }

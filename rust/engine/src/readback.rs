@@ -66,7 +66,7 @@ impl Accumulator {
                     sum.add(digester.text(b"a rule behind the tail"));
                 }
                 *tail_seen |= is_tail;
-                let rank = rank_key(chain.table(), rule).map_or(0, |key| {
+                let rank = rank_key(chain.table(), Claim::of_rule(rule)).map_or(0, |key| {
                     let next = ranks.entry(key).or_default();
                     let rank = *next;
                     *next = next.saturating_add(1);

@@ -9,8 +9,9 @@ use crate::address::Family;
 use crate::claims::Claim;
 use crate::digest::{Digest, Digester};
 use crate::hooks::Hook;
+use crate::lines::{Lines, jump_of};
 use crate::names::{ChainId, FixedChain, Table};
-use crate::rule::{Rule, Target};
+use crate::rule::Rule;
 use crate::ruleset::rank_key;
 
 /// A chain with all its rules, as `-A` lines in its table's buffer.
@@ -80,6 +81,26 @@ impl TableWrites {
             && !self.creates_firewall
     }
 
+    /// Append to the part opened last.
+    fn part_line(&mut self, write: impl FnOnce(ChainId, &mut Vec<u8>)) {
+        let Some(part) = self.parts.last_mut() else { return };
+        write(part.id, &mut self.text);
+        part.rules.end = self.text.len();
+        part.count += 1;
+    }
+
+    /// Append for a dispatch chain, if it was opened; gives it and what was appended.
+    fn dispatch_line(
+        &mut self,
+        chain: FixedChain,
+        write: impl FnOnce(ChainId, &mut Vec<u8>),
+    ) -> Option<(&mut DispatchChain, Range<usize>)> {
+        let written = self.dispatch.iter_mut().find(|d| d.chain == chain)?;
+        let start = self.text.len();
+        write(ChainId::Fixed(chain), &mut self.text);
+        Some((written, start..self.text.len()))
+    }
+
     /// Rules of dispatch chains.
     pub(crate) fn lines(&self) -> usize {
         self.dispatch.iter().map(|d| d.lines.len() + d.tail.len()).sum()
@@ -96,11 +117,13 @@ pub(crate) struct Writes<'a> {
     pub(crate) rules: [usize; 3],
     /// Service ports so far.
     ports: usize,
+    /// Rules of dispatch chains that were rendered on the way.
+    pub(crate) lines: Lines,
 }
 
 impl<'a> Writes<'a> {
     pub(crate) fn new(family: Family, digester: &'a Digester) -> Self {
-        Self { family, digester, tables: Default::default(), rules: [0; 3], ports: 0 }
+        Self { family, digester, tables: Default::default(), rules: [0; 3], ports: 0, lines: Lines::default() }
     }
 
     fn table(&mut self, table: Table) -> &mut TableWrites {
@@ -135,17 +158,27 @@ impl<'a> Writes<'a> {
         }
     }
 
-    /// A part of a dispatch chain that has to be written.
-    pub(crate) fn part(&mut self, id: ChainId, depth: u8, rules: &[Rule]) {
-        let family = self.family;
+    /// Begin a part of a dispatch chain that has to be written.
+    pub(crate) fn open_part(&mut self, id: ChainId, depth: u8) {
         let table = self.table(id.table());
         let start = table.text.len();
-        for rule in rules {
-            append(family, id, rule, &mut table.text);
-        }
-        let end = table.text.len();
-        table.parts.push(WrittenPart { id, depth, rules: start..end, count: rules.len() });
-        self.rules[id.table() as usize] += rules.len();
+        table.parts.push(WrittenPart { id, depth, rules: start..start, count: 0 });
+    }
+
+    /// One more rule of the part opened last.
+    pub(crate) fn part(&mut self, table: Table, rule: &Rule) {
+        let family = self.family;
+        self.table(table).part_line(|id, out| append(family, id, rule, out));
+        self.rules[table as usize] += 1;
+    }
+
+    /// The same, of a rule that was rendered on the way; false if it was not.
+    pub(crate) fn part_known(&mut self, table: Table, digest: Digest) -> bool {
+        let Self { lines, tables, rules, .. } = self;
+        let Some(line) = lines.get(digest) else { return false };
+        tables[table as usize].part_line(|id, out| append_text(id, lines.text(line), out));
+        rules[table as usize] += 1;
+        true
     }
 
     /// Begin a dispatch chain; its digest is known already.
@@ -155,30 +188,36 @@ impl<'a> Writes<'a> {
 
     /// One more rule of a dispatch chain, if it was opened.
     pub(crate) fn dispatch(&mut self, chain: FixedChain, rule: &Rule) {
-        if let Some((written, range)) = self.dispatch_text(chain, rule) {
-            let target = match rule.target {
-                Some(Target::Jump(to)) => Some(to),
-                _ => None,
-            };
-            written.lines.push(DispatchLine { rule: range, target, key: rank_key(chain.table(), rule) });
+        let (family, table) = (self.family, chain.table());
+        let written = self.table(table).dispatch_line(chain, |id, out| append(family, id, rule, out));
+        if let Some((written, rule_text)) = written {
+            let key = rank_key(table, Claim::of_rule(rule));
+            written.lines.push(DispatchLine { rule: rule_text, target: jump_of(rule), key });
+            self.rules[table as usize] += 1;
+        }
+    }
+
+    /// The same, of a rule that was rendered on the way.
+    pub(crate) fn dispatch_known(&mut self, chain: FixedChain, key: Claim, digest: Digest) {
+        let Self { lines, tables, rules, .. } = self;
+        let table = chain.table();
+        let Some(line) = lines.get(digest) else { return };
+        let written = tables[table as usize].dispatch_line(chain, |id, out| append_text(id, lines.text(line), out));
+        if let Some((written, rule_text)) = written {
+            let key = rank_key(table, Some(key));
+            written.lines.push(DispatchLine { rule: rule_text, target: line.target, key });
+            rules[table as usize] += 1;
         }
     }
 
     /// A rule that ends an opened dispatch chain.
     pub(crate) fn dispatch_tail(&mut self, chain: FixedChain, rule: &Rule) {
-        if let Some((written, range)) = self.dispatch_text(chain, rule) {
-            written.tail.push(range);
+        let (family, table) = (self.family, chain.table());
+        let written = self.table(table).dispatch_line(chain, |id, out| append(family, id, rule, out));
+        if let Some((written, rule_text)) = written {
+            written.tail.push(rule_text);
+            self.rules[table as usize] += 1;
         }
-    }
-
-    fn dispatch_text(&mut self, chain: FixedChain, rule: &Rule) -> Option<(&mut DispatchChain, Range<usize>)> {
-        let family = self.family;
-        let TableWrites { text, dispatch, .. } = &mut self.tables[chain.table() as usize];
-        let written = dispatch.iter_mut().find(|d| d.chain == chain)?;
-        let start = text.len();
-        append(family, ChainId::Fixed(chain), rule, text);
-        self.rules[chain.table() as usize] += 1;
-        Some((written, start..text.len()))
     }
 
     /// Insert a hook at the top of its chain.
@@ -221,5 +260,12 @@ pub(crate) fn append(family: Family, id: ChainId, rule: &Rule, out: &mut Vec<u8>
     out.extend_from_slice(b"-A ");
     id.write_name(out);
     rule.write_to(family, out);
+    out.push(b'\n');
+}
+
+fn append_text(id: ChainId, rule: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"-A ");
+    id.write_name(out);
+    out.extend_from_slice(rule);
     out.push(b'\n');
 }

@@ -118,6 +118,6 @@ pub(crate) fn dispatch_rules(
 
 /// What two rules of a dispatch chain must share for their order to mean something; `None`: no order in this table.
 /// In nat, the first rule a packet matches decides; in filter, all rules for one destination say the same.
-pub(crate) fn rank_key(table: Table, rule: &Rule) -> Option<Claim> {
-    if table == Table::Nat { Claim::of_rule(rule) } else { None }
+pub(crate) fn rank_key(table: Table, claim: Option<Claim>) -> Option<Claim> {
+    claim.filter(|_| table == Table::Nat)
 }
