@@ -148,7 +148,7 @@ impl FamilyState {
             hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
             rules_written: writes.rules.iter().sum(),
             rules_by_table: writes.rules,
-            text: restore_text(writes, options.write_strategy),
+            text: restore_text(writes, options.write_strategy, self.delta.counts().1),
             full,
             more,
         };

@@ -74,7 +74,7 @@ impl fmt::Display for Strategy {
             Self::Small => f.write_str("one block a table: the write is small"),
             Self::WholeTable => f.write_str("one block a table: legacy swaps the whole table at every COMMIT"),
             Self::Ordered { table, names, limit } => {
-                write!(f, "ordered blocks: {} names {names} chains, and nft is quadratic above {limit}", table.name())
+                write!(f, "ordered blocks: {} names {names} chains; above {limit}, nft is quadratic", table.name())
             }
         }
     }
