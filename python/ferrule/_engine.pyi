@@ -19,9 +19,12 @@ __all__ = [
     "IngestReport",
     "InputError",
     "NotReady",
+    "NotUnderstood",
     "PayloadPieces",
     "Plan",
     "Problem",
+    "RuleReader",
+    "RulesChanged",
     "StaleFlows",
     "StalePlan",
     "build_info",
@@ -32,6 +35,12 @@ class InputError(ValueError):
 
 class NotReady(RuntimeError):
     """`plan` was called before every kind was listed, or before the kernel's state was observed."""
+
+class NotUnderstood(ValueError):
+    """The kernel's rules have something in a form that only their own tool may know; says where and what."""
+
+class RulesChanged(RuntimeError):
+    """The kernel's rules changed while they were read: begin again."""
 
 class StalePlan(RuntimeError):
     """`commit` or `abandon` was given a plan that is not the one in flight, or a plan's text was asked for again after
@@ -211,6 +220,18 @@ class ConntrackView:
         """Judge one datagram of a ctnetlink dump. Takes any bytes; O(entries); releases the GIL."""
 
 @final
+class RuleReader:
+    """Reads one family's rules over nf_tables netlink. A conversation without the socket: send what `begin` gives, feed
+    every datagram that comes, send what that gives. Any one thread may drive it while the engine works."""
+
+    family: Family
+    def begin(self) -> bytes:
+        """Forget everything; the first request."""
+    def feed(self, datagram: bytes, /) -> bytes | None:
+        """None: more of this answer is to come. Empty: everything is read. Else the next request. Takes any bytes;
+        raises `RulesChanged`, `NotUnderstood`, or `OSError` where the kernel refused; then it must begin again."""
+
+@final
 class Engine:
     """Desired state from objects, applied state from confirmed plans, observed state from the kernel's own words."""
 
@@ -236,8 +257,10 @@ class Engine:
         """The restore exited 0: its chains are applied now."""
     def abandon(self, plan: Plan, /) -> None:
         """Outcome unknown: its chains are written again by the next plan unless `observe` finds them right."""
-    def observe(self, family: Family, saved: bytes, /) -> DriftReport:
-        """Take `iptables-save` output (all tables) for the applied state."""
+    def observe(self, family: Family, seen: bytes | RuleReader, /) -> DriftReport:
+        """Take `iptables-save` output (all tables), or what a reader has read to its end, for the applied state."""
+    def rule_reader(self, family: Family, /) -> RuleReader:
+        """For `observe`, on the nft backend."""
     def conntrack_view(self, family: Family, /) -> ConntrackView | None:
         """After a sync: None when no UDP frontend or endpoint changed since the last view, or while a plan's outcome is
         unknown. The first one after the first plan is always there."""

@@ -7,12 +7,13 @@ Three modes: replayed live step by step; fresh at each step on an empty kernel; 
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from ferrule._engine import Engine
-from ferrule.dataplane import nfacct
+from ferrule.dataplane import nfacct, nftables
 from ferrule.testing.netns import NetNs, small_transactions_only
 from ferrule.types import FAMILIES, Family
 from tests.conformance.normal_form import normal_form
@@ -50,8 +51,14 @@ class Kernel:
             self.restore(family, blank)
 
     def observe(self, engine: Engine) -> None:
+        """Over netlink where the daemon would, with iptables-save where it has to."""
         for family in FAMILIES:
-            engine.observe(family, self.save(family).encode())
+            if self.backend == "nft":
+                reader = engine.rule_reader(family)
+                self.netns.call(lambda reader=reader: nftables.read_in_thread(reader, threading.Event()))
+                engine.observe(family, reader)
+            else:
+                engine.observe(family, self.save(family).encode())
 
 
 @pytest.fixture(scope="module", params=["nft", "legacy"])

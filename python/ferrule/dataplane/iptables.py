@@ -1,18 +1,24 @@
-"""One family's iptables: save, restore, canaries, version. No knowledge of what the rules mean."""
+"""One family's iptables: read-back, restore, canaries, version. No knowledge of what the rules mean."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ferrule._engine import NotUnderstood, RuleReader, RulesChanged
+from ferrule.dataplane import nftables
 from ferrule.dataplane.outcome import check, says_missing
 from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.memfile import append, memory_file, reading, rewind
+from ferrule.observe.logs import kv
 from ferrule.types import Backend, Family
+
+log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 5
 """`-w`: kube-proxy's own wait for the xtables lock (legacy; the nft tool accepts the option and has no lock)."""
@@ -42,8 +48,9 @@ class Dataplane(Protocol):
     def family(self) -> Family:
         """Whose rules."""
 
-    async def save(self) -> bytes:
-        """All tables, as iptables-save prints them. Raises `DataplaneError`."""
+    async def read_back(self, reader: RuleReader) -> bytes | RuleReader:
+        """What the kernel holds, for `Engine.observe`: `reader`, read to its end, or all tables as iptables-save prints
+        them. Raises `DataplaneError`."""
 
     async def restore(self, payload: Payload) -> None:
         """Apply restore text without flushing the rest. Raises `DataplaneError`: then the outcome is unknown."""
@@ -65,8 +72,21 @@ class IptablesDataplane:
         name = "iptables" if self.family == "ipv4" else "ip6tables"
         return "-".join(part for part in (name, self.backend.value, verb) if part)
 
+    async def read_back(self, reader: RuleReader) -> bytes | RuleReader:
+        """See `Dataplane.read_back`. On nft over netlink, which needs no tool and is not quadratic; but whatever is not
+        known there to the last bit, the tool has to tell."""
+        if self.backend is Backend.NFT:
+            try:
+                await nftables.read(reader)
+            except (OSError, NotUnderstood, RulesChanged) as error:
+                facts = kv(ipFamily=self.family, tool=self.tool("save"), reason=str(error) or type(error).__name__)
+                log.warning("Rules are read back with a tool, which takes long where they are many", extra=facts)
+            else:
+                return reader
+        return await self.save()
+
     async def save(self) -> bytes:
-        """See `Dataplane.save`."""
+        """All tables, as iptables-save prints them. Raises `DataplaneError`."""
         done = check(await self.runner.run((self.tool("save"),), timeout=SAVE_TIMEOUT))
         return done.stdout
 

@@ -266,9 +266,11 @@ class SyncLoop:
     async def _observe(self, plane: Dataplane, report: SyncReport) -> None:
         family = plane.family
         with self._timed(report, "observe", family):
-            saved = await plane.save()
             async with self.engine_lock:
-                drift = await asyncio.to_thread(self._engine.observe, family, saved)
+                reader = self._engine.rule_reader(family)
+            seen = await plane.read_back(reader)
+            async with self.engine_lock:
+                drift = await asyncio.to_thread(self._engine.observe, family, seen)
         self._in_doubt.discard(family)
         report.drift[family] = drift
         if drift.repaired:

@@ -10,6 +10,7 @@ import copy
 from dataclasses import dataclass, field
 
 from ferrule.dataplane.iptables import Payload
+from ferrule._engine import RuleReader
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.types import Family
 
@@ -59,6 +60,10 @@ class FakeDataplane:
     def fail_next(self, kind: FailureKind, commits: int = 0) -> None:
         """The next restore fails this way."""
         self.failures.append(Failure(kind, commits))
+
+    async def read_back(self, reader: RuleReader) -> bytes | RuleReader:  # noqa: ARG002 - there is no netlink
+        """Always as text."""
+        return await self.save()
 
     async def save(self) -> bytes:
         """As iptables-save prints it."""

@@ -8,6 +8,13 @@ use pyo3::prelude::*;
 create_exception!(_engine, InputError, PyValueError, "An option or a whole batch cannot be used; nothing was changed.");
 create_exception!(_engine, NotReady, PyRuntimeError, "Not every kind is listed, or the kernel was not observed.");
 create_exception!(_engine, StalePlan, PyRuntimeError, "The plan is not the one in flight.");
+create_exception!(
+    _engine,
+    NotUnderstood,
+    PyValueError,
+    "The kernel's rules have something that only their own tool may know."
+);
+create_exception!(_engine, RulesChanged, PyRuntimeError, "The kernel's rules changed while they were read.");
 
 pub(crate) fn input(error: &EngineInputError) -> PyErr {
     InputError::new_err(error.to_string())

@@ -5,6 +5,7 @@
 mod conntrack;
 mod errors;
 mod plan;
+mod readback;
 mod values;
 
 use conntrack::{ConntrackView, StaleFlows};
@@ -14,6 +15,7 @@ use ferrule_engine::{Engine as Core, Options, WriteStrategy};
 use plan::{PayloadPieces, Plan};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use readback::{RuleReader, Seen};
 use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Problem};
 
 /// See `_engine.pyi`.
@@ -190,15 +192,30 @@ impl Engine {
         py.detach(|| core.abandon(plan)).map_err(|e| errors::plan(&e))
     }
 
-    #[pyo3(signature = (family, saved, /))]
+    #[pyo3(signature = (family, seen, /))]
     fn observe(
         &mut self,
         py: Python<'_>,
         #[pyo3(from_py_with = crate::family_of)] family: Family,
-        saved: &[u8],
+        seen: Seen<'_>,
     ) -> PyResult<DriftReport> {
         let core = &mut self.0;
-        py.detach(|| core.observe(family, saved)).map(DriftReport).map_err(|e| errors::input(&e))
+        let report = match seen {
+            Seen::Text(saved) => {
+                let saved = saved.as_bytes();
+                py.detach(|| core.observe(family, saved))
+            }
+            Seen::Read(mut reader) => {
+                let reader = &mut reader.0;
+                py.detach(|| core.observe_read(family, reader))
+            }
+        };
+        report.map(DriftReport).map_err(|e| errors::input(&e))
+    }
+
+    #[pyo3(signature = (family, /))]
+    fn rule_reader(&self, #[pyo3(from_py_with = crate::family_of)] family: Family) -> RuleReader {
+        RuleReader(self.0.rule_reader(family))
     }
 
     #[pyo3(signature = (family, /))]
@@ -256,10 +273,13 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<DriftReport>()?;
     m.add_class::<Problem>()?;
     m.add_class::<HealthCheck>()?;
+    m.add_class::<RuleReader>()?;
     m.add_class::<ConntrackView>()?;
     m.add_class::<StaleFlows>()?;
     m.add_class::<FamilyFacts>()?;
     m.add("InputError", m.py().get_type::<errors::InputError>())?;
+    m.add("NotUnderstood", m.py().get_type::<errors::NotUnderstood>())?;
+    m.add("RulesChanged", m.py().get_type::<errors::RulesChanged>())?;
     m.add("NotReady", m.py().get_type::<errors::NotReady>())?;
     m.add("StalePlan", m.py().get_type::<errors::StalePlan>())?;
     m.add_function(wrap_pyfunction!(build_info, m)?)

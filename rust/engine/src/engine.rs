@@ -26,9 +26,11 @@ use crate::conntrack;
 use crate::digest::Digester;
 use crate::error::{InputError, PlanError};
 use crate::family::FamilyState;
+use crate::nft::Reader;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::problem::Problem;
+use crate::readback;
 use crate::report::{DriftReport, FamilyFacts, HealthCheck, IngestReport};
 use crate::store::Store;
 use crate::wire::Kind;
@@ -161,7 +163,24 @@ impl Engine {
     /// # Errors
     /// Output that is cut short; then nothing changed.
     pub fn observe(&mut self, family: Family, saved: &[u8]) -> Result<DriftReport, InputError> {
-        self.families[family.index()].observe(&self.digester, saved)
+        let observed = readback::read(family, &self.digester, saved)?;
+        Ok(self.families[family.index()].observe(observed))
+    }
+
+    /// Reads a family's rules over netlink, for [`Engine::observe_read`]; independent of the engine meanwhile.
+    #[must_use]
+    pub fn rule_reader(&self, family: Family) -> Reader {
+        Reader::new(family, self.digester.clone())
+    }
+
+    /// The same as [`Engine::observe`] with what a reader has read.
+    ///
+    /// # Errors
+    /// It has not come to its end, or belongs to another family; then nothing changed.
+    pub fn observe_read(&mut self, family: Family, reader: &mut Reader) -> Result<DriftReport, InputError> {
+        let observed = if reader.family() == family { reader.take() } else { None };
+        let observed = observed.ok_or(InputError::NotRead)?;
+        Ok(self.families[family.index()].observe(observed))
     }
 
     /// What makes a tracked UDP flow stale, as of the last confirmed plan; `None` when nothing that matters to one has

@@ -18,6 +18,8 @@ pub enum InputError {
         /// What is wrong.
         reason: String,
     },
+    /// A reader that has not read all rules of the family.
+    NotRead,
     /// An option with a value that cannot work.
     Option {
         /// Which.
@@ -34,6 +36,7 @@ impl fmt::Display for InputError {
         match self {
             Self::Page { page, reason } => write!(f, "page {page} is not a list of objects: {reason}"),
             Self::Saved { reason } => write!(f, "not the output of iptables-save: {reason}"),
+            Self::NotRead => f.write_str("the rules were not read to their end"),
             Self::Option { name, value, reason } => write!(f, "{name}: {value:?} {reason}"),
         }
     }

@@ -13,15 +13,15 @@ use crate::conntrack::{Latest, NodeAddresses, View};
 use crate::delta::Delta;
 use crate::digest::Digester;
 use crate::dispatch::Part;
-use crate::error::{InputError, PlanError};
+use crate::error::PlanError;
 use crate::hooks::{Hook, hooks};
 use crate::lines::Lines;
 use crate::names::{ChainId, FixedChain, PortName, Table};
+use crate::observed::Observed;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::ports::{Inputs, Ports, Tally};
 use crate::problem::Problem;
-use crate::readback;
 use crate::report::{DriftReport, FamilyFacts};
 use crate::restore::restore_text;
 use crate::rule::{Match, Rule};
@@ -310,8 +310,8 @@ impl FamilyState {
         Ok(())
     }
 
-    pub(crate) fn observe(&mut self, digester: &Digester, saved: &[u8]) -> Result<DriftReport, InputError> {
-        let observed = readback::read(self.family, digester, saved)?;
+    /// Take what was seen for the applied state.
+    pub(crate) fn observe(&mut self, observed: Observed) -> DriftReport {
         if self.facts.is_none() {
             self.ports.roots_mut().found_trees(observed.trees);
         }
@@ -338,7 +338,7 @@ impl FamilyState {
                 list.sort_unstable();
             }
         }
-        Ok(report)
+        report
     }
 
     // ---------------------------------------------------------------- tracked flows

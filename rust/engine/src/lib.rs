@@ -8,7 +8,8 @@
 //! ```text
 //! bytes ─► wire ─► store ─► endpoints ─► topology ─► ruleset ─► delta ─► restore ─► bytes
 //!            │        │          services ┘  claims ┘    │         ▲
-//!         address  problem                  rule ◄─ names         readback ◄─ iptables-save
+//!         address  problem                  rule ◄─ names         observed ◄─ readback ◄─ iptables-save
+//!                                                                    └────── nft ◄─ netlink
 //! ```
 //!
 //! [`engine::Engine`] is the façade; everything else is reachable from its seven calls.
@@ -37,11 +38,14 @@ mod topology;
 
 mod hooks;
 mod lines;
+mod netlink;
 mod ruleset;
 
 mod delta;
 mod dispatch;
 mod family;
+pub mod nft;
+mod observed;
 mod ports;
 mod prefix;
 mod readback;

@@ -260,7 +260,7 @@ fn protocol(text: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.name() == text)
 }
 
-/// `N`, or a range as dispatch trees have them: a power of sixteen wide, beginning at a multiple of that.
+/// `N`, or a branch.
 fn port_or_range(text: &str) -> Option<(u16, u16)> {
     let Some((low, high)) = text.split_once(':') else {
         let port = text.parse().ok()?;
@@ -269,7 +269,12 @@ fn port_or_range(text: &str) -> Option<(u16, u16)> {
     // Some versions leave out an end that is the least or the greatest there is.
     let low: u16 = if low.is_empty() { 0 } else { low.parse().ok()? };
     let high: u16 = if high.is_empty() { u16::MAX } else { high.parse().ok()? };
-    [0xf, 0xff, 0xfff].into_iter().any(|free| low & free == 0 && high == low | free).then_some((low, high))
+    is_branch(low, high).then_some((low, high))
+}
+
+/// A range of ports as dispatch trees have them: a power of sixteen wide, beginning at a multiple of that.
+pub(crate) fn is_branch(low: u16, high: u16) -> bool {
+    [0xf, 0xff, 0xfff].into_iter().any(|free| low & free == 0 && high == low | free)
 }
 
 fn mark(text: &str) -> Option<(u32, u32)> {

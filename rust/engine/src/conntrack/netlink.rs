@@ -4,23 +4,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+use crate::netlink::{
+    AF_INET, AF_INET6, ATTRIBUTE, HEADER, NFGENMSG, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    TYPE_MASK, aligned, errno, nest, put, request,
+};
+
 const CT_NEW: u16 = 0x0100;
 const CT_DELETE: u16 = 0x0102;
-
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-
-/// `struct nlmsghdr`, `struct nfgenmsg`, `struct nlattr`.
-const HEADER: usize = 16;
-const NFGENMSG: usize = 4;
-const ATTRIBUTE: usize = 4;
-
-const NESTED: u16 = 0x8000;
-/// Without the flags for nesting and byte order.
-const TYPE_MASK: u16 = 0x3fff;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -39,9 +29,6 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// A tracked flow that has addresses and ports in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,16 +78,6 @@ pub(super) fn messages(mut data: &[u8]) -> impl Iterator<Item = (Message, bool)>
         };
         Some((message, flags & NLM_F_DUMP_INTR != 0))
     })
-}
-
-const fn aligned(length: usize) -> usize {
-    length.saturating_add(3) & !3
-}
-
-/// Both kinds of ending begin with a negative errno, or 0.
-fn errno(body: &[u8]) -> Option<i32> {
-    let code = i32::from_ne_bytes(*body.first_chunk()?);
-    (code != 0).then(|| code.saturating_abs())
 }
 
 /// `(type, value)` of each attribute, in any order; ends at the first that is cut short.
@@ -203,41 +180,35 @@ fn address(value: &[u8]) -> Option<IpAddr> {
 /// Append a request that deletes exactly this entry. It always carries the original tuple: to the kernel, a delete
 /// without one means the whole table.
 pub(super) fn delete_request(flow: &Flow, sequence: u32, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.extend([0; 4]); // the length, once it is known
-    out.extend(CT_DELETE.to_ne_bytes());
-    out.extend(NLM_F_REQUEST.to_ne_bytes());
-    out.extend(sequence.to_ne_bytes());
-    out.extend([0; 4]); // from nobody in particular: the kernel fills it in
-    out.extend([if flow.source.is_ipv4() { AF_INET } else { AF_INET6 }, 0, 0, 0]);
-    nest(CTA_TUPLE_ORIG, out, |out| {
-        nest(CTA_TUPLE_IP, out, |out| match (flow.source.ip(), flow.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                put(CTA_IP_V4_SRC, &source.octets(), out);
-                put(CTA_IP_V4_DST, &destination.octets(), out);
-            }
-            (source, destination) => {
-                put(CTA_IP_V6_SRC, &v6(source).octets(), out);
-                put(CTA_IP_V6_DST, &v6(destination).octets(), out);
+    let family = if flow.source.is_ipv4() { AF_INET } else { AF_INET6 };
+    request(CT_DELETE, 0, sequence, family, out, |out| {
+        nest(CTA_TUPLE_ORIG, out, |out| {
+            nest(CTA_TUPLE_IP, out, |out| match (flow.source.ip(), flow.destination.ip()) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                    put(CTA_IP_V4_SRC, &source.octets(), out);
+                    put(CTA_IP_V4_DST, &destination.octets(), out);
+                }
+                (source, destination) => {
+                    put(CTA_IP_V6_SRC, &v6(source).octets(), out);
+                    put(CTA_IP_V6_DST, &v6(destination).octets(), out);
+                }
+            });
+            nest(CTA_TUPLE_PROTO, out, |out| {
+                put(CTA_PROTO_NUM, &[flow.protocol], out);
+                put(CTA_PROTO_SRC_PORT, &flow.source.port().to_be_bytes(), out);
+                put(CTA_PROTO_DST_PORT, &flow.destination.port().to_be_bytes(), out);
+            });
+            if let Some(zone) = flow.tuple_zone {
+                put(CTA_TUPLE_ZONE, &zone.to_be_bytes(), out);
             }
         });
-        nest(CTA_TUPLE_PROTO, out, |out| {
-            put(CTA_PROTO_NUM, &[flow.protocol], out);
-            put(CTA_PROTO_SRC_PORT, &flow.source.port().to_be_bytes(), out);
-            put(CTA_PROTO_DST_PORT, &flow.destination.port().to_be_bytes(), out);
-        });
-        if let Some(zone) = flow.tuple_zone {
-            put(CTA_TUPLE_ZONE, &zone.to_be_bytes(), out);
+        if flow.zone != 0 {
+            put(CTA_ZONE, &flow.zone.to_be_bytes(), out);
+        }
+        if let Some(id) = flow.id {
+            put(CTA_ID, &id.to_be_bytes(), out);
         }
     });
-    if flow.zone != 0 {
-        put(CTA_ZONE, &flow.zone.to_be_bytes(), out);
-    }
-    if let Some(id) = flow.id {
-        put(CTA_ID, &id.to_be_bytes(), out);
-    }
-    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
 /// Make a request answer whether or not it worked.
@@ -252,20 +223,4 @@ fn v6(ip: IpAddr) -> Ipv6Addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     }
-}
-
-fn put(kind: u16, value: &[u8], out: &mut Vec<u8>) {
-    let length = u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX);
-    out.extend(length.to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend(value);
-    out.resize(aligned(out.len()), 0);
-}
-
-fn nest(kind: u16, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    put(kind | NESTED, &[], out);
-    fill(out);
-    let length = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
-    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
 }

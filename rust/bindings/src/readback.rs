@@ -1,0 +1,48 @@
+//! What the kernel's rules were seen to be: text, or a reader that has asked over netlink.
+
+use ferrule_engine::nft::{ReadError, Reader, Step};
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors::{NotUnderstood, RulesChanged};
+
+/// Datagrams from here on are worth letting other threads run meanwhile; most hold a few rules.
+const LARGE: usize = 1 << 12;
+
+/// See `_engine.pyi`.
+#[pyclass(module = "ferrule._engine")]
+pub(crate) struct RuleReader(pub(crate) Reader);
+
+#[pymethods]
+impl RuleReader {
+    #[getter]
+    const fn family(&self) -> &'static str {
+        self.0.family().name()
+    }
+
+    fn begin<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.begin())
+    }
+
+    #[pyo3(signature = (datagram, /))]
+    fn feed<'py>(&mut self, py: Python<'py>, datagram: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let reader = &mut self.0;
+        let step = if datagram.len() < LARGE { reader.feed(datagram) } else { py.detach(|| reader.feed(datagram)) };
+        match step {
+            Ok(Step::Wait) => Ok(None),
+            Ok(Step::Ask(request)) => Ok(Some(PyBytes::new(py, &request))),
+            Ok(Step::Done) => Ok(Some(PyBytes::new(py, b""))),
+            Err(error @ ReadError::Changed) => Err(RulesChanged::new_err(error.to_string())),
+            Err(error @ ReadError::NotUnderstood(_)) => Err(NotUnderstood::new_err(error.to_string())),
+            Err(error @ ReadError::Refused(errno)) => Err(PyOSError::new_err((errno, error.to_string()))),
+        }
+    }
+}
+
+/// Either way of having looked.
+#[derive(FromPyObject)]
+pub(crate) enum Seen<'py> {
+    Text(Bound<'py, PyBytes>),
+    Read(PyRefMut<'py, RuleReader>),
+}

@@ -1,0 +1,71 @@
+//! The framing that all of netlink shares: aligned attributes, nested or not. Linux UAPI only.
+
+/// `struct nlmsghdr`, `struct nfgenmsg`, `struct nlattr`.
+pub(crate) const HEADER: usize = 16;
+pub(crate) const NFGENMSG: usize = 4;
+pub(crate) const ATTRIBUTE: usize = 4;
+
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
+
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
+
+const NESTED: u16 = 0x8000;
+/// Without the flags for nesting and byte order.
+pub(crate) const TYPE_MASK: u16 = 0x3fff;
+
+/// Everything begins at a multiple of four.
+pub(crate) const fn aligned(length: usize) -> usize {
+    length.saturating_add(3) & !3
+}
+
+/// Both kinds of ending begin with a negative errno, or 0.
+pub(crate) fn errno(body: &[u8]) -> Option<i32> {
+    let code = i32::from_ne_bytes(*body.first_chunk()?);
+    (code != 0).then(|| code.saturating_abs())
+}
+
+/// Append one request whose attributes `fill` appends.
+pub(crate) fn request(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: u8,
+    out: &mut Vec<u8>,
+    fill: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    out.extend([0; 4]); // the length, once it is known
+    out.extend(kind.to_ne_bytes());
+    out.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend([0; 4]); // from nobody in particular: the kernel fills it in
+    out.extend([family, 0, 0, 0]);
+    fill(out);
+    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// Append one attribute, padded.
+pub(crate) fn put(kind: u16, value: &[u8], out: &mut Vec<u8>) {
+    let length = u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX);
+    out.extend(length.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(value);
+    out.resize(aligned(out.len()), 0);
+}
+
+/// Append an attribute made of attributes.
+pub(crate) fn nest(kind: u16, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    put(kind | NESTED, &[], out);
+    fill(out);
+    let length = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
+    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}
