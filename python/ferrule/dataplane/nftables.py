@@ -22,7 +22,11 @@ ATTEMPTS = 5
 """How often a read is begun again because somebody else changes rules all the time."""
 
 RECEIVE_BYTES = 1 << 15
-"""The kernel makes no larger datagrams for a dump; one that were cut short would not be understood."""
+"""The kernel makes no larger datagrams for a dump, and as large ones as there is room for: of small ones it makes many,
+and for each it counts chains from the first again."""
+
+ANSWER_SECONDS = 20.0
+"""The kernel answers at once, unless the machine is overloaded; the tool would take even longer there."""
 
 _TRY_AGAIN = {errno.EBUSY, errno.ENOBUFS}
 
@@ -48,6 +52,7 @@ def read_in_thread(reader: RuleReader, stop: threading.Event) -> None:
 def _converse(reader: RuleReader, stop: threading.Event) -> None:
     # A channel for each attempt: what is left of an answer that was broken off must not be read as the next one.
     with open_channel(NETLINK_NETFILTER) as channel:
+        channel.settimeout(ANSWER_SECONDS)
         request: bytes | None = reader.begin()
         while request != b"" and not stop.is_set():
             if request is not None:

@@ -191,11 +191,14 @@ impl<'a> Decoder<'a> {
         let field = match (self.family, be32(base)?, be32(offset)?) {
             (Family::V4, NETWORK_HEADER, 12) | (Family::V6, NETWORK_HEADER, 8) => Field::Source,
             (Family::V4, NETWORK_HEADER, 16) | (Family::V6, NETWORK_HEADER, 24) => Field::Destination,
+            // As old versions compare the protocol.
+            (Family::V4, NETWORK_HEADER, 9) => Field::Protocol,
             (_, TRANSPORT_HEADER, 2) => Field::DestinationPort,
             _ => return None,
         };
         let fits = match field {
             Field::DestinationPort => width == 2,
+            Field::Protocol => width == 1,
             _ => (1..=usize::from(self.family.host_bits() / 8)).contains(&width),
         };
         fits.then_some(())?;

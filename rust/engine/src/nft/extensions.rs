@@ -81,7 +81,7 @@ pub(super) fn a_match(family: Family, protocol: Option<Protocol>, data: &[u8]) -
         (b"addrtype", 1) => addrtype(info.sized(8)?),
         (b"conntrack", 3) => conntrack(info.sized(168)?),
         (b"mark", 1) => mark(info.sized(16)?),
-        (b"nfacct", 1) => nfacct(info.sized(40)?),
+        (b"nfacct", 0 | 1) => nfacct(info.sized(40)?),
         (b"recent", 1) => recent(family, info.sized(232)?),
         (b"statistic", 0) => statistic(info.sized(24)?),
         _ => None,
@@ -195,7 +195,7 @@ fn mark(info: Info<'_>) -> Option<Match> {
     Some(Match::Mark { negated, value: info.u32(0)?, mask: info.u32(4)? })
 }
 
-/// `struct xt_nfacct_match_info_v1`: a name, then the kernel's own pointer, which it shows as zeros.
+/// `struct xt_nfacct_match_info` and its `_v1`: a name, then the kernel's own pointer, which it shows as zeros.
 fn nfacct(info: Info<'_>) -> Option<Match> {
     Counter::parse(info.text(0, 32)?).map(Match::Nfacct)
 }

@@ -237,6 +237,13 @@ fn two_ways_of_saying_the_same() {
     assert_eq!(whole_and_masked.as_deref(), Ok(" -d 10.96.0.0/16"));
     assert_eq!(whole_and_masked, leading_bytes);
 
+    let of_the_packet = v4(|out| {
+        payload(1, 9, 1, out);
+        cmp(0, &[6], out);
+    });
+    assert_eq!(of_the_packet.as_deref(), Ok(" -p tcp"));
+    assert_eq!(of_the_packet, v4(tcp));
+
     let native = v4(|out| {
         meta(3, out);
         bitwise(&0x4000_u32.to_ne_bytes(), out);

@@ -1,0 +1,61 @@
+//! Invariant: no datagrams make reading rules over netlink panic; what is read to its end, one plan brings right.
+//!
+//! The input is cut into datagrams by lengths before them, as the recorded conversations are. Sequence numbers are put
+//! right on the way, so that the fuzzer need not guess them to get anywhere.
+#![no_main]
+
+use ferrule_engine::address::Family;
+use ferrule_engine::nft::Step;
+use ferrule_engine::wire::Kind;
+use ferrule_engine::{Engine, Options};
+use libfuzzer_sys::fuzz_target;
+
+const SEQUENCE: std::ops::Range<usize> = 8..12;
+
+fuzz_target!(|data: &[u8]| {
+    for family in Family::ALL {
+        read(family, data);
+    }
+});
+
+fn read(family: Family, mut data: &[u8]) {
+    let mut engine = Engine::new(Options::new("node-1"));
+    for kind in Kind::ALL {
+        engine.replace(kind, &[b"[]"]).expect("a list");
+    }
+    let mut reader = engine.rule_reader(family);
+    let mut request = reader.begin();
+    while let Some((length, rest)) = data.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX).min(rest.len());
+        let (datagram, rest) = rest.split_at(length);
+        data = rest;
+        let mut datagram = datagram.to_vec();
+        answer(&request, &mut datagram);
+        match reader.feed(&datagram) {
+            Ok(Step::Wait) => {}
+            Ok(Step::Ask(next)) => request = next,
+            Ok(Step::Done) => break,
+            Err(_) => {
+                assert!(engine.observe_read(family, &mut reader).is_err());
+                return;
+            }
+        }
+    }
+    if engine.observe_read(family, &mut reader).is_err() {
+        return;
+    }
+    if let Some(plan) = engine.plan(family).expect("observed") {
+        engine.commit(&plan).expect("in flight");
+    }
+    assert!(engine.plan(family).expect("observed").is_none());
+}
+
+/// Give every message the sequence number of the request.
+fn answer(request: &[u8], datagram: &mut [u8]) {
+    let mut at = 0;
+    while let Some(header) = datagram.get_mut(at..).filter(|rest| rest.len() >= 16) {
+        header[SEQUENCE].copy_from_slice(&request[SEQUENCE]);
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
+        at += usize::try_from(length).unwrap_or(usize::MAX).clamp(16, 1 << 20).next_multiple_of(4);
+    }
+}
