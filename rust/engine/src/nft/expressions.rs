@@ -10,12 +10,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::extensions::{a_match, a_target, match_ports};
-use super::messages::{attributes, be32, fields, string};
+use super::messages::{be32, fields};
+use super::verdicts::{REGISTER_VERDICT, Verdict, expressions, verdict};
 use crate::address::{Family, Net};
 use crate::names::{ChainId, Protocol, Table};
 use crate::rule::{Interface, Match, Negatable, Rule, Target};
-
-const LIST_ELEMENT: u16 = 1;
 
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
@@ -30,13 +29,6 @@ const CMP_LTE: u32 = 3;
 const CMP_GTE: u32 = 5;
 const RANGE_EQ: u32 = 0;
 const BITWISE_MASK_XOR: u32 = 0;
-
-const REGISTER_VERDICT: u32 = 0;
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
-const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
-const NFT_GOTO: u32 = 0u32.wrapping_sub(4);
-const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
 
 /// The expression at which reading a rule ended.
 #[derive(Clone, Copy, Debug)]
@@ -54,50 +46,6 @@ impl fmt::Display for Unknown<'_> {
         let Some([_, Some(extension), revision, _]) = fields::<4>(self.data) else { return Ok(()) };
         let extension = String::from_utf8_lossy(extension.strip_suffix(b"\0").unwrap_or(extension));
         write!(f, " {extension} of revision {}", be32(revision).unwrap_or_default())
-    }
-}
-
-/// Where a packet goes from a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict<'a> {
-    Accept,
-    Drop,
-    Return,
-    Jump(&'a [u8]),
-    Goto(&'a [u8]),
-}
-
-/// `(name, data)` of each expression; `None`, and then the end, where one is malformed.
-fn expressions(data: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
-    attributes(data).map(|attribute| {
-        let (LIST_ELEMENT, element) = attribute? else { return None };
-        let [None, Some(name), data] = fields::<3>(element)? else { return None };
-        Some((string(name)?, data.unwrap_or_default()))
-    })
-}
-
-/// Every verdict in a rule, whatever else it holds.
-pub(super) fn verdicts(data: &[u8]) -> impl Iterator<Item = Verdict<'_>> {
-    expressions(data).flatten().filter(|(name, _)| *name == b"immediate").filter_map(|(_, data)| verdict(data))
-}
-
-fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
-    let [None, register, data] = fields::<3>(data)? else { return None };
-    (be32(register)? == REGISTER_VERDICT).then_some(())?;
-    let [None, None, verdict] = fields::<3>(data?)? else { return None };
-    match fields::<3>(verdict?)? {
-        [None, code, None] => match be32(code)? {
-            NF_DROP => Some(Verdict::Drop),
-            NF_ACCEPT => Some(Verdict::Accept),
-            NFT_RETURN => Some(Verdict::Return),
-            _ => None,
-        },
-        [None, code, Some(chain)] => match be32(code)? {
-            NFT_JUMP => Some(Verdict::Jump(string(chain)?)),
-            NFT_GOTO => Some(Verdict::Goto(string(chain)?)),
-            _ => None,
-        },
-        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@
 mod expressions;
 mod extensions;
 mod messages;
+mod verdicts;
 
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,9 @@ use crate::digest::Digester;
 use crate::hooks::FIREWALL;
 use crate::names::{ChainId, Table};
 use crate::observed::{Accumulator, Observed};
-use expressions::{Verdict, decode, verdicts};
+use expressions::decode;
 use messages::{Chain, Envelope, Message, RawRule, ask_chains, ask_generation, ask_rules, messages};
+use verdicts::{Foreign, leads_to, verdicts};
 
 const ENOENT: i32 = 2;
 const EINTR: i32 = 4;
@@ -283,28 +285,5 @@ impl Reader {
             }
         }
         Ok(())
-    }
-}
-
-/// What a rule that is not understood does to us, going by a verdict in it.
-enum Foreign {
-    Nowhere,
-    Holds(ChainId),
-    /// It could be a hook.
-    Hook,
-}
-
-fn leads_to(table: Table, chain: &[u8], verdict: Verdict<'_>) -> Foreign {
-    let firewall = FIREWALL.as_bytes();
-    match verdict {
-        Verdict::Jump(name) if table == Table::Filter && name == firewall => Foreign::Hook,
-        Verdict::Drop if table == Table::Filter && chain == firewall => Foreign::Hook,
-        Verdict::Jump(name) => match ChainId::parse(table, name) {
-            Some(ChainId::Fixed(_)) => Foreign::Hook,
-            Some(id) => Foreign::Holds(id),
-            None => Foreign::Nowhere,
-        },
-        Verdict::Goto(name) => ChainId::parse(table, name).map_or(Foreign::Nowhere, Foreign::Holds),
-        Verdict::Accept | Verdict::Drop | Verdict::Return => Foreign::Nowhere,
     }
 }
