@@ -1,6 +1,6 @@
 """Asks one address again and again and prints each time another Pod answers; runs inside a client's namespace.
 
-python -S bench/daemon/ping.py ADDRESS PORT      `NAME MONOTONIC_SECONDS` a line, until stdin closes
+python -S bench/ping.py ADDRESS PORT      `NAME MONOTONIC_SECONDS` a line, until stdin closes
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The bench: engine, tools and whole daemons, with stock kube-proxy beside ferrule in one run. See README.md."""

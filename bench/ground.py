@@ -1,0 +1,302 @@
+"""Where whole daemons run: a real API server filled with a shape, a node, a probe Service with real Pods behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import queue
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.harness.cluster import LOCALHOST, PORT, Cluster
+from tests.e2e.harness.fabric import Fabric, NodeHost
+from tests.e2e.harness.subject import Proxy, Subject, proxy_config
+from tests.e2e.harness.world import World
+
+from bench import shapes, verify
+from bench.shapes import Request, Shape
+from bench.verify import WrongRules
+
+HERE = Path(__file__).parent
+MIB = 1 << 20
+FILL_SECONDS = 900.0
+CLUSTER_CIDR = "10.128.0.0/9"
+"""One family, and wide enough for the Pods of every shape."""
+
+SUBJECTS = {
+    "ferrule": "ferrule as it is installed",
+    "ferrule-flat": "with `ferrule.dispatch: flat`",
+    "stock": "kube-proxy, iptables mode",
+    "stock-nftables": "kube-proxy, nftables mode",
+}
+
+
+class Unfinished(Exception):
+    """Given up after so many seconds: a lower bound, and a result."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        super().__init__(what)
+        self.seconds = seconds
+
+
+class Ground:
+    """The API server of a run. Shapes that grow into the next are grown; for others it is started anew."""
+
+    def __init__(self, fabric: Fabric, folder: Path) -> None:
+        self.fabric, self.folder = fabric, folder
+        self.shape: Shape | None = None
+        self._cluster: Cluster | None = None
+        self._count = 0
+
+    @property
+    def cluster(self) -> Cluster:
+        """The running one."""
+        assert self._cluster is not None, "not filled"
+        return self._cluster
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
+
+    def fill(self, shape: Shape) -> float:
+        """Exactly this shape is in the API afterwards; the seconds of filling."""
+        before = self.shape
+        if before is None or not before.grows_into(shape):
+            self.close()
+            self._count += 1
+            self._cluster = Cluster(self.fabric, self.folder / f"cluster-{self._count}").__enter__()
+            self.cluster.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": shape.namespace}})
+            before = None
+        self.shape = None  # until all of it is there
+        seconds = self.send(shapes.create(shape, before.services if before else 0))
+        self.shape = shape
+        return seconds
+
+    def send(self, requests: Iterable[Request]) -> float:
+        """All of them, as fast as the server takes them; seconds."""
+        done = self.cluster.host.netns.run(
+            sys.executable, "-m", "bench.load", stdin=self._lines(requests, None), timeout=FILL_SECONDS
+        )
+        return float(done.stdout)
+
+    @contextmanager
+    def sending(self, requests: Iterable[Request], rate: float) -> Iterator[subprocess.Popen[str]]:
+        """At a steady rate while the block runs; it ends by itself, or with the block."""
+        child = self.cluster.host.netns.popen(
+            (sys.executable, "-m", "bench.load"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert child.stdin is not None
+        try:
+            child.stdin.write(self._lines(requests, rate))
+            child.stdin.close()
+            yield child
+        finally:
+            child.kill()
+            child.wait()
+
+    def _lines(self, requests: Iterable[Request], rate: float | None) -> str:
+        admin = self.cluster.admin_cert
+        access = [f"https://{LOCALHOST}:{PORT}", str(self.cluster.ca), str(admin.cert), str(admin.key), rate]
+        return "\n".join(json.dumps(line) for line in (access, *requests)) + "\n"
+
+
+class Writer:
+    """One warm connection to the API server: a write costs no handshake."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        context = ssl.create_default_context(cafile=str(cluster.ca))
+        context.load_cert_chain(cluster.admin_cert.cert, cluster.admin_cert.key)
+        plain = cluster.host.netns.call(lambda: socket.create_connection((LOCALHOST, PORT), 15.0))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = http.client.HTTPConnection(LOCALHOST, PORT, timeout=15.0)
+        self._connection.sock = context.wrap_socket(plain, server_hostname=LOCALHOST)
+
+    def send(self, request: Request) -> float:
+        """The monotonic time at which it was sent; returns once it is accepted."""
+        method, path, body, content = request
+        begun = time.monotonic()
+        self._connection.request(method, path, json.dumps(body), {"Content-Type": content})
+        answer = self._connection.getresponse()
+        said = answer.read()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {answer.status} {said[:300]!r}")
+        return begun
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._connection.close()
+
+
+class Probe:
+    """A Service `probe` whose only endpoint moves between two real Pods, and a client that says who answers."""
+
+    def __init__(self, world: World, node: NodeHost) -> None:
+        self.world = world
+        self.pods = [world.pod(name, node, app="probe") for name in ("probe-a", "probe-b")]
+        self._now = 0
+        self._client = world.client(node, "pinger")
+        self._shape = Shape(1, 1, namespace=world.namespace)
+        created = world.service("probe", selector={})
+        self.address = created["spec"]["clusterIP"]
+        target = created["spec"]["ports"][0]["targetPort"]
+        slice_ = shapes.endpoint_slice(self._shape, 0, 0, [self.pods[0].ip])
+        slice_["metadata"]["labels"]["kubernetes.io/service-name"] = "probe"
+        # The Service's port is called main, as all of the harness.
+        slice_["ports"] = [{"name": "main", "port": target, "protocol": "TCP"}]
+        world.api.create(slice_)
+
+    def move(self) -> tuple[Request, str]:
+        """The write that moves the endpoint, and who answers then."""
+        self._now = 1 - self._now
+        pod = self.pods[self._now]
+        return shapes.patch(self._shape, 0, [pod.ip]), pod.name
+
+    @property
+    def current(self) -> str:
+        """Who should answer."""
+        return self.pods[self._now].name
+
+    @contextmanager
+    def asking(self, patience: float) -> Iterator[Answers]:
+        """The client asks inside, hundreds of times a second; returns once the right Pod answers."""
+        child = self._client.netns.popen(
+            (sys.executable, "-S", str(HERE / "ping.py"), self.address, "80"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            answers = Answers(child)
+            answers.wait_for(self.current, patience)
+            yield answers
+        finally:
+            child.kill()
+            child.communicate()
+
+
+class Answers:
+    """What the pinger says, line by line, with a deadline."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(child,), name="pinger", daemon=True).start()
+
+    def _read(self, child: subprocess.Popen[str]) -> None:
+        with contextlib.suppress(ValueError):  # closed while we read
+            for line in child.stdout or ():
+                self._lines.put(line)
+        self._lines.put("")
+
+    def wait_for(self, name: str, patience: float) -> float:
+        """The monotonic time of this Pod's first answer; raises `Unfinished`."""
+        end = time.monotonic() + patience
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise Unfinished(patience, f"{name} did not answer") from None
+            if not line:
+                raise RuntimeError("the pinger ended")
+            who, when = line.split()
+            if who == name:
+                return float(when)
+
+
+class Setting:
+    """One subject on one backend at one shape, on a fresh node; its daemon runs or not."""
+
+    def __init__(self, ground: Ground, world: World, subject: str, backend: str, min_sync: str) -> None:
+        assert ground.shape is not None
+        self.ground, self.world, self.shape = ground, world, ground.shape
+        self.subject, self.backend, self.min_sync = subject, backend, min_sync
+        self.node = world.node("node-1")
+        self.probe = Probe(world, self.node)
+        self.writer = Writer(ground.cluster)
+        self.proxy = self._make()
+
+    def _make(self) -> Proxy:
+        gap = {"minSyncPeriod": self.min_sync}
+        more: dict[str, Any] = {"ferrule": {"dispatch": "flat"}} if self.subject == "ferrule-flat" else {}
+        config = proxy_config(
+            self.world.folder / "config",
+            self.ground.cluster.kubeconfig(self.world.folder / "kubeconfig"),
+            mode="nftables" if self.subject == "stock-nftables" else "iptables",
+            iptables=gap,
+            nftables=gap,
+            clusterCIDR=CLUSTER_CIDR,
+            **more,
+        )
+        kind = Subject.STOCK if self.subject.startswith("stock") else Subject.FERRULE
+        folder = self.world.folder
+        return Proxy(kind, self.node, self.ground.cluster, folder, backend=self.backend, config=config)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.stop()
+        self.writer.close()
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL for all that it started: a restore of stock's may go on for an hour."""
+        process = self.proxy.process
+        if process is None:
+            return
+        with contextlib.suppress(AssertionError):
+            self.proxy.stop()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        self.proxy.kill()
+        self.proxy.process = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a living daemon."""
+        return self.proxy.process is not None and self.proxy.process.alive
+
+    def check(self) -> dict[str, float]:
+        """Counts; raises `WrongRules`."""
+        if self.subject == "stock-nftables":
+            return verify.nftables(self.node.netns, self.shape)
+        return verify.iptables(self.node.netns, self.backend, self.shape)
+
+    def contains(self, changed: Mapping[int, Sequence[str]]) -> None:
+        """Raises `WrongRules` unless these Services' new endpoints are in the kernel."""
+        verify.contains(self.node.netns, self.subject, self.backend, self.shape, changed)
+
+    def checked_in_time(self, seconds: float) -> dict[str, float]:
+        """`check` until it holds: for rows that end while a sync may be under way."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.check()
+            except WrongRules:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(1.0)
+
+
+@contextmanager
+def setting(ground: Ground, subject: str, backend: str, min_sync: str) -> Iterator[Setting]:
+    """In a world of its own: nobody starts over another's rules."""
+    with ExitStack() as undo:
+        ground.folder.joinpath("worlds").mkdir(exist_ok=True)
+        folder = ground.folder / "worlds" / f"{len(list((ground.folder / 'worlds').iterdir()))}-{subject}-{backend}"
+        folder.mkdir()
+        world = undo.enter_context(World(ground.cluster, folder))
+        here = Setting(ground, world, subject, backend, min_sync)
+        undo.callback(here.close)
+        yield here

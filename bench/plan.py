@@ -1,0 +1,129 @@
+"""Which rows a run has, in which order, and a guess at how long each takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import shapes
+from bench.runner import Step
+from bench.shapes import Shape
+
+ALONE = ("engine", "plan", "tool", "empty")
+"""Rows without an API server."""
+
+DAEMON = ("start", "change", "churn", "burst", "flood", "idle", "restart", "packets")
+"""Rows of a daemon, in the order in which one life has them."""
+
+SUBJECTS = ("ferrule", "stock", "stock-nftables", "ferrule-flat")
+BACKENDS = ("nft", "legacy")
+LONG = 240.0
+"""Seconds until a first sync counts as not finished."""
+
+HOPELESS = 120.0
+"""The same where stock is known to need three quarters of an hour, and for its restarts."""
+
+QUADRATIC = 30_000
+"""Endpoint chains from which stock's iptables mode on iptables-nft takes minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A shape and its rows, for these subjects and backends."""
+
+    shape: str
+    rows: tuple[str, ...]
+    subjects: tuple[str, ...] = SUBJECTS
+    backends: tuple[str, ...] = BACKENDS
+
+
+ALL = ("ferrule", "stock", "stock-nftables")
+SHORT = (
+    Part("", ("engine",)),
+    Part("250x250", ("plan",)),
+    Part("500x500", ("plan",)),
+    Part("2000x4x3-dual", ("plan",)),
+    Part("1000x4", ("plan", "tool", "start", "change", "restart", "packets", "empty")),
+)
+FULL = (
+    Part("", ("engine",)),
+    Part("1000x4", ("plan", "tool", "start", "change", "churn", "restart", "packets", "empty")),
+    Part("5000x4", ("start", "packets")),
+    Part("10000x4", ("plan", "tool", "start", "change", "churn", "burst", "restart", "packets")),
+    Part("30000x4", ("plan", "tool", "start", "change", "churn", "burst", "idle", "restart", "packets")),
+    Part("2000x4x3-dual", ("plan", "start", "change"), ALL),
+    Part("250x250", ("plan", "start", "change"), ALL),
+    Part("500x500", ("plan", "start", "change"), ALL, BACKENDS),
+)
+
+
+def combinations(subjects: Sequence[str], backends: Sequence[str], shape: Shape) -> list[tuple[str, str]]:
+    """Who and on what, the fast ones first; each once, and stock's nftables mode has one backend."""
+    wanted = [
+        (subject, backend)
+        for subject in SUBJECTS
+        for backend in BACKENDS
+        if subject in subjects and backend in backends and not (subject == "stock-nftables" and backend != "nft")
+    ]
+    return sorted(wanted, key=lambda pair: guess("start", shape, *pair))
+
+
+def steps(parts: Sequence[Part], rows: Sequence[str], subjects: Sequence[str], backends: Sequence[str]) -> list[Step]:
+    """In the order in which they run. `rows`, `subjects`, `backends` narrow what the parts say."""
+    out: list[Step] = []
+    for part in parts:
+        wanted = [row for row in (*ALONE, *DAEMON) if row in part.rows and row in rows]
+        if not part.shape:
+            out += (Step(row, guess=100) for row in wanted)
+            continue
+        shape = shapes.parse(part.shape)
+        here = [backend for backend in part.backends if backend in backends]
+        if "plan" in wanted:
+            out.append(Step("plan", shape.label, "ferrule", "", guess("plan", shape)))
+        for row in ("tool", "empty"):
+            if row in wanted:
+                out += (Step(row, shape.label, row, backend, guess(row, shape, row, backend)) for backend in here)
+        those = [subject for subject in part.subjects if subject in subjects]
+        for subject, backend in combinations(those, here, shape):
+            for row in wanted:
+                if row in ALONE or not _makes_sense(row, shape, subject, backend):
+                    continue
+                out.append(Step(row, shape.label, subject, backend, guess(row, shape, subject, backend)))
+    return out
+
+
+def _makes_sense(row: str, shape: Shape, subject: str, backend: str) -> bool:
+    if subject == "ferrule-flat":
+        return row in ("start", "packets")
+    quadratic = subject == "stock" and backend == "nft" and shape.total >= QUADRATIC
+    return not (quadratic and row in ("restart", "burst", "idle"))
+
+
+def patience(shape: Shape, subject: str, backend: str) -> float:
+    """Seconds for a first sync."""
+    slow = subject == "stock" and backend == "nft" and shape.total > 2 * QUADRATIC
+    return HOPELESS if slow else LONG + 60
+
+
+def guess(row: str, shape: Shape, subject: str = "", backend: str = "") -> float:
+    """Seconds, from earlier runs on two cores; only for the progress line."""
+    chains = shape.total * (1 + shape.dual) / 4000
+    if row in ("plan", "engine"):
+        return 1 + chains / 3
+    if row == "tool":
+        return 2 + chains * (0.6 if backend == "nft" else 1.2)
+    if row == "empty":
+        return 3
+    first = {
+        ("ferrule", "nft"): 1 + chains * 0.5,
+        ("ferrule", "legacy"): 1 + chains * 0.35,
+        ("ferrule-flat", "nft"): 1.5 + chains * 0.6,
+        ("ferrule-flat", "legacy"): 1.5 + chains * 0.35,
+        ("stock", "legacy"): 1 + chains * 0.5,
+        ("stock-nftables", "nft"): 1 + chains * chains * 0.27 if chains < 40 else LONG,
+    }.get((subject, backend), min(1 + chains * chains * 2, HOPELESS if chains > 15 else LONG))
+    if row in ("start", "restart"):
+        return first + 2 + chains * 0.2
+    if row == "packets":
+        return 8 + chains * 0.1
+    return {"change": 25.0, "churn": 35.0, "burst": 8 + chains * 0.3, "idle": 45.0, "flood": 120.0}[row]

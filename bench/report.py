@@ -1,0 +1,352 @@
+"""Tables, plots and verdicts from results: docs/performance.md and docs/performance/*.svg. Pure but for `write`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bench import shapes
+from bench.bars import PLACES, Check, checks
+from bench.plots import Chart, Point, Series, draw
+from bench.results import Results, Row
+from bench.stats import number, seconds
+
+__all__ = ["Check", "checks", "page", "plots", "summary", "write"]
+
+WHO: dict[tuple[str, str], tuple[str, str, bool]] = {
+    ("ferrule", "nft"): ("ferrule, iptables-nft", "#0b62c4", False),
+    ("ferrule", "legacy"): ("ferrule, iptables-legacy", "#3f9bea", True),
+    ("ferrule-flat", "nft"): ("ferrule, flat, iptables-nft", "#0a7f6f", False),
+    ("ferrule-flat", "legacy"): ("ferrule, flat, iptables-legacy", "#2fae9b", True),
+    ("stock", "nft"): ("kube-proxy, iptables-nft", "#c0262d", False),
+    ("stock", "legacy"): ("kube-proxy, iptables-legacy", "#e2762a", True),
+    ("stock-nftables", "nft"): ("kube-proxy, nftables mode", "#7b55a8", False),
+}
+"""Column or line name, colour, dashed."""
+
+FLAT = ("ferrule-flat",)
+INTRO = """Written by `make bench-full` from `docs/performance/results.json`; do not edit. `make bench-full
+ARGS=--help` says how to run parts of it, `bench/README.md` what the rows do and what they do not show.
+
+All rows are of one run on one machine: ratios within it are what counts, absolute figures move with the machine."""
+
+
+def write(results: Results, docs: Path) -> list[Path]:
+    """The page, its plots, and the results it was made from."""
+    folder = docs / "performance"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = plots(results)
+    for old in folder.glob("*.svg"):
+        if old.name not in drawn:
+            old.unlink()
+    for name, svg in drawn.items():
+        (folder / name).write_text(svg)
+    results.save(folder / "results.json")
+    (docs / "performance.md").write_text(page(results))
+    return [docs / "performance.md", *(folder / name for name in drawn)]
+
+
+def summary(results: Results) -> str:
+    """For the terminal: the bars, then every row's table."""
+    return "\n\n".join((*_bars(results), *_tables(results, plotted=frozenset())))
+
+
+def page(results: Results) -> str:
+    """docs/performance.md."""
+    parts = ["# Performance", INTRO, *_ground(results), *_bars(results)]
+    parts += _tables(results, plotted=frozenset(plots(results)))
+    parts += _not_measured(results)
+    return "\n\n".join(parts) + "\n"
+
+
+def _ground(results: Results) -> Iterator[str]:
+    if results.machine:
+        machine = results.machine
+        yield (
+            f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory GiB']} GiB, "
+            f"kernel {machine['kernel']} (load before the run: {machine['load before']})."
+        )
+    if results.versions:
+        yield "Versions: " + ", ".join(f"{name} {text}" for name, text in results.versions.items() if text) + "."
+    if results.settings:
+        said = ", ".join(f"{name} {value}" for name, value in results.settings.items())
+        yield f"Settings, the same for everybody: {said}. All proxies have the same node and the same configuration."
+
+
+def _bars(results: Results) -> Iterator[str]:
+    judged = [check for check in checks(results) if check.met is not None]
+    if not judged:
+        return
+    yield "## Bars"
+    words = {True: "met", False: "**missed**"}
+    yield table(
+        ("", "wanted", "measured", ""),
+        [(check.name, check.wanted, check.measured, words[bool(check.met)]) for check in judged],
+    )
+
+
+def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
+    def image(name: str, alt: str) -> Iterator[str]:
+        if name in plotted:
+            yield f"![{alt}](performance/{name})"
+
+    def section(title: str, text: str, body: Sequence[str], plot: str = "") -> Iterator[str]:
+        shown = [part for part in body if part]
+        if shown:
+            yield f"## {title}"
+            yield text
+            yield from image(plot, title)
+            yield from shown
+
+    yield from section(
+        "First sync",
+        "Process start → both families' first sync, into an empty kernel; checked by the number of endpoint chains "
+        "and by sampled Services. *Tool alone*: the same text, fed to iptables-restore by hand. `>`: given up then.",
+        [_first_sync(results), _by_subject(results, "restart", "seconds", seconds, "Restart, over its own rules")],
+        "first-sync.svg",
+    )
+    yield from section(
+        "One change",
+        "API write → the first new connection that the new Pod answers, p50 / p99 (of fewer than a hundred changes: "
+        "the slowest). *Tool's floor*: the smallest restore, one Service's chains, by hand at that size.",
+        [_change(results, "change"), _change(results, "churn", "The same amid a rolling update"), _cpu(results)],
+        "change.svg",
+    )
+    yield from section(
+        "A thousand Services at once",
+        "Written while the daemon is stopped (SIGSTOP); timed from its going on to the last sync, all of them checked.",
+        [_by_subject(results, "burst", "seconds", seconds)],
+    )
+    yield from section(
+        "Memory and CPU",
+        "Peak RSS (VmHWM) of the daemon at its first sync, the most that its children had beside it, and CPU seconds "
+        "of both; at rest, per cent of a core.",
+        [
+            _by_subject(results, "start", "RSS peak MiB", _mib, "Daemon, peak"),
+            _by_subject(results, "start", "children peak MiB", _mib, "Children, peak"),
+            _by_subject(results, "start", "CPU seconds", seconds, "CPU of the first sync"),
+            _by_subject(results, "idle", "CPU percent", _percent, "Idle"),
+        ],
+        "memory.svg",
+    )
+    yield from section(
+        "First packet",
+        "A local UDP send of a new flow through the rules that each daemon left, p50 in µs: to the first, middle and "
+        "last Service, and to an address of no Service. *Empty chain*: the same hooks without rules.",
+        [_places(results, "packets", "{} p50 µs", number)],
+        "first-packet.svg",
+    )
+    yield from section(
+        "New connections a second",
+        "Connect, accept, close against a local listener, one after the other on one core.",
+        [_places(results, "packets", "{} connections a second", number)],
+        "connections.svg",
+    )
+    yield from section(
+        "Engine alone",
+        "As the daemon calls it, without kernel or API server (`plan`), and the Rust bench's rows.",
+        [_plan(results), _engine(results)],
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; empty without rows."""
+    if not rows:
+        return ""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def _columns(results: Results, row: str) -> list[tuple[str, str]]:
+    there = {(one.subject, one.backend) for one in results.rows if one.row == row and one.status != "skipped"}
+    return [who for who in WHO if who in there]
+
+
+def _shapes(results: Results, *rows: str) -> list[str]:
+    found = {one.shape for one in results.rows if one.row in rows and one.shape}
+    return sorted(found, key=_order)
+
+
+def _order(label: str) -> tuple[bool, int, int, str]:
+    shape = shapes.parse(label)
+    return shape.endpoints != 4 or shape.ports > 1 or shape.dual, shape.services, shape.endpoints, label
+
+
+def cell(row: Row | None, key: str, text: Callable[[float], str]) -> str:
+    """A value, or why there is none."""
+    if row is None or row.status == "skipped":
+        return "–"
+    if row.status == "failed":
+        return "failed"
+    if row.status == "unfinished":
+        return f"> {seconds(row.values['seconds'])}"
+    return text(row.values[key]) if key in row.values else "–"
+
+
+def _titled(title: str, body: str) -> str:
+    return f"**{title}**\n\n{body}" if title and body else body
+
+
+def _by_subject(results: Results, row: str, key: str, text: Callable[[float], str], title: str = "") -> str:
+    columns = _columns(results, row)
+    lines = [
+        (label, *(cell(results.find(row, label, *who), key, text) for who in columns))
+        for label in _shapes(results, row)
+    ]
+    return _titled(title, table(("", *(WHO[who][0] for who in columns)), lines))
+
+
+def _first_sync(results: Results) -> str:
+    columns = _columns(results, "start")
+    tools = [
+        backend for backend in ("nft", "legacy") if any(r.row == "tool" and r.backend == backend for r in results.rows)
+    ]
+    lines = [
+        (
+            label,
+            *(cell(results.find("start", label, *who), "seconds", seconds) for who in columns),
+            *(cell(results.find("tool", label, "tool", backend), "seconds", seconds) for backend in tools),
+        )
+        for label in _shapes(results, "start", "tool")
+    ]
+    return table(("", *(WHO[who][0] for who in columns), *(f"tool alone, {b}" for b in tools)), lines)
+
+
+def _change(results: Results, row: str, title: str = "") -> str:
+    columns = _columns(results, row)
+    floor = row == "change" and any(r.row == "tool" and r.backend == "legacy" for r in results.rows)
+    lines = []
+    for label in _shapes(results, row):
+        cells = [_pair(results.find(row, label, *who)) for who in columns]
+        if floor:
+            cells.append(cell(results.find("tool", label, "tool", "legacy"), "floor p50 ms", _ms))
+        lines.append((label, *cells))
+    return _titled(title, table(("", *(WHO[who][0] for who in columns), *(["tool's floor, legacy"] * floor)), lines))
+
+
+def _pair(row: Row | None) -> str:
+    p50, p99 = cell(row, "p50 ms", _ms), cell(row, "p99 ms", _ms)
+    return p50 if p50 == p99 else f"{p50} / {p99}"
+
+
+def _cpu(results: Results) -> str:
+    return _by_subject(results, "churn", "CPU percent", _percent, "CPU amid the rolling update, per cent of a core")
+
+
+def _places(results: Results, row: str, key: str, text: Callable[[float], str]) -> str:
+    lines = [
+        ("empty chain", one.backend, *(cell(one, key.format(place), text) for place in PLACES))
+        for one in results.rows
+        if one.row == "empty"
+    ]
+    for label in _shapes(results, row):
+        for who in _columns(results, row):
+            one = results.find(row, label, *who)
+            if one is not None:
+                lines.append((label, WHO[who][0], *(cell(one, key.format(place), text) for place in PLACES)))
+    return table(("", "", *PLACES), lines)
+
+
+def _plan(results: Results) -> str:
+    lines = [
+        (
+            one.shape,
+            f"{number(one.values['decode ms'])} ms ({number(one.values['decode MB/s'])} MB/s)",
+            f"{number(one.values['plan ms'])} ms, {number(one.values['rules'])} rules, {number(one.values['MB'])} MB",
+            f"{number(one.values['change p50 ms'])} / {number(one.values['change p99 ms'])} ms",
+        )
+        for label in _shapes(results, "plan")
+        if (one := results.find("plan", label, "ferrule")) is not None and one.status == "ok"
+    ]
+    return table(("", "decode", "full plan", "one change, p50 / p99"), lines)
+
+
+def _engine(results: Results) -> str:
+    rows = [one for one in results.rows if one.row == "engine" and "better" in one.values]
+    state = {"ok": "", "failed": "**missed**"}
+    return table(("Rust bench", "", ""), [(f"`{r.subject}`", r.reason, state.get(r.status, r.status)) for r in rows])
+
+
+def _not_measured(results: Results) -> Iterator[str]:
+    rows = [row for row in results.rows if row.status in ("failed", "skipped") and row.row != "engine"]
+    if rows:
+        yield "## Not measured"
+        yield table(("row", "", "why"), [(row.key, row.status, row.reason.split("\n", 1)[0][:200]) for row in rows])
+
+
+def plots(results: Results) -> dict[str, str]:
+    """File name → SVG, for what has at least two sizes to draw."""
+    charts = {
+        "first-sync.svg": Chart(
+            "First sync", "process start → all rules in the kernel; an arrow: not finished by then",
+            _lines(results, "start", "seconds", without=FLAT), seconds,
+        ),
+        "change.svg": Chart(
+            "One endpoint changed", "API write → the new Pod answers: p50, whisker to p99",
+            _lines(results, "change", "p50 ms", 1e-3, high="p99 ms"), seconds,
+        ),
+        "memory.svg": Chart(
+            "Memory of the daemon", "peak resident, at the end of the first sync",
+            _lines(results, "start", "RSS peak MiB", without=FLAT), _mib,
+        ),
+        "first-packet.svg": Chart(
+            "First packet of a new flow, last Service", "p50 of a local UDP send",
+            [*_lines(results, "packets", "last p50 µs", 1e-6), *_empty(results, "miss p50 µs", 1e-6)], seconds,
+        ),
+        "connections.svg": Chart(
+            "New connections a second, last Service", "connect, accept, close, one after the other",
+            [*_lines(results, "packets", "last connections a second"), *_empty(results, "miss connections a second")],
+            number,
+        ),
+    }  # fmt: skip
+    return {name: draw(chart) for name, chart in charts.items() if any(len(one.points) > 1 for one in chart.series)}
+
+
+def _sizes(results: Results, row: str) -> list[str]:
+    return [label for label in _shapes(results, row) if not _order(label)[0]]
+
+
+def _lines(
+    results: Results, row: str, key: str, scale: float = 1.0, *, high: str = "", without: Sequence[str] = ()
+) -> list[Series]:
+    out = []
+    for who in _columns(results, row):
+        name, colour, dashed = WHO[who]
+        points = []
+        for label in _sizes(results, row):
+            one, x = results.find(row, label, *who), shapes.parse(label).services
+            if one is None or who[0] in without:
+                continue
+            if one.status == "unfinished" and key == "seconds":
+                points.append(Point(x, one.values["seconds"] * scale, bound=True))
+            elif one.status == "ok" and one.values.get(key, 0) > 0:
+                top = one.values[high] * scale if high in one.values else None
+                points.append(Point(x, one.values[key] * scale, high=top))
+        out.append(Series(name, colour, points, dashed))
+    return out
+
+
+def _empty(results: Results, key: str, scale: float = 1.0) -> list[Series]:
+    sizes = [shapes.parse(label).services for label in _sizes(results, "packets")]
+    return [
+        Series(
+            f"empty chain, {row.backend}",
+            "#8a929a",
+            [Point(x, row.values[key] * scale) for x in sizes],
+            row.backend != "nft",
+        )
+        for row in results.rows
+        if row.row == "empty" and row.status == "ok"
+    ]
+
+
+def _ms(value: float) -> str:
+    return seconds(value / 1000)
+
+
+def _mib(value: float) -> str:
+    return f"{number(value)} MiB"
+
+
+def _percent(value: float) -> str:
+    return f"{number(value)} %"

@@ -1,0 +1,92 @@
+"""The engine alone: the Rust bench's own rows, and any shape as the daemon calls it, from objects to text."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+from bench import shapes
+from bench.results import ROOT, Row
+from bench.rows import tool
+from bench.shapes import Shape
+from bench.stats import percentile
+from bench.verify import WrongRules
+from ferrule._engine import Engine
+from ferrule.types import FAMILIES
+
+CHANGES = 300
+CARGO_SECONDS = 1200.0
+
+
+def cargo() -> Iterator[Row]:
+    """`cargo bench`, line by line as it prints them."""
+    argv = (os.environ.get("CARGO", "cargo"), "bench", "-q", "-p", "ferrule-bench", "--", "--json")
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stderr is not None
+        seen = 0
+        for line in child.stdout:
+            said = json.loads(line)
+            seen += 1
+            row = Row("engine", subject=said["name"], values={"better": said["better"], **said["figures"]})
+            row.reason = said["text"]
+            if not said["ok"]:
+                row.status, row.reason = "failed", f"{said['text']}: the bar is {said['bar']}"
+            yield row
+        complaint = child.stderr.read()
+    # 1 is a missed bar, which its row says.
+    if child.returncode not in (0, 1) or not seen:
+        raise RuntimeError(f"cargo bench: exit {child.returncode}: {complaint[-500:]}")
+
+
+def plan(shape: Shape) -> dict[str, float]:
+    """Lists in, a full plan of every family out; then one endpoint after the other."""
+    services, slices = shapes.objects(shape)
+    pages = {"Service": json.dumps(services).encode(), "EndpointSlice": json.dumps(slices).encode()}
+    by_name = {one["metadata"]["name"]: one for one in slices}
+    del services, slices
+    engine = Engine(tool.options("nft"))
+    begun = time.perf_counter()
+    services_in = engine.replace("Service", [pages["Service"]])
+    slices_in = engine.replace("EndpointSlice", [pages["EndpointSlice"]])
+    decoded = time.perf_counter() - begun
+    if services_in.rejected + slices_in.rejected:
+        raise WrongRules(f"objects were rejected: {engine.problems()[:3]}")
+    engine.replace("Node", [json.dumps([tool.NODE]).encode()])
+    rules, size, planned = 0, 0, 0.0
+    for family in FAMILIES:
+        engine.observe(family, b"")
+        begun = time.perf_counter()
+        full = engine.plan(family)
+        planned += time.perf_counter() - begun
+        if full is None:
+            raise WrongRules(f"no plan for {family}")
+        rules, size = rules + full.rules_written, size + full.payload_size
+        engine.commit(full)
+    least = (3 if shape.endpoints else 0) * shape.total * (1 + shape.dual)
+    if rules < least:
+        raise WrongRules(f"{rules} rules, at least {least} are wanted")
+    taken = []
+    for turn in range(CHANGES):
+        number = turn * 7919 % shape.services
+        one = by_name[shapes.slice_name(number)]
+        one = one | {"endpoints": shapes.endpoint_list(shapes.replaced(shape, number, turn + 1))}
+        frame = json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n"
+        begun = time.perf_counter()
+        engine.ingest("EndpointSlice", frame)
+        changed = engine.plan("ipv4")
+        taken.append(time.perf_counter() - begun)
+        if changed is None or not changed.chains_written:
+            raise WrongRules(f"change {turn} planned nothing")
+        engine.commit(changed)
+    return {
+        "decode ms": 1000 * decoded,
+        "decode MB/s": sum(map(len, pages.values())) / decoded / 1e6,
+        "plan ms": 1000 * planned,
+        "rules": float(rules),
+        "MB": size / 1e6,
+        "change p50 ms": 1000 * percentile(taken, 50),
+        "change p99 ms": 1000 * percentile(taken, 99),
+    }

@@ -1,0 +1,92 @@
+"""The tool alone: the text that ferrule writes, fed to iptables-restore by hand, and the least that a change costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+from bench import shapes, verify
+from bench.shapes import Shape
+from bench.stats import percentile
+from ferrule._engine import Engine, EngineOptions
+from ferrule.testing.netns import NetNs
+from ferrule.types import FAMILIES
+
+RESTORE_SECONDS = 300.0
+NODE = {"kind": "Node", "metadata": {"name": "node-1", "uid": "n", "resourceVersion": "1"}, "spec": {}, "status": {}}
+
+
+def options(backend: str) -> EngineOptions:
+    """As the daemon chooses them on the bench's node."""
+    return EngineOptions(
+        node_name="node-1",
+        node_ips=("172.31.250.2",),
+        local_detector="ClusterCIDR",
+        cluster_cidrs=("10.128.0.0/9",),
+        ordered_blocks=backend == "nft",
+    )
+
+
+def filled(shape: Shape, backend: str) -> Engine:
+    """An engine that has the shape's objects, before an empty kernel."""
+    engine = Engine(options(backend))
+    services, slices = shapes.objects(shape)
+    engine.replace("Service", [json.dumps(services).encode()])
+    engine.replace("EndpointSlice", [json.dumps(slices).encode()])
+    engine.replace("Node", [json.dumps([NODE]).encode()])
+    for family in FAMILIES:
+        engine.observe(family, b"")
+    return engine
+
+
+def text(shape: Shape, backend: str) -> Iterator[tuple[str, bytes]]:
+    """(tool, input) of a first sync, family by family."""
+    engine = filled(shape, backend)
+    for family, tool in zip(FAMILIES, ("iptables", "ip6tables"), strict=True):
+        plan = engine.plan(family)
+        if plan is not None:
+            yield f"{tool}-{backend}-restore", plan.payload
+            engine.commit(plan)
+
+
+def restore(netns: NetNs, tool: str, payload: bytes) -> float:
+    """Seconds; as the daemon calls it."""
+    argv = (*netns.prefix, tool, "--noflush", "-w", "5")
+    begun = time.monotonic()
+    done = subprocess.run(argv, input=payload, capture_output=True, check=False, timeout=RESTORE_SECONDS)
+    passed = time.monotonic() - begun
+    if done.returncode:
+        raise RuntimeError(f"{tool}: {done.stderr.decode(errors='replace')[:300]}")
+    return passed
+
+
+def tool(shape: Shape, backend: str) -> dict[str, float]:
+    """Everything; then, over it, one Service's chains again and again: the tool's floor for a change."""
+    parts = list(text(shape, backend))
+    with NetNs("tool") as netns:
+        seconds = sum(restore(netns, name, payload) for name, payload in parts)
+        values = {"seconds": seconds, "MB": sum(len(payload) for _, payload in parts) / 1e6}
+        values |= verify.iptables(netns, backend, shape)
+        smallest = one_service(parts[0][1])
+        floor = [1000 * restore(netns, parts[0][0], smallest) for _ in range(9)]
+    return values | {"floor p50 ms": percentile(floor, 50), "floor p99 ms": percentile(floor, 99)}
+
+
+def one_service(payload: bytes) -> bytes:
+    """The smallest restore that changes a Service: its balancing chain and one endpoint's, in one transaction."""
+    rules: dict[str, list[str]] = {}
+    for line in payload.decode().splitlines():
+        if line.startswith(("-A KUBE-SVC-", "-A KUBE-SEP-")):
+            rules.setdefault(line.split(" ", 2)[1], []).append(line)
+    chain, endpoint = next(
+        (name, match[1])
+        for name, lines in rules.items()
+        for line in lines
+        if name.startswith("KUBE-SVC-") and (match := re.search(r"-j (KUBE-SEP-\S+)", line)) and match[1] in rules
+    )
+    names = (endpoint, chain)
+    lines = ["*nat", *(f":{name} - [0:0]" for name in names), *(line for name in names for line in rules[name])]
+    return "\n".join((*lines, "COMMIT", "")).encode()

@@ -1,0 +1,173 @@
+"""Whether the rules in a kernel are those that a shape asks for: all of them by count, some of them by what they do.
+
+Reads `iptables-save` text, or asks `nft` where stock runs in nftables mode, and knows nothing of who wrote it: a
+Service may be found through one long chain or through a tree, its endpoints balanced by one chain or by several.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench import shapes
+from bench.shapes import Shape
+from ferrule.testing.netns import NetNs
+
+SAMPLES = 12
+NFT_SAMPLES = 1
+"""Beside first and last. Each question costs the tool a walk over everything."""
+
+SAVE_SECONDS = 300.0
+
+
+class WrongRules(Exception):
+    """What was timed did not do its work."""
+
+
+class Saved:
+    """The nat table of one `iptables-save`."""
+
+    def __init__(self, text: str) -> None:
+        start = text.find("*nat\n")
+        table = text[start : text.find("\nCOMMIT", start)] if start >= 0 else ""
+        self.chains: dict[str, list[str]] = {}
+        for line in table.splitlines():
+            if line.startswith(":"):
+                self.chains.setdefault(line[1:].split(" ", 1)[0], [])
+            elif line.startswith("-A "):
+                chain = line[3:].split(" ", 1)[0]
+                self.chains.setdefault(chain, []).append(line)
+
+    @property
+    def rules(self) -> int:
+        """Of the table."""
+        return sum(map(len, self.chains.values()))
+
+    def count(self, prefix: str) -> int:
+        """Chains whose name begins so."""
+        return sum(chain.startswith(prefix) for chain in self.chains)
+
+    def behind(self, address: str, root: str = "KUBE-SERVICES") -> set[str]:
+        """Where DNAT may send a packet for this address, whatever its port."""
+        found: set[str] = set()
+        self._follow(root, ipaddress.ip_address(address), f"-d {address}/32 ", found, set())
+        return found
+
+    def _follow(
+        self, chain: str, ip: ipaddress.IPv4Address | ipaddress.IPv6Address, exact: str, found: set[str], seen: set[str]
+    ) -> None:
+        seen.add(chain)
+        for line in self.chains.get(chain, ()):
+            if " -d " in line and exact not in line and not _covers(line, ip):
+                continue
+            if " --dst-type LOCAL " in line:
+                continue  # node ports
+            target = re.search(r" -[jg] (\S+)", line)
+            if " --to-destination " in line:
+                found.add(line.split(" --to-destination ", 1)[1].split(" ", 1)[0])
+            elif target and target[1] in self.chains and target[1] not in seen:
+                self._follow(target[1], ip, exact, found, seen)
+
+    def order(self, protocol: str, root: str = "KUBE-SERVICES") -> list[str]:
+        """The addresses of a flat root's rules of one protocol, in their order; empty for a tree."""
+        pattern = re.compile(rf"-A {root} -d (\d+\.\d+\.\d+\.\d+)/32 -p {protocol} ")
+        return [match[1] for line in self.chains.get(root, ()) if (match := pattern.match(line))]
+
+
+def _covers(line: str, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    match = re.search(r" (! )?-d (\S+)", line)
+    if match is None or match[1]:
+        return True
+    if match[2].endswith("/32"):
+        return False  # `exact` is not in the line
+    return ip in ipaddress.ip_network(match[2])
+
+
+def save(netns: NetNs, backend: str, family: str = "iptables") -> Saved:
+    """What the kernel has now."""
+    return Saved(netns.run(f"{family}-{backend}-save", "-t", "nat", timeout=SAVE_SECONDS).stdout)
+
+
+def sampled(shape: Shape, count: int = SAMPLES) -> list[int]:
+    """First, last, and some between; the same each time."""
+    chance = random.Random(shape.services)  # noqa: S311 - the same rows each time
+    between = chance.sample(range(shape.services), min(count, shape.services))
+    return sorted({0, shape.services - 1, *between})
+
+
+def destinations(shape: Shape, number: int) -> set[str]:
+    """What DNAT must lead to for the n-th Service."""
+    targets = [target for _, target in shapes.port_numbers(shape)]
+    return {f"{ip}:{target}" for ip in shapes.endpoints_of(shape, number) for target in targets}
+
+
+def iptables(netns: NetNs, backend: str, shape: Shape) -> dict[str, float]:
+    """Raises `WrongRules`; else the counts."""
+    saved = save(netns, backend)
+    found = saved.count("KUBE-SEP-")
+    if found < shape.total:
+        raise WrongRules(f"{found} endpoint chains, {shape.total} are wanted")
+    for number in sampled(shape):
+        there, wanted = saved.behind(shapes.cluster_ip(number)), destinations(shape, number)
+        if there != wanted:
+            raise WrongRules(f"{shapes.name(number)} leads to {_some(there)}, not to {_some(wanted)}")
+    if shape.dual:
+        found = save(netns, backend, "ip6tables").count("KUBE-SEP-")
+        if found < shape.total:
+            raise WrongRules(f"{found} IPv6 endpoint chains, {shape.total} are wanted")
+    return {"nat rules": float(saved.rules), "endpoint chains": float(saved.count("KUBE-SEP-"))}
+
+
+def nftables(netns: NetNs, shape: Shape) -> dict[str, float]:
+    """The same for stock's nftables mode, which has a chain a service port and all its endpoints in one rule."""
+    listed = netns.run("nft", "list", "chains", "ip", timeout=SAVE_SECONDS).stdout
+    found, wanted = len(re.findall(r"chain service-\S+/", listed)), shape.services * shape.ports
+    if found < wanted:
+        raise WrongRules(f"{found} Service chains, {wanted} are wanted")
+    for number in sampled(shape, NFT_SAMPLES):
+        nftables_behind(netns, shape, number, shapes.endpoints_of(shape, number))
+    return {"service chains": float(found)}
+
+
+def nftables_behind(netns: NetNs, shape: Shape, number: int, addresses: Sequence[str]) -> None:
+    """The n-th Service's map element leads to a chain that knows these endpoints; raises `WrongRules`."""
+    kind, (port, _) = shapes.protocol(number).lower(), shapes.port_numbers(shape)[0]
+    element = f"{{ {shapes.cluster_ip(number)} . {kind} . {port} }}"
+    table = ("ip", "kube-proxy")
+    said = netns.run("nft", "get", "element", *table, "service-ips", element, check=False, timeout=SAVE_SECONDS)
+    chain = re.search(r"goto (service-\S+)", said.stdout)
+    if chain is None:
+        raise WrongRules(f"no element {element}")
+    text = netns.run("nft", "list", "chain", *table, chain[1], timeout=SAVE_SECONDS).stdout
+    known = set(re.findall(r"\d+\.\d+\.\d+\.\d+", text))
+    missing = [ip for ip in addresses if ip not in known]
+    if missing:
+        raise WrongRules(f"{shapes.name(number)} does not lead to {_some(missing)}")
+
+
+def contains(netns: NetNs, subject: str, backend: str, shape: Shape, changed: Mapping[int, Sequence[str]]) -> None:
+    """Service by number → endpoints that it has now; all of them are looked for (in nftables mode, samples: each
+    question costs the tool a walk). Raises `WrongRules`."""
+    if subject == "stock-nftables":
+        for number in (min(changed), max(changed)):
+            nftables_behind(netns, shape, number, changed[number])
+        return
+    known = set(_to_destinations(save(netns, backend)))
+    wanted = [ip for addresses in changed.values() for ip in addresses]
+    missing = [ip for ip in wanted if ip not in known]
+    if missing:
+        raise WrongRules(f"{len(missing)} of {len(wanted)} endpoints are not in the kernel: {_some(missing)}")
+
+
+def _to_destinations(saved: Saved) -> Iterator[str]:
+    for lines in saved.chains.values():
+        for line in lines:
+            if " --to-destination " in line:
+                yield line.split(" --to-destination ", 1)[1].split(":", 1)[0]
+
+
+def _some(things: set[str] | list[str]) -> str:
+    shown = ", ".join(sorted(things)[:4])
+    return f"{shown}, … ({len(things)})" if len(things) > 4 else shown or "nothing"
