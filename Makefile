@@ -87,20 +87,21 @@ lint: build ## formats, types, layers, stubs; warnings are errors
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import-linter | tail -1
 	@hack/check-words
 
-.PHONY: bench
-bench: build ## engine rows (release only): time, throughput, heap
-	@$(CARGO) bench -q -p ferrule-bench
-
-.PHONY: bench-daemon
-bench-daemon: build net-tools ## whole daemons beside stock kube-proxy on a real API server (ARGS='--shape 10000x4 …')
+.PHONY: bench bench-full
+bench: build net-tools ## engine, tools and daemons beside stock kube-proxy, five minutes (ARGS='--help')
 	@hack/build-controlplane $(CONTROLPLANE)
-	@hack/in-namespaces $(BIN)/python -m bench.daemon $(ARGS)
+	@CARGO=$(CARGO) hack/in-namespaces $(BIN)/python -m bench $(ARGS)
+
+bench-full: build net-tools ## all sizes, forty minutes; writes docs/performance.md (ARGS='--resume' goes on)
+	@hack/build-controlplane $(CONTROLPLANE)
+	@CARGO=$(CARGO) hack/in-namespaces $(BIN)/python -m bench --full $(ARGS)
 
 IDLE_SECONDS ?= 600
 .PHONY: soak
 soak: build net-tools ## 10,000 endpoint changes, then ten idle minutes: CPU, memory, rules
 	@hack/build-controlplane $(CONTROLPLANE)
-	@hack/in-namespaces $(BIN)/python -m bench.daemon --subjects ferrule --rows churn,idle --idle-seconds $(IDLE_SECONDS) $(ARGS)
+	@hack/in-namespaces $(BIN)/python -m bench --shapes 1000x4 --subjects ferrule --rows start,flood,idle \
+		--idle-seconds $(IDLE_SECONDS) --json target/bench/soak.json $(ARGS)
 
 .PHONY: lock
 lock: $(STAMPS)/venv ## renew requirements/dev.lock and Cargo.lock

@@ -96,7 +96,7 @@ def _change(results: Results) -> Iterator[Check]:
 
 
 def _engine(results: Results) -> Iterator[Check]:
-    rows = [row for row in results.rows if row.row == "engine" and "better" in row.values]
+    rows = [row for row in results.rows if row.row == "engine" and row.subject]
     good = sum(row.status == "ok" for row in rows)
     yield Check("engine rows", "each within its own bar", f"{good} of {len(rows)}", good == len(rows) if rows else None)
     for shape in (THIRTY,):

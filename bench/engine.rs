@@ -1,8 +1,8 @@
 //! Engine rows: decoding, a full plan, one changed endpoint or Service, heap; the last three with flat dispatch chains and
 //! with trees, and for both the rules that a packet walks through (counted by an interpreter of rules). Every row checks the result of what it timed.
 //!
-//! Run by `make bench`; refuses a debug build. What these rows do not show is in bench/README.md.
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)] // a report for people; a bench may panic
+//! Run by `make bench` (`cargo bench -p ferrule-bench` alone); refuses a debug build. What these rows do not show is in bench/README.md.
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)] // a report for people; a bench may panic
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,9 +25,19 @@ static ALLOCATOR: Counting = Counting;
 
 const REPEATS: usize = 5;
 
-fn row(name: &str, value: &str, bar: &str, ok: bool) -> bool {
-    println!("{name:<44} {value:>22}   {bar:<22} {}", if ok { "ok" } else { "MISSED" });
+/// One line: for people, or with `--json` for the bench that runs this one.
+fn row(name: &str, value: &str, figures: &[(&str, f64)], bar: &str, ok: bool) -> bool {
+    if std::env::args().any(|word| word == "--json") {
+        let figures: serde_json::Map<_, _> = figures.iter().map(|&(unit, n)| (unit.to_owned(), n.into())).collect();
+        println!("{}", serde_json::json!({"name": name, "text": value, "figures": figures, "bar": bar, "ok": ok}));
+    } else {
+        println!("{name:<44} {value:>22}   {bar:<22} {}", if ok { "ok" } else { "MISSED" });
+    }
     ok
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn best(mut run: impl FnMut() -> Duration) -> Duration {
@@ -83,7 +93,8 @@ fn decode(shape: Shape, cluster: &Cluster) -> bool {
     let rate = bytes / time.as_secs_f64() / 1e6;
     row(
         &format!("decode_list_{}", shape.services),
-        &format!("{rate:.0} MB/s ({:.0} ms)", time.as_secs_f64() * 1e3),
+        &format!("{rate:.0} MB/s ({:.0} ms)", milliseconds(time)),
+        &[("MB/s", rate), ("ms", milliseconds(time))],
         ">= 100 MB/s",
         rate >= 100.0,
     )
@@ -105,6 +116,7 @@ fn full_plan(shape: Shape, cluster: &Cluster, bar: f64, (mode, dispatch): (&str,
     row(
         &format!("plan_full_{}x{}_{mode}", shape.services, shape.endpoints),
         &value,
+        &[("ms", milliseconds(time)), ("MB", size as f64 / 1e6)],
         &format!("<= {bar} s"),
         time.as_secs_f64() <= bar,
     )
@@ -132,10 +144,12 @@ fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch
     times.sort_unstable();
     let (median, p99) = (times[250].as_secs_f64() * 1e3, times[495].as_secs_f64() * 1e3);
     let value = format!("{median:.3} / {p99:.3} ms p99");
-    row(&format!("change_one_endpoint_{}_{mode}", shape.services), &value, "<= 1 ms p99", p99 <= 1.0)
+    let figures = [("p50 ms", median), ("p99 ms", p99)];
+    row(&format!("change_one_endpoint_{}_{mode}", shape.services), &value, &figures, "<= 1 ms p99", p99 <= 1.0)
         & row(
             &format!("change_one_endpoint_{}_{mode}_cost", shape.services),
             &format!("{bytes} bytes, {allocations} allocs"),
+            &[("bytes", bytes as f64), ("allocations", allocations as f64)],
             "",
             true,
         )
@@ -168,10 +182,12 @@ fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatc
     let (median, p99) = (times[100].as_secs_f64() * 1e3, times[198].as_secs_f64() * 1e3);
     let value = format!("{median:.3} / {p99:.3} ms p99");
     let (bar, ok) = if dispatch == Dispatch::Tree { ("<= 1 ms p99", p99 <= 1.0) } else { ("", true) };
-    row(&format!("change_one_service_{}_{mode}", shape.services), &value, bar, ok)
+    let figures = [("p50 ms", median), ("p99 ms", p99)];
+    row(&format!("change_one_service_{}_{mode}", shape.services), &value, &figures, bar, ok)
         & row(
             &format!("change_one_service_{}_{mode}_cost", shape.services),
             &format!("{} / {} bytes max", bytes[100], bytes[199]),
+            &[("p50 bytes", bytes[100] as f64), ("most bytes", bytes[199] as f64), ("most chains", chains as f64)],
             &format!("{chains} chains at most"),
             true,
         )
@@ -214,7 +230,9 @@ fn walks(shape: Shape, cluster: &Cluster) -> bool {
         } else {
             ("first middle last miss", true)
         };
-        ok &= row(&format!("rules_walked_{}_{mode}", shape.services), &value, bar, fine);
+        let figures: Vec<_> =
+            ["first", "middle", "last", "miss"].into_iter().zip(walked.iter().map(|&n| n as f64)).collect();
+        ok &= row(&format!("rules_walked_{}_{mode}", shape.services), &value, &figures, bar, fine);
     }
     ok
 }
@@ -277,7 +295,10 @@ fn heap(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Dispatch)) -> 
     drop(plan);
     let applied = LIVE.load(Ordering::Relaxed) - before;
     let value = format!("{} + {} bytes", stored / shape.services, (applied - stored) / shape.services);
-    row(&format!("heap_per_service_{}x{}_{mode} (objects + state)", shape.services, shape.endpoints), &value, "", true)
+    let bytes = |all: usize| all as f64 / shape.services as f64;
+    let figures = [("objects bytes", bytes(stored)), ("state bytes", bytes(applied - stored))];
+    let name = format!("heap_per_service_{}x{}_{mode} (objects + state)", shape.services, shape.endpoints);
+    row(&name, &value, &figures, "", true)
 }
 
 fn main() {
@@ -285,7 +306,7 @@ fn main() {
         println!("a debug build measures nothing: use `make bench`");
         std::process::exit(2);
     }
-    println!("engine rows, best of {REPEATS}; {} {}", std::env::consts::ARCH, std::env::consts::OS);
+    eprintln!("engine rows, best of {REPEATS}; {} {}", std::env::consts::ARCH, std::env::consts::OS);
     let ten = Shape { services: 10_000, endpoints: 4, node_port_every: 10 };
     let thirty = Shape { services: 30_000, ..ten };
     let mut ok = true;

@@ -262,7 +262,7 @@ def _plan(results: Results) -> str:
 
 
 def _engine(results: Results) -> str:
-    rows = [one for one in results.rows if one.row == "engine" and "better" in one.values]
+    rows = [one for one in results.rows if one.row == "engine" and one.subject]
     state = {"ok": "", "failed": "**missed**"}
     return table(("Rust bench", "", ""), [(f"`{r.subject}`", r.reason, state.get(r.status, r.status)) for r in rows])
 

@@ -30,7 +30,7 @@ def cargo() -> Iterator[Row]:
         for line in child.stdout:
             said = json.loads(line)
             seen += 1
-            row = Row("engine", subject=said["name"], values={"better": said["better"], **said["figures"]})
+            row = Row("engine", subject=said["name"], values=said["figures"])
             row.reason = said["text"]
             if not said["ok"]:
                 row.status, row.reason = "failed", f"{said['text']}: the bar is {said['bar']}"

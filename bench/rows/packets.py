@@ -18,7 +18,8 @@ from ferrule.testing.netns import NetNs
 SOURCE = "10.191.255.1"
 """Inside the cluster's network, so that no rule masquerades."""
 
-MISS = "10.96.254.254"
+MISS = "10.191.254.254"
+"""Outside the range of cluster IPs, in which kube-proxy's nftables mode refuses what is no Service."""
 FLOWS = 1_500
 CONNECTIONS = 1_500
 PLACES = ("first", "middle", "last")
