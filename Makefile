@@ -90,10 +90,12 @@ lint: build ## formats, types, layers, stubs; warnings are errors
 .PHONY: bench bench-full
 bench: build net-tools ## engine, tools and daemons beside stock kube-proxy, five minutes (ARGS='--help')
 	@hack/build-controlplane $(CONTROLPLANE)
+	@hack/quietly $(CARGO) bench -q -p ferrule-bench --bench engine --no-run
 	@CARGO=$(CARGO) hack/in-namespaces $(BIN)/python -m bench $(ARGS)
 
 bench-full: build net-tools ## all sizes, forty minutes; writes docs/performance.md (ARGS='--resume' goes on)
 	@hack/build-controlplane $(CONTROLPLANE)
+	@hack/quietly $(CARGO) bench -q -p ferrule-bench --bench engine --no-run
 	@CARGO=$(CARGO) hack/in-namespaces $(BIN)/python -m bench --full $(ARGS)
 
 IDLE_SECONDS ?= 600

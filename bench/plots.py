@@ -109,8 +109,9 @@ def _grid(x_axis: Axis, y_axis: Axis, x_ticks: Sequence[float], y_text: Callable
 
 def _line(one: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
     places = [(x_axis.at(point.x), y_axis.at(point.y), point) for point in one.points]
-    course = " L".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
-    out = [_path(f"M{course}", one.colour, width=2.2, dashed=one.dashed)]
+    # No line leads to a bound: it would say that the truth is there.
+    course = " L".join(f"{x:.1f},{y:.1f}" for x, y, point in places if not point.bound)
+    out = [_path(f"M{course}", one.colour, width=2.2, dashed=one.dashed)] if course else []
     for x, y, point in places:
         if point.high is not None and point.high > point.y:
             top = y_axis.at(point.high)

@@ -23,7 +23,7 @@ CARGO_SECONDS = 1200.0
 
 def cargo() -> Iterator[Row]:
     """`cargo bench`, line by line as it prints them."""
-    argv = (os.environ.get("CARGO", "cargo"), "bench", "-q", "-p", "ferrule-bench", "--", "--json")
+    argv = (os.environ.get("CARGO", "cargo"), "bench", "-q", "-p", "ferrule-bench", "--bench", "engine", "--", "--json")
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stderr is not None
         seen = 0
