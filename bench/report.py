@@ -109,7 +109,12 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
         "One change",
         "API write → the first new connection that the new Pod answers, p50 / p99 (of fewer than a hundred changes: "
         "the slowest). *Tool's floor*: the smallest restore, one Service's chains, by hand at that size.",
-        [_change(results, "change"), _change(results, "churn", "The same amid a rolling update"), _cpu(results)],
+        [
+            _change(results, "change"),
+            _own_words(results),
+            _change(results, "churn", "The same amid a rolling update"),
+            _cpu(results),
+        ],
         "change.svg",
     )
     yield from section(
@@ -227,6 +232,18 @@ def _change(results: Results, row: str, title: str = "") -> str:
 def _pair(row: Row | None) -> str:
     p50, p99 = cell(row, "p50 ms", _ms), cell(row, "p99 ms", _ms)
     return p50 if p50 == p99 else f"{p50} / {p99}"
+
+
+def _own_words(results: Results) -> str:
+    """The daemons' own histograms, for those who have them."""
+    kept = {"sync ms": "one sync", "change to kernel ms": "watch event → kernel"}
+    lines = []
+    for label in _shapes(results, "change"):
+        for who in _columns(results, "change"):
+            row = results.find("change", label, *who)
+            if row is not None and row.status == "ok" and "sync ms" in row.values:
+                lines.append((label, WHO[who][0], *(cell(row, key, _ms) for key in kept)))
+    return _titled("As the daemons tell it (means of their own histograms)", table(("", "", *kept.values()), lines))
 
 
 def _cpu(results: Results) -> str:
