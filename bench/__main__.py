@@ -17,8 +17,9 @@ from pathlib import Path
 from tests.e2e.harness.fabric import Fabric
 
 from bench import plan, report, results, shapes
-from bench.ground import Ground, Setting, Unfinished, setting
+from bench.ground import Ground, Setting, setting
 from bench.plan import ALONE, BACKENDS, DAEMON, SUBJECTS, Part
+from bench.probe import Unfinished
 from bench.results import Results
 from bench.rows import change, engine, packets, start, tool
 from bench.runner import Runner, Step, calm, say
@@ -29,6 +30,7 @@ EXAMPLES = """examples:
   make bench                                              five minutes: engine rows, everybody at 1,000 Services
   make bench-full                                         everything; writes docs/performance.md and its plots
   make bench-full ARGS='--resume'                         only what the last run has not measured
+  make bench-full ARGS='--resume --redo engine,change'    and these once more
   make bench ARGS='--shapes 10000x4 --rows start,change --subjects ferrule,stock --backends legacy'
   make bench ARGS='--shapes 30000x4 --subjects stock --backends nft --rows start --patience 3000'
   make bench ARGS='--report-only target/bench/full.json'  tables and plots once more
@@ -60,6 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--json", type=Path, help="results; grows row by row (default: target/bench/short.json, full.json)"
     )
     parser.add_argument("--docs", type=Path, help="a folder for performance.md and plots (default: docs with --full)")
+    parser.add_argument("--redo", type=words, default=(), help="with --resume: again what begins so (start/30000x4,…)")
     parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, measure the rest")
     parser.add_argument(
         "--report-only", type=Path, metavar="FILE", help="measure nothing: tables and plots from a file"
@@ -123,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found.settings = settings(asked)
     every = plan.steps(parts(asked), asked.rows or (*ALONE, *DAEMON), asked.subjects, asked.backends)
     minutes = asked.minutes or (42.0 if asked.full else None)
-    runner = Runner(every, found, path, minutes * 60 if minutes else None, keep=asked.resume)
+    runner = Runner(every, found, path, minutes * 60 if minutes else None, keep=asked.resume, redo=asked.redo)
     say(f"{len(every)} rows, about {sum(step.guess for step in every if not runner.have(step)) / 60:.0f} min; {path}")
     Run(runner, asked).all()
     return conclude(found, asked.docs or (results.ROOT / "docs" if asked.full else None))

@@ -5,26 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench import shapes
 from bench.bars import PLACES, Check, checks
-from bench.plots import Chart, Point, Series, draw
+from bench.figures import WHO, columns, labels, mib, ms, percent, plots
 from bench.results import Results, Row
 from bench.stats import number, seconds
 
 __all__ = ["Check", "checks", "page", "plots", "summary", "write"]
 
-WHO: dict[tuple[str, str], tuple[str, str, bool]] = {
-    ("ferrule", "nft"): ("ferrule, iptables-nft", "#0b62c4", False),
-    ("ferrule", "legacy"): ("ferrule, iptables-legacy", "#3f9bea", True),
-    ("ferrule-flat", "nft"): ("ferrule, flat, iptables-nft", "#0a7f6f", False),
-    ("ferrule-flat", "legacy"): ("ferrule, flat, iptables-legacy", "#2fae9b", True),
-    ("stock", "nft"): ("kube-proxy, iptables-nft", "#c0262d", False),
-    ("stock", "legacy"): ("kube-proxy, iptables-legacy", "#e2762a", True),
-    ("stock-nftables", "nft"): ("kube-proxy, nftables mode", "#7b55a8", False),
-}
-"""Column or line name, colour, dashed."""
-
-FLAT = ("ferrule-flat",)
 INTRO = """Written by `make bench-full` from `docs/performance/results.json`; do not edit. `make bench-full
 ARGS=--help` says how to run parts of it, `bench/README.md` what the rows do and what they do not show.
 
@@ -127,10 +114,10 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
         "Peak RSS (VmHWM) of the daemon at its first sync, the most that its children had beside it, and CPU seconds "
         "of both; at rest, per cent of a core.",
         [
-            _by_subject(results, "start", "RSS peak MiB", _mib, "Daemon, peak"),
-            _by_subject(results, "start", "children peak MiB", _mib, "Children, peak"),
+            _by_subject(results, "start", "RSS peak MiB", mib, "Daemon, peak"),
+            _by_subject(results, "start", "children peak MiB", mib, "Children, peak"),
             _by_subject(results, "start", "CPU seconds", seconds, "CPU of the first sync"),
-            _by_subject(results, "idle", "CPU percent", _percent, "Idle"),
+            _by_subject(results, "idle", "CPU percent", percent, "Idle"),
         ],
         "memory.svg",
     )
@@ -162,21 +149,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
-def _columns(results: Results, row: str) -> list[tuple[str, str]]:
-    there = {(one.subject, one.backend) for one in results.rows if one.row == row and one.status != "skipped"}
-    return [who for who in WHO if who in there]
-
-
-def _shapes(results: Results, *rows: str) -> list[str]:
-    found = {one.shape for one in results.rows if one.row in rows and one.shape}
-    return sorted(found, key=_order)
-
-
-def _order(label: str) -> tuple[bool, int, int, str]:
-    shape = shapes.parse(label)
-    return shape.endpoints != 4 or shape.ports > 1 or shape.dual, shape.services, shape.endpoints, label
-
-
 def cell(row: Row | None, key: str, text: Callable[[float], str]) -> str:
     """A value, or why there is none."""
     if row is None or row.status == "skipped":
@@ -193,44 +165,43 @@ def _titled(title: str, body: str) -> str:
 
 
 def _by_subject(results: Results, row: str, key: str, text: Callable[[float], str], title: str = "") -> str:
-    columns = _columns(results, row)
+    who_all = columns(results, row)
     lines = [
-        (label, *(cell(results.find(row, label, *who), key, text) for who in columns))
-        for label in _shapes(results, row)
+        (label, *(cell(results.find(row, label, *who), key, text) for who in who_all)) for label in labels(results, row)
     ]
-    return _titled(title, table(("", *(WHO[who][0] for who in columns)), lines))
+    return _titled(title, table(("", *(WHO[who][0] for who in who_all)), lines))
 
 
 def _first_sync(results: Results) -> str:
-    columns = _columns(results, "start")
+    who_all = columns(results, "start")
     tools = [
         backend for backend in ("nft", "legacy") if any(r.row == "tool" and r.backend == backend for r in results.rows)
     ]
     lines = [
         (
             label,
-            *(cell(results.find("start", label, *who), "seconds", seconds) for who in columns),
+            *(cell(results.find("start", label, *who), "seconds", seconds) for who in who_all),
             *(cell(results.find("tool", label, "tool", backend), "seconds", seconds) for backend in tools),
         )
-        for label in _shapes(results, "start", "tool")
+        for label in labels(results, "start", "tool")
     ]
-    return table(("", *(WHO[who][0] for who in columns), *(f"tool alone, {b}" for b in tools)), lines)
+    return table(("", *(WHO[who][0] for who in who_all), *(f"tool alone, {b}" for b in tools)), lines)
 
 
 def _change(results: Results, row: str, title: str = "") -> str:
-    columns = _columns(results, row)
+    who_all = columns(results, row)
     floor = row == "change" and any(r.row == "tool" and r.backend == "legacy" for r in results.rows)
     lines = []
-    for label in _shapes(results, row):
-        cells = [_pair(results.find(row, label, *who)) for who in columns]
+    for label in labels(results, row):
+        cells = [_pair(results.find(row, label, *who)) for who in who_all]
         if floor:
-            cells.append(cell(results.find("tool", label, "tool", "legacy"), "floor p50 ms", _ms))
+            cells.append(cell(results.find("tool", label, "tool", "legacy"), "floor p50 ms", ms))
         lines.append((label, *cells))
-    return _titled(title, table(("", *(WHO[who][0] for who in columns), *(["tool's floor, legacy"] * floor)), lines))
+    return _titled(title, table(("", *(WHO[who][0] for who in who_all), *(["tool's floor, legacy"] * floor)), lines))
 
 
 def _pair(row: Row | None) -> str:
-    p50, p99 = cell(row, "p50 ms", _ms), cell(row, "p99 ms", _ms)
+    p50, p99 = cell(row, "p50 ms", ms), cell(row, "p99 ms", ms)
     return p50 if p50 == p99 else f"{p50} / {p99}"
 
 
@@ -238,16 +209,16 @@ def _own_words(results: Results) -> str:
     """The daemons' own histograms, for those who have them."""
     kept = {"sync ms": "one sync", "change to kernel ms": "watch event → kernel"}
     lines = []
-    for label in _shapes(results, "change"):
-        for who in _columns(results, "change"):
+    for label in labels(results, "change"):
+        for who in columns(results, "change"):
             row = results.find("change", label, *who)
             if row is not None and row.status == "ok" and "sync ms" in row.values:
-                lines.append((label, WHO[who][0], *(cell(row, key, _ms) for key in kept)))
+                lines.append((label, WHO[who][0], *(cell(row, key, ms) for key in kept)))
     return _titled("As the daemons tell it (means of their own histograms)", table(("", "", *kept.values()), lines))
 
 
 def _cpu(results: Results) -> str:
-    return _by_subject(results, "churn", "CPU percent", _percent, "CPU amid the rolling update, per cent of a core")
+    return _by_subject(results, "churn", "CPU percent", percent, "CPU amid the rolling update, per cent of a core")
 
 
 def _places(results: Results, row: str, key: str, text: Callable[[float], str]) -> str:
@@ -256,8 +227,8 @@ def _places(results: Results, row: str, key: str, text: Callable[[float], str]) 
         for one in results.rows
         if one.row == "empty"
     ]
-    for label in _shapes(results, row):
-        for who in _columns(results, row):
+    for label in labels(results, row):
+        for who in columns(results, row):
             one = results.find(row, label, *who)
             if one is not None:
                 lines.append((label, WHO[who][0], *(cell(one, key.format(place), text) for place in PLACES)))
@@ -272,7 +243,7 @@ def _plan(results: Results) -> str:
             f"{number(one.values['plan ms'])} ms, {number(one.values['rules'])} rules, {number(one.values['MB'])} MB",
             f"{number(one.values['change p50 ms'])} / {number(one.values['change p99 ms'])} ms",
         )
-        for label in _shapes(results, "plan")
+        for label in labels(results, "plan")
         if (one := results.find("plan", label, "ferrule")) is not None and one.status == "ok"
     ]
     return table(("", "decode", "full plan", "one change, p50 / p99"), lines)
@@ -289,81 +260,3 @@ def _not_measured(results: Results) -> Iterator[str]:
     if rows:
         yield "## Not measured"
         yield table(("row", "", "why"), [(row.key, row.status, row.reason.split("\n", 1)[0][:200]) for row in rows])
-
-
-def plots(results: Results) -> dict[str, str]:
-    """File name → SVG, for what has at least two sizes to draw."""
-    charts = {
-        "first-sync.svg": Chart(
-            "First sync", "process start → all rules in the kernel; an arrow: not finished by then",
-            _lines(results, "start", "seconds", without=FLAT), seconds,
-        ),
-        "change.svg": Chart(
-            "One endpoint changed", "API write → the new Pod answers: p50, whisker to p99",
-            _lines(results, "change", "p50 ms", 1e-3, high="p99 ms"), seconds,
-        ),
-        "memory.svg": Chart(
-            "Memory of the daemon", "peak resident, at the end of the first sync",
-            _lines(results, "start", "RSS peak MiB", without=FLAT), _mib,
-        ),
-        "first-packet.svg": Chart(
-            "First packet of a new flow, last Service", "p50 of a local UDP send",
-            [*_lines(results, "packets", "last p50 µs", 1e-6), *_empty(results, "miss p50 µs", 1e-6)], seconds,
-        ),
-        "connections.svg": Chart(
-            "New connections a second, last Service", "connect, accept, close, one after the other",
-            [*_lines(results, "packets", "last connections a second"), *_empty(results, "miss connections a second")],
-            number,
-        ),
-    }  # fmt: skip
-    return {name: draw(chart) for name, chart in charts.items() if any(len(one.points) > 1 for one in chart.series)}
-
-
-def _sizes(results: Results, row: str) -> list[str]:
-    return [label for label in _shapes(results, row) if not _order(label)[0]]
-
-
-def _lines(
-    results: Results, row: str, key: str, scale: float = 1.0, *, high: str = "", without: Sequence[str] = ()
-) -> list[Series]:
-    out = []
-    for who in _columns(results, row):
-        name, colour, dashed = WHO[who]
-        points = []
-        for label in _sizes(results, row):
-            one, x = results.find(row, label, *who), shapes.parse(label).services
-            if one is None or who[0] in without:
-                continue
-            if one.status == "unfinished" and key == "seconds":
-                points.append(Point(x, one.values["seconds"] * scale, bound=True))
-            elif one.status == "ok" and one.values.get(key, 0) > 0:
-                top = one.values[high] * scale if high in one.values else None
-                points.append(Point(x, one.values[key] * scale, high=top))
-        out.append(Series(name, colour, points, dashed))
-    return out
-
-
-def _empty(results: Results, key: str, scale: float = 1.0) -> list[Series]:
-    sizes = [shapes.parse(label).services for label in _sizes(results, "packets")]
-    return [
-        Series(
-            f"empty chain, {row.backend}",
-            "#8a929a",
-            [Point(x, row.values[key] * scale) for x in sizes],
-            row.backend != "nft",
-        )
-        for row in results.rows
-        if row.row == "empty" and row.status == "ok"
-    ]
-
-
-def _ms(value: float) -> str:
-    return seconds(value / 1000)
-
-
-def _mib(value: float) -> str:
-    return f"{number(value)} MiB"
-
-
-def _percent(value: float) -> str:
-    return f"{number(value)} %"

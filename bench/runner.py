@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from bench.ground import Unfinished
+from bench.probe import Unfinished
 from bench.results import Results, Row
 from bench.stats import number
 
@@ -52,6 +52,8 @@ class Runner:
     """Seconds; what would begin later is skipped, and says so."""
     keep: bool = False
     """Rows that the file has already are not measured again."""
+    redo: tuple[str, ...] = ()
+    """But for those whose key begins with one of these."""
     begun: float = field(default_factory=time.monotonic)
     _done: set[str] = field(default_factory=set)
 
@@ -62,7 +64,8 @@ class Runner:
     def have(self, step: Step) -> bool:
         """From an earlier run."""
         found = self.results.find(step.row, step.shape, step.subject, step.backend)
-        return self.keep and found is not None and found.status in ("ok", "unfinished")
+        again = bool(self.redo) and step.key.startswith(self.redo)
+        return self.keep and not again and found is not None and found.status in ("ok", "unfinished")
 
     @property
     def late(self) -> bool:

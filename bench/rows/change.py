@@ -12,7 +12,8 @@ import signal
 import time
 
 from bench import shapes, usage
-from bench.ground import Answers, Setting, Unfinished
+from bench.ground import Setting
+from bench.probe import Answers, Unfinished
 from bench.stats import percentile
 from bench.verify import WrongRules
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from bench import shapes, verify
-from bench.ground import HERE, Setting
+from bench.ground import Setting
+from bench.probe import HERE
 from ferrule.testing.netns import NetNs
 
 SOURCE = "10.191.255.1"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from bench import usage
-from bench.ground import Setting, Unfinished
+from bench.ground import Setting
+from bench.probe import Unfinished
 
 
 def start(setting: Setting, patience: float) -> dict[str, float]:
