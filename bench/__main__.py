@@ -76,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--churn-seconds", type=float, default=20.0, help="default: %(default)s")
     parser.add_argument("--churn-percent", type=float, default=1.0, help="endpoints replaced a minute (default: 1)")
     parser.add_argument("--flood", type=int, default=10_000, help="changes of the flood row (default: %(default)s)")
-    parser.add_argument("--idle-seconds", type=float, default=20.0, help="default: %(default)s")
+    parser.add_argument("--idle-seconds", type=float, default=35.0, help="default: %(default)s")
     parser.add_argument(
         "--calm", type=float, default=20.0, help="wait at most so long for an idle machine (default: 20)"
     )

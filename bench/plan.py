@@ -133,4 +133,4 @@ def guess(row: str, shape: Shape, subject: str = "", backend: str = "") -> float
         return first + 2 + chains * 0.2
     if row == "packets":
         return 8 + chains * 0.1
-    return {"change": 17.0, "churn": 27.0, "burst": 8 + chains * 0.3, "idle": 35.0, "flood": 120.0}[row]
+    return {"change": 17.0, "churn": 27.0, "burst": 8 + chains * 0.3, "idle": 50.0, "flood": 120.0}[row]

@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 
 from bench import shapes, verify
 from bench.shapes import Shape
 from bench.stats import percentile
 from ferrule._engine import Engine, EngineOptions
+from ferrule.dataplane import nfacct
 from ferrule.testing.netns import NetNs
 from ferrule.types import FAMILIES
 
@@ -19,20 +21,32 @@ RESTORE_SECONDS = 300.0
 NODE = {"kind": "Node", "metadata": {"name": "node-1", "uid": "n", "resourceVersion": "1"}, "spec": {}, "status": {}}
 
 
-def options(backend: str) -> EngineOptions:
-    """As the daemon chooses them on the bench's node."""
+LOCAL = ("127.0.0.1", "::1", "172.31.250.2", "fd00:255::2")
+
+
+def options(backend: str, counters: Collection[str] = ()) -> EngineOptions:
+    """As the daemon chooses them on the bench's node; `counters` are the nfacct objects that it has."""
     return EngineOptions(
         node_name="node-1",
         node_ips=("172.31.250.2",),
         local_detector="ClusterCIDR",
         cluster_cidrs=("10.128.0.0/9",),
+        nfacct_invalid_dropped=nfacct.INVALID_DROPPED in counters,
+        nfacct_localhost_accepted=nfacct.LOCALHOST_ACCEPTED in counters,
         ordered_blocks=backend == "nft",
     )
 
 
-def filled(shape: Shape, backend: str) -> Engine:
+def counters_in(netns: NetNs) -> list[str]:
+    """nfacct objects that could be made there, as the daemon does."""
+    names = (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)
+    return [name for name in names if netns.call(partial(nfacct.ensure, name)) is nfacct.Outcome.YES]
+
+
+def filled(shape: Shape, backend: str, counters: Collection[str] = ()) -> Engine:
     """An engine that has the shape's objects, before an empty kernel."""
-    engine = Engine(options(backend))
+    engine = Engine(options(backend, counters))
+    engine.set_local_addresses(LOCAL)
     services, slices = shapes.objects(shape)
     engine.replace("Service", [json.dumps(services).encode()])
     engine.replace("EndpointSlice", [json.dumps(slices).encode()])
@@ -42,9 +56,9 @@ def filled(shape: Shape, backend: str) -> Engine:
     return engine
 
 
-def text(shape: Shape, backend: str) -> Iterator[tuple[str, bytes]]:
+def text(shape: Shape, backend: str, counters: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
     """(tool, input) of a first sync, family by family."""
-    engine = filled(shape, backend)
+    engine = filled(shape, backend, counters)
     for family, tool in zip(FAMILIES, ("iptables", "ip6tables"), strict=True):
         plan = engine.plan(family)
         if plan is not None:
@@ -65,8 +79,8 @@ def restore(netns: NetNs, tool: str, payload: bytes) -> float:
 
 def tool(shape: Shape, backend: str) -> dict[str, float]:
     """Everything; then, over it, one Service's chains again and again: the tool's floor for a change."""
-    parts = list(text(shape, backend))
     with NetNs("tool") as netns:
+        parts = list(text(shape, backend, counters_in(netns)))
         seconds = sum(restore(netns, name, payload) for name, payload in parts)
         values = {"seconds": seconds, "MB": sum(len(payload) for _, payload in parts) / 1e6}
         values |= verify.iptables(netns, backend, shape)
