@@ -26,7 +26,10 @@ from bench.runner import Runner, Step, calm, say
 from bench.shapes import Shape
 from ferrule._engine import build_info
 
-EXAMPLES = """examples:
+EXAMPLES = """subjects: ferrule as it is installed; stock: kube-proxy in iptables mode; stock-nftables: in nftables mode;
+ferrule-flat: with dispatch flat (first sync and packets only). What the rows are: bench/README.md.
+
+examples:
   make bench                                              five minutes: engine rows, everybody at 1,000 Services
   make bench-full                                         everything; writes docs/performance.md and its plots
   make bench-full ARGS='--resume'                         only what the last run has not measured

@@ -29,13 +29,6 @@ FILL_SECONDS = 900.0
 CLUSTER_CIDR = "10.128.0.0/9"
 """One family, and wide enough for the Pods of every shape."""
 
-SUBJECTS = {
-    "ferrule": "ferrule as it is installed",
-    "ferrule-flat": "with `ferrule.dispatch: flat`",
-    "stock": "kube-proxy, iptables mode",
-    "stock-nftables": "kube-proxy, nftables mode",
-}
-
 
 class Ground:
     """The API server of a run. Shapes that grow into the next are grown; for others it is started anew."""

@@ -16,6 +16,8 @@ DAEMON = ("start", "change", "churn", "burst", "flood", "idle", "restart", "pack
 """Rows of a daemon, in the order in which one life has them."""
 
 SUBJECTS = ("ferrule", "stock", "stock-nftables", "ferrule-flat")
+"""ferrule as it is installed; kube-proxy in iptables and in nftables mode; ferrule with `ferrule.dispatch: flat`."""
+
 BACKENDS = ("nft", "legacy")
 LONG = 300.0
 """Seconds until a first sync counts as not finished."""

@@ -122,10 +122,12 @@ def iptables(netns: NetNs, backend: str, shape: Shape) -> dict[str, float]:
 
 def nftables(netns: NetNs, shape: Shape) -> dict[str, float]:
     """The same for stock's nftables mode, which has a chain a service port and all its endpoints in one rule."""
-    listed = netns.run("nft", "list", "chains", "ip", timeout=SAVE_SECONDS).stdout
-    found, wanted = len(re.findall(r"chain service-\S+/", listed)), shape.services * shape.ports
-    if found < wanted:
-        raise WrongRules(f"{found} Service chains, {wanted} are wanted")
+    wanted = shape.services * shape.ports
+    for family in ("ip6", "ip")[not shape.dual :]:
+        listed = netns.run("nft", "list", "chains", family, timeout=SAVE_SECONDS).stdout
+        found = len(re.findall(r"chain service-\S+/", listed))
+        if found < wanted:
+            raise WrongRules(f"{found} {family} Service chains, {wanted} are wanted")
     for number in sampled(shape, NFT_SAMPLES):
         nftables_behind(netns, shape, number, shapes.endpoints_of(shape, number))
     return {"service chains": float(found)}
