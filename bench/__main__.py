@@ -26,7 +26,7 @@ from bench.runner import Runner, Step, calm, say
 from bench.shapes import Shape
 from ferrule._engine import build_info
 
-EXAMPLES = """subjects: ferrule as it is installed; stock: kube-proxy in iptables mode; stock-nftables: in nftables mode;
+EXAMPLES = """subjects: ferrule as it is installed; stock: kube-proxy, iptables mode; stock-nftables: its nftables mode;
 ferrule-flat: with dispatch flat (first sync and packets only). What the rows are: bench/README.md.
 
 examples:
@@ -75,8 +75,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--patience", type=float, help="seconds for a first sync (default: 300; 60 where it is hopeless)"
     )
     parser.add_argument("--min-sync", default="10ms", help="minSyncPeriod of everybody (default: %(default)s)")
-    parser.add_argument("--change-seconds", type=float, help="for one change after the other (default: 10, full 15)")
-    parser.add_argument("--churn-seconds", type=float, default=20.0, help="default: %(default)s")
+    parser.add_argument("--change-seconds", type=float, help="for one change after the other (default: 10, full 12)")
+    parser.add_argument("--churn-seconds", type=float, default=15.0, help="default: %(default)s")
     parser.add_argument("--churn-percent", type=float, default=1.0, help="endpoints replaced a minute (default: 1)")
     parser.add_argument("--flood", type=int, default=10_000, help="changes of the flood row (default: %(default)s)")
     parser.add_argument("--idle-seconds", type=float, default=35.0, help="default: %(default)s")
@@ -167,7 +167,7 @@ class Run:
 
     def __init__(self, runner: Runner, asked: argparse.Namespace) -> None:
         self.runner, self.asked = runner, asked
-        self._change_seconds = asked.change_seconds or (15.0 if asked.full else 10.0)
+        self._change_seconds = asked.change_seconds or (12.0 if asked.full else 10.0)
 
     def all(self) -> None:
         """In the order of the plan."""
