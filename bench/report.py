@@ -142,8 +142,8 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; empty without rows."""
-    if not rows:
+    """Markdown; empty without rows, or where nobody has a column."""
+    if not rows or len(head) < 2:
         return ""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
@@ -156,7 +156,7 @@ def cell(row: Row | None, key: str, text: Callable[[float], str]) -> str:
     if row.status == "failed":
         return "failed"
     if row.status == "unfinished":
-        return f"> {seconds(row.values['seconds'])}"
+        return f"> {seconds(row.values['seconds'])}" if key == "seconds" else "–"
     return text(row.values[key]) if key in row.values else "–"
 
 

@@ -38,8 +38,7 @@ def packets(setting: Setting) -> dict[str, float]:
         return _run(netns, [ip for ip, _ in udp], [ip for ip, _ in tcp], listen=[80, 8080])
     finally:
         netns.run("ip", "link", "del", "probe0", check=False)
-        for ip in sorted(set(local)):
-            netns.run("ip", "address", "del", f"{ip}/32", "dev", "lo", check=False)
+        _addresses(netns, "del", local)
 
 
 def empty(backend: str) -> dict[str, float]:
@@ -74,8 +73,12 @@ def _wire(netns: NetNs, local: list[str]) -> None:
     netns.ip("link", "set", "probe0", "arp", "off", "up")
     for net in ("10.96.0.0/16", "10.128.0.0/9"):
         netns.ip("route", "add", net, "dev", "probe0", "src", SOURCE, "metric", "500")
-    for ip in sorted(set(local)):
-        netns.ip("address", "add", f"{ip}/32", "dev", "lo")
+    _addresses(netns, "add", local)
+
+
+def _addresses(netns: NetNs, verb: str, local: list[str]) -> None:
+    lines = "".join(f"address {verb} {ip}/32 dev lo\n" for ip in sorted(set(local)))
+    netns.run("ip", "-force", "-batch", "-", stdin=lines, check=verb == "add")
 
 
 def _run(netns: NetNs, udp: list[str], tcp: list[str], listen: list[int]) -> dict[str, float]:

@@ -152,3 +152,14 @@ def test_greater_is_higher_and_a_bound_is_marked() -> None:
 def test_nothing_is_not_drawn() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         draw(chart(Series("s", "#123456", [])))
+
+
+def test_what_was_given_up_has_a_bound_for_its_time_and_nothing_else() -> None:
+    row = Row("start", "1x1", "stock", "nft", {"seconds": 60.0}, "unfinished", "no first sync")
+    assert report.cell(row, "seconds", stats.seconds) == "> 60 s"
+    assert report.cell(row, "RSS peak MiB", stats.number) == "–"
+
+
+def test_a_section_nobody_was_measured_in_has_no_table() -> None:
+    found = Results(rows=[Row("change", "1000x4", "stock", "nft", status="skipped", reason="no sync")])
+    assert "## One change" not in report.page(found)
