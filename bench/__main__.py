@@ -22,7 +22,7 @@ from bench.plan import ALONE, BACKENDS, DAEMON, SUBJECTS, Part
 from bench.probe import Unfinished
 from bench.results import Results
 from bench.rows import change, engine, packets, start, tool
-from bench.runner import Runner, Step, calm, say
+from bench.runner import Runner, Step, because, calm, say
 from bench.shapes import Shape
 from ferrule._engine import build_info
 
@@ -232,7 +232,7 @@ class Run:
         try:
             say(f"filled in {ground.fill(shape):.1f} s")
         except Exception as error:  # no API server, no rows of this shape
-            self._skip(self._steps(shape.label), f"the API server could not be filled: {error}"[:300])
+            self._skip(self._steps(shape.label), f"the API server could not be filled: {because(error)}")
             ground.close()
             ground.shape = None
             return
@@ -242,8 +242,8 @@ class Run:
                 with setting(ground, subject, backend, self.asked.min_sync) as here:
                     self._life(here, self._steps(shape.label, subject, backend))
             except Exception as error:  # setting up or clearing away
-                say(f"{subject} {backend} at {shape.label}: {type(error).__name__}: {error}")
-                self._skip(self._steps(shape.label, subject, backend), f"{type(error).__name__}: {error}"[:300])
+                say(f"{subject} {backend} at {shape.label}: {because(error)}")
+                self._skip(self._steps(shape.label, subject, backend), because(error))
 
     def _life(self, here: Setting, steps: list[Step]) -> None:
         """One daemon's rows, from its first start to what it leaves behind."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench.probe import Unfinished
-from bench.results import Results, Row
+from bench.results import ROOT, Results, Row
 from bench.stats import number
 
 REASON_LENGTH = 600
@@ -87,7 +87,7 @@ class Runner:
         except KeyboardInterrupt:
             raise
         except Exception as error:  # a row that fails is recorded, and the next one has its turn
-            row.status, row.reason = "failed", f"{type(error).__name__}: {error}"[:REASON_LENGTH]
+            row.status, row.reason = "failed", because(error)
         row.took = round(time.monotonic() - since, 2)
         self.record(step, row)
         return row
@@ -115,6 +115,11 @@ class Runner:
     def _left(self) -> str:
         left = sum(step.guess for step in self.steps if step.key not in self._done and not self.have(step))
         return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+
+
+def because(error: Exception) -> str:
+    """What is written down of a fault: results are published, this machine's folders are not."""
+    return f"{type(error).__name__}: {error}".replace(f"{ROOT}/", "")[:REASON_LENGTH]
 
 
 def say(line: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from bench import plan, results
 from bench.probe import Unfinished
 from bench.results import Results
-from bench.runner import RowTimeout, Runner, Step, deadline
+from bench.runner import RowTimeout, Runner, Step, because, deadline
 
 
 def keys(**narrow: tuple[str, ...]) -> list[str]:
@@ -65,6 +65,12 @@ def test_what_was_measured_is_kept_and_what_failed_is_measured_again(tmp_path: P
     assert [again.wanted(step) for step in again.steps] == [False, True]
     again.run(again.steps[1], lambda: {"x": 2.0}, 5)
     assert [(row.status, row.values) for row in results.load(path).rows] == [("ok", {"x": 1.0}), ("ok", {"x": 2.0})]
+
+
+def test_what_is_written_down_has_no_folder_of_this_machine() -> None:
+    said = because(RuntimeError(f"{results.ROOT}/bench/flows.py: exit 1 " + "x" * 2000))
+    assert said.startswith("RuntimeError: bench/flows.py: exit 1")
+    assert len(said) < 1000
 
 
 def test_a_spent_budget_skips(tmp_path: Path) -> None:
