@@ -164,6 +164,23 @@ def test_a_context_that_is_not_there(netns: NetNs, tmp_path: Path) -> None:
     assert said == (f"ferrule: {access}: current-context is 'other', but contexts has no such entry (there: default)")
 
 
+@pytest.mark.parametrize("wrong", [True, False], ids=["wrong", "right"])
+def test_a_wrong_kubeconfig_leaves_the_kernels_settings_alone(netns: NetNs, tmp_path: Path, wrong: bool) -> None:
+    """The program ends for it, so it must not have begun."""
+    name = "nf_conntrack_tcp_timeout_established"
+    setting = Path("/proc/sys/net/netfilter", name)
+    before = netns.call(setting.read_text)
+    access = kubeconfig(tmp_path / "kubeconfig", context="other" if wrong else "default")
+    wanted = config(tmp_path, access, conntrack={"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "1234s"})
+    if wrong:
+        ends(netns, wanted)
+        assert netns.call(setting.read_text) == before != "1234\n"
+        return
+    with runs(netns, tmp_path, wanted) as process:
+        process.wait_for("Kernel setting changed", name)
+        assert netns.call(setting.read_text) == "1234\n", "the case shows nothing"
+
+
 def test_neither_kubeconfig_nor_pod(netns: NetNs) -> None:
     said = ends(netns, "--conntrack-max-per-core=0", "--conntrack-min=0")
     for way in ("--kubeconfig", "--master", "KUBERNETES_SERVICE_HOST"):

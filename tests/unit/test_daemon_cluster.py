@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ferrule._engine import Engine, EngineOptions, build_info
+from ferrule.api.kubeconfig import find_access
 from ferrule.config.schema import ClientConnection, Settings
 from ferrule.daemon import cluster
 from ferrule.daemon.cluster import ClusterSource, NodeChanged
@@ -92,7 +93,8 @@ async def rig(folder: Path, *objects: dict[str, Any], mode: str = "ClusterCIDR")
         metrics = Metrics(build_info())
         readiness = Readiness({})
         health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
-        source = ClusterSource(DaemonOptions(settings), "node-1", engine, loop, metrics, health, readiness)
+        access = find_access(str(kubeconfig), "")
+        source = ClusterSource(DaemonOptions(settings), access, "node-1", engine, loop, metrics, health, readiness)
         async with source.client:
             tasks = {**source.tasks(), "sync": loop.run}
             running = {name: asyncio.create_task(start()) for name, start in tasks.items()}

@@ -13,11 +13,11 @@ from typing import Any
 
 from ferrule._engine import Engine, IngestReport, Problem, build_info
 from ferrule.api import own_node
+from ferrule.api.access import Access
 from ferrule.api.client import ApiClient, RequestSeen
 from ferrule.api.credentials import Credentials
 from ferrule.api.events import EventRecorder
 from ferrule.api.follow import Follower
-from ferrule.api.kubeconfig import find_access
 from ferrule.api.own_node import OwnNode
 from ferrule.api.resources import resources
 from ferrule.daemon.options import DaemonOptions
@@ -48,6 +48,7 @@ class ClusterSource:
     def __init__(
         self,
         options: DaemonOptions,
+        access: Access,
         node: str,
         engine: Engine,
         loop: SyncLoop,
@@ -56,7 +57,6 @@ class ClusterSource:
         readiness: Readiness,
     ) -> None:
         settings = options.settings
-        access = find_access(settings.client_connection.kubeconfig, options.master)
         for warning in access.warnings:
             log.warning("Access to the API server", extra=kv(reason=warning, origin=access.origin))
         self.client = ApiClient(

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from ferrule._engine import ConntrackView, build_info
+from ferrule.api.access import Access
 from ferrule.config import watch
 from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
@@ -84,20 +85,30 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _main(options: DaemonOptions) -> int:
     if options.once and options.manifests is None:
         raise InputError("--once needs --manifests: with an API server there is no last object to wait for")
+    # Before anything is touched: a kubeconfig that cannot be used must leave the kernel's settings as they were.
+    access = None if options.manifests is not None else _find_access(options)
     with InstanceLock():
-        daemon = Daemon(options, await probe(options))
+        daemon = Daemon(options, await probe(options), access)
         async with contextlib.AsyncExitStack() as stack:
             if options.once:
                 return await daemon.once()
             return await daemon.serve(stack)
 
 
+def _find_access(options: DaemonOptions) -> Access:
+    # Imported where it is used: a folder needs none of it.
+    from ferrule.api.kubeconfig import find_access  # noqa: PLC0415
+
+    return find_access(options.settings.client_connection.kubeconfig, options.master)
+
+
 class Daemon:
     """The parts of a running ferrule."""
 
-    def __init__(self, options: DaemonOptions, host: Host) -> None:
+    def __init__(self, options: DaemonOptions, host: Host, access: Access | None) -> None:
         settings = options.settings
         self._options = options
+        self._access = access
         self._host = host
         self._sync_period = settings.iptables.sync_period or SYNC_PERIOD_DEFAULT
         self._metrics = Metrics(
@@ -186,7 +197,7 @@ class Daemon:
         options = self._options
         surface = partial(Surface, options.settings, self._health, self._readiness, self._metrics, self._host)
         tasks: dict[str, Task] = {"sync": self._loop.run}
-        if options.manifests is not None:
+        if self._access is None:
             folder = self._folder()
             await folder.scan()
             tasks["manifests"] = folder.follow
@@ -196,7 +207,14 @@ class Daemon:
             from ferrule.daemon.cluster import ClusterSource  # noqa: PLC0415
 
             source = ClusterSource(
-                options, self._host.node, self._host.engine, self._loop, self._metrics, self._health, self._readiness
+                options,
+                self._access,
+                self._host.node,
+                self._host.engine,
+                self._loop,
+                self._metrics,
+                self._health,
+                self._readiness,
             )
             await stack.enter_async_context(source.client)
             self._problems.on_new = source.problem_found
