@@ -309,6 +309,26 @@ WATCH_FAULTS: dict[str, tuple[fake_api.Respond, bool, str]] = {
 }
 
 
+@pytest.mark.parametrize("verb", ["list", "watch"])
+def test_a_connection_that_breaks_before_an_answer_is_one_request(run: Callable[[Scenario], None], verb: str) -> None:
+    """aiohttp would send a GET once more, past back-off, limiter and metrics."""
+    broken = 4
+
+    async def go() -> None:
+        async with FakeApi() as api:
+            bench = Bench(api)
+            api.put(service("a"))
+            api.fail(fake_api.reset(), verb=verb, times=broken)
+            async with bench.following():
+                await until(lambda: api.open_watches)
+        assert bench.waits == [0.8, 1.6, 3.2, 6.4]
+        assert len(api.asked("Service", verb)) == broken + 1
+        assert [r.code for r in bench.seen].count("<error>") == broken
+        assert all("broken: the connection ended without an answer" in said[2] for said in bench.told.of("failing"))
+
+    run(go)
+
+
 @pytest.mark.parametrize("fault", WATCH_FAULTS)
 def test_a_watch_gone_wrong(run: Callable[[Scenario], None], fault: str) -> None:
     respond, lists_again, reason = WATCH_FAULTS[fault]

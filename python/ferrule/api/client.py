@@ -108,7 +108,9 @@ class ApiClient:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(socket_factory=_socket, limit=16, keepalive_timeout=60)
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(
+            connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_once,)
+        )
         return self
 
     async def __aexit__(
@@ -282,6 +284,22 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _all_refused(error: OSError) -> bool:
     """Several addresses were tried: asyncio tells of them in one text."""
     return "Connect call failed" in str(error) and f"[Errno {errno.ECONNREFUSED}]" in str(error)
+
+
+class _Broke(aiohttp.ClientError):
+    """A connection that ended before an answer."""
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp sends a GET again, at once and unseen, when its connection breaks before an answer: twice the requests
+    that limiter, back-off and metrics know of, at a server that is in trouble already. It does so for its own errors
+    alone."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:  # nobody was asked; these it leaves alone
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Broke(str(error)) from error
 
 
 async def _head(response: aiohttp.ClientResponse) -> bytes:

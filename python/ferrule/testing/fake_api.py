@@ -277,6 +277,17 @@ def generated(parts: Callable[[], AsyncIterator[bytes]]) -> Respond:
     return respond
 
 
+def reset() -> Respond:
+    """A fault: the connection breaks before an answer."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+
+    return respond
+
+
 def black_hole(*, headers: bool = True) -> Respond:
     """A fault: the connection stays open and nothing comes."""
 
