@@ -36,11 +36,11 @@ NOTHING_FOLLOWS = "Cannot follow the API server"
 Record = Callable[[str, object], None]
 
 
-def most_requests(seconds: float) -> int:
+def most_requests(seconds: float, limit: float = reflector.BACKOFF_MAX) -> int:
     """Of one kind, over so long a failure: the back-off's waits at their shortest."""
     end, asked = 0.0, 0
     while end <= seconds:
-        end += min(reflector.BACKOFF_FIRST * 2.0**asked, reflector.BACKOFF_MAX)
+        end += min(reflector.BACKOFF_FIRST * 2.0**asked, limit)
         asked += 1
     return asked
 
@@ -183,7 +183,8 @@ def test_a_killed_api_server_costs_no_rule_and_no_connection(world: World, recor
             )
         verdict.assert_unbroken(at_least=200)
         assert not events.lines("EVENT"), f"the kernel's rules were touched:\n{events.tail()}"
-        assert asked <= len(KINDS) * most_requests(took), f"{asked} attempts in {took:.1f} s"
+        most = len(KINDS) * most_requests(took, reflector.ABSENT_MAX)
+        assert asked <= most, f"{asked} attempts in {took:.1f} s"
         record_property("attempts", asked)
         print(f"{took:.1f} s without a server: {asked} attempts to connect; {verdict}")
         fresh = world.service("after", selector={})["spec"]["clusterIP"]
@@ -316,8 +317,7 @@ def test_a_start_while_lists_are_spoilt(shop: Shop, spoilt: tuple[tuple[Fault, s
         took = time.monotonic() - since
         for path in kinds:
             asked = shop.between.count(path, since=since)
-            # A 401 is asked once more at once, where the token's file has changed; a reset too, by aiohttp.
-            assert asked <= 2 * most_requests(took), f"{asked} requests for {path} in {took:.1f} s"
+            assert asked <= most_requests(took), f"{asked} requests for {path} in {took:.1f} s"
     shop.follows(fresh)
     eventually(lambda: shop.readiness()[0] == 200, lambda: f"not ready: {shop.readiness()}")
     assert shop.serves()
@@ -351,9 +351,7 @@ def test_every_watch_fails_in_its_own_way(shop: Shop, kinds: dict[str, Fault], r
     record_property("asked", asked)
     print(f"{took:.1f} s: watches {asked}, lists {lists}, at most {most_requests(took)} each")
     for path, number in asked.items():
-        # aiohttp repeats a GET once, at once, when the connection breaks before an answer.
-        twice = 2 if path == "nodes" and kinds is WATCHES["rubbish"] else 1
-        assert number <= twice * most_requests(took), f"{number} watches of {path} in {took:.1f} s"
+        assert number <= most_requests(took), f"{number} watches of {path} in {took:.1f} s"
         assert lists[path] <= number, f"{lists[path]} lists of {path} in {took:.1f} s"
     if kinds is WATCHES["refusals"]:
         assert asked["nodes"] <= 1 + took / RETRY_AFTER, "Retry-After is not obeyed"

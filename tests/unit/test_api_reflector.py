@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferrule.api.reflector import (
+    ABSENT_MAX,
     BACKOFF_FIRST,
     BACKOFF_JITTER,
     BACKOFF_MAX,
@@ -60,6 +61,7 @@ def test_it_begins_with_a_list_from_the_cache() -> None:
         (2.0, Failed(), Wait(BACKOFF_FIRST), Watch("10", SECONDS)),
         (2.0, Failed(Failure.EXPIRED), Wait(BACKOFF_FIRST), List(MOST_RECENT)),
         (2.0, Failed(Failure.TOO_LARGE), Wait(BACKOFF_FIRST), List(MOST_RECENT)),
+        (2.0, Failed(Failure.ABSENT), Wait(BACKOFF_FIRST), Watch("10", SECONDS)),
         (2.0, Failed(retry_after=17.0), Wait(17.0), Watch("10", SECONDS)),
         (2.0, Failed(retry_after=1e9), Wait(RETRY_AFTER_MAX), Watch("10", SECONDS)),
         (2.0, Failed(retry_after=0.1), Wait(BACKOFF_FIRST), Watch("10", SECONDS)),
@@ -102,6 +104,24 @@ def test_back_off_doubles_up_to_its_limit_and_calm_resets_it() -> None:
     assert made.step(Failed(), now + CALM) == Wait(BACKOFF_FIRST)
 
 
+def test_a_server_that_is_away_is_looked_for_often_and_costs_neither_version_nor_patience() -> None:
+    made, waits, now = watching(), [], 1.0
+    for _ in range(60):
+        action = made.step(Failed(Failure.ABSENT), now)
+        assert isinstance(action, Wait)
+        waits.append(action.seconds)
+        now += action.seconds
+        assert made.step(Waited(), now) == Watch("10", SECONDS), "all nodes would list at once when it comes back"
+    assert waits == [BACKOFF_FIRST, 1.6, *[ABSENT_MAX] * 58]
+    assert made.failures == 0
+    # It comes back with an error first, as one does that starts; then it is gone again.
+    assert made.step(Failed(), now) == Wait(BACKOFF_FIRST)
+    made.step(Waited(), now)
+    assert made.step(Failed(Failure.ABSENT), now) == Wait(BACKOFF_FIRST)
+    made.step(Waited(), now)
+    assert made.step(Failed(), now) == Wait(2 * BACKOFF_FIRST), "answers are rationed as before"
+
+
 def test_after_five_failures_at_one_version_it_lists_again_but_nothing_older() -> None:
     made = watching("77")
     for number in range(1, RELIST_AFTER + 1):
@@ -139,7 +159,7 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
 ) -> None:
     made, now, version = Reflector(lambda: luck), 0.0, 10
     requests: list[tuple[float, Action]] = []
-    failures, calm_since = 0, False
+    failures, absences = 0, 0
 
     def follow(action: Action | None) -> Action:
         nonlocal now
@@ -156,10 +176,14 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
         before = now
         now += lasts
         if how == "fail":
-            calm_since = isinstance(action, Watch) and lasts >= CALM
-            failures = 1 if calm_since else failures + 1
+            if isinstance(action, Watch) and lasts >= CALM:
+                failures = absences = 0
+            if failed.failure is Failure.ABSENT:
+                absences, in_row, most = absences + 1, absences, ABSENT_MAX
+            else:
+                absences, failures, in_row, most = 0, failures + 1, failures, BACKOFF_MAX
             action = follow(made.step(failed, now))
-            gap = min(BACKOFF_FIRST * 2 ** min(failures - 1, 20), BACKOFF_MAX)
+            gap = min(BACKOFF_FIRST * 2 ** min(in_row, 20), most)
             assert now - before - lasts >= gap - 1e-9, "no request sooner than the back-off allows"
         elif isinstance(action, List):
             version += 1
@@ -169,6 +193,8 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
                 version += 1
                 assert made.step(Progress(str(version)), now) is None
             action = follow(made.step(Ended(), now))
+            if lasts >= CALM or made.failures > failures:
+                absences = 0
             failures = made.failures
     watches = [at for at, a in requests if isinstance(a, Watch)]
     gaps = [b - a for a, b in itertools.pairwise(watches)]

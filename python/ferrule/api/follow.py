@@ -264,4 +264,6 @@ def _trouble(error: ApiError) -> str:
 def _meaning(error: ApiError) -> Failure:
     if error.expired:
         return Failure.EXPIRED
+    if error.cause in (Cause.REFUSED, Cause.UNREACHABLE):
+        return Failure.ABSENT
     return Failure.TOO_LARGE if error.version_too_large else Failure.OTHER

@@ -3,10 +3,12 @@
     List ──ok──► Watch ──ended──► Watch …            any failure ──► Wait ──► Watch (same version) or List
 
 Guarantees, whatever the server does (a property test holds the machine to each):
-1. Requests are bounded: after the n-th failure in a row at least 0.8 s, doubled n-1 times (30 s at most), pass before
-   the next request, and two watches never start less than `WATCH_SPACING` apart. `Retry-After` is obeyed.
+1. Requests are bounded: after the n-th failure in a row at least 0.8 s, doubled n-1 times (30 s at most; `ABSENT_MAX`
+   while no connection can be made), pass before the next request, and two watches never start less than `WATCH_SPACING`
+   apart. `Retry-After` is obeyed.
 2. A list is asked for only at the start, when the server has forgotten our version (410) or not yet reached it ("too
-   large"), and after `RELIST_AFTER` failures at one version. Nothing else leaves a good version behind.
+   large"), and after `RELIST_AFTER` failures at one version. Nothing else leaves a good version behind, least of all a
+   server that is away: every node of the cluster would list at the moment it comes back.
 3. Calm is earned: only a watch that was open for `CALM` seconds makes us forget earlier failures. A list alone does
    not: a server that lists well and refuses every watch would otherwise be listed at full speed.
 4. When the server is well again, the next request is at most `Wait` away and it succeeds.
@@ -21,6 +23,10 @@ from dataclasses import dataclass
 BACKOFF_FIRST = 0.8
 BACKOFF_MAX = 30.0
 """Seconds before jitter. kube-rs's default; client-go's reflectors use the same two numbers."""
+
+ABSENT_MAX = 2.0
+"""Seconds before jitter, while no connection can be made: a SYN and a RST burden nobody, and whoever looks twice a
+minute follows up to half a minute late. It is an attempt, not a request: what comes back sees the ordinary back-off."""
 
 BACKOFF_JITTER = 0.25
 """Up to this part is added, so that the nodes of a cluster do not come back in step."""
@@ -53,6 +59,7 @@ class Failure(enum.Enum):
 
     EXPIRED = "expired"  # 410: our version is gone
     TOO_LARGE = "too large resource version"  # the server has not got there yet
+    ABSENT = "absent"  # no connection: nobody was asked anything
     OTHER = "other"  # everything that is mended by trying again
 
 
@@ -124,6 +131,7 @@ class Reflector:
         self._version: str | None = None
         self._list_from = FROM_CACHE
         self._failures = 0
+        self._absences = 0
         self._at_version = 0
         self._watching_since: float | None = None
         self._advanced = False
@@ -135,7 +143,7 @@ class Reflector:
 
     @property
     def failures(self) -> int:
-        """In a row, without calm between them."""
+        """In a row, without calm between them; times when nobody was there are not among them."""
         return self._failures
 
     def start(self) -> Action:
@@ -177,6 +185,12 @@ class Reflector:
     def _failed(self, failure: Failure, retry_after: float | None, now: float) -> Action:
         self._calm(now)
         self._watching_since = None
+        if failure is Failure.ABSENT:
+            # Says nothing about our version, nor about how much a server can bear.
+            delay = min(BACKOFF_FIRST * 2.0 ** min(self._absences, 20), ABSENT_MAX)
+            self._absences += 1
+            return Wait(delay * (1 + BACKOFF_JITTER * self._random()))
+        self._absences = 0
         if failure is not Failure.OTHER:
             self._version, self._list_from = None, MOST_RECENT
         else:
@@ -192,7 +206,7 @@ class Reflector:
 
     def _calm(self, now: float) -> None:
         if self._watching_since is not None and now - self._watching_since >= CALM:
-            self._failures = self._at_version = 0
+            self._failures = self._at_version = self._absences = 0
 
     def _request(self, now: float) -> Action:
         if self._version is None:
