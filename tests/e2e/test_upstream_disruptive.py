@@ -294,5 +294,10 @@ def test_kube_proxys_urls(world: World, subject: Subject) -> None:
         assert proxy.http("/healthz").status == 200
         assert proxy.http("/proxyMode").text == "iptables"
         assert "kubeproxy_sync_proxy_rules_duration_seconds_count" in proxy.http("/metrics").text
+        slis = proxy.http("/metrics/slis").text
+        assert {line.split()[0] for line in slis.splitlines() if line[0] != "#"} == {"process_start_time_seconds"}
+        flagz = proxy.http("/flagz").text.splitlines()
+        assert any("hostname-override" in line and proxy.node.name in line for line in flagz)
+        assert "/configz /flagz /healthz /metrics /proxyMode" in proxy.http("/statusz").text
         close_wait = proxy.node.netns.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait").stdout
         assert close_wait.strip() == "3600", "kube_proxy.go: the timeout for CLOSE_WAIT"

@@ -10,7 +10,7 @@ import pytest
 
 from ferrule.cli.flags import BESIDE_A_FILE, FLAGS, GROUPS, OWN
 from ferrule.cli.help import run_help
-from ferrule.cli.pflag import FlagError, Parsed, parse
+from ferrule.cli.pflag import FlagError, Parsed, parse, shown
 from ferrule.cli.settings import resolve
 from ferrule.config.schema import Settings, VModule
 from ferrule.errors import ConfigError
@@ -117,6 +117,37 @@ def test_syntax(argv: list[str], values: dict[str, object]) -> None:
     parsed = parse(argv, FLAGS)
     assert parsed.values == values
     assert parsed.words == []
+
+
+SHOWN = {
+    "cleanup": "true",
+    "config-sync-period": "1m30s",
+    "feature-gates": "AllAlpha=false,LoggingAlphaOptions=true",
+    "kube-api-qps": "2.5",
+    "nodeport-addresses": "[primary,10.0.0.0/8]",
+    "vmodule": "api*=4",
+    "v": "3",
+    "bind-address": "0.0.0.0",
+    "iptables-min-sync-period": "1s",
+    "iptables-localhost-nodeports": "true",
+    "master": "",
+    "version": "false",
+}
+
+
+def test_flags_are_shown_as_they_are_written() -> None:
+    argv = [
+        "--cleanup",
+        "--config-sync-period=90s",
+        "--feature-gates=LoggingAlphaOptions=1,AllAlpha=f",
+        "--kube-api-qps=2.50",
+        "--nodeport-addresses=primary,10.0.0.0/8",
+        "--vmodule=api*=4",
+        "-v3",
+    ]
+    found = shown(parse(argv, FLAGS), FLAGS)
+    assert found.keys() == FLAGS.keys()
+    assert {name: found[name] for name in SHOWN} == SHOWN
 
 
 def test_a_switch_never_takes_the_next_word() -> None:

@@ -43,11 +43,15 @@ class Daemon:
     def health_port(self) -> Listener:
         return Listener("healthz", LOCAL, health_handler(self.health, self.readiness, self.metrics))
 
-    def admin_port(self, *, profiling: bool = False) -> Listener:
+    def admin_port(
+        self, *, profiling: bool = False, build: dict[str, str] | None = None, flags: dict[str, str] | None = None
+    ) -> Listener:
         handler = admin_handler(
             self.metrics,
             configz=lambda: b'{"kubeproxy.config.k8s.io":{}}',
             profiling=profiling_handler() if profiling else None,
+            build=build,
+            flags=flags,
         )
         return Listener("metrics", LOCAL, handler)
 
@@ -109,6 +113,35 @@ def test_admin_ports_heads_and_bodies_are_stocks(loop: str) -> None:
             assert (await ask(port, path)).status == 404, "profiling was not asked for"
 
     on_port(loop, Daemon().admin_port(), scenario)
+
+
+def test_pages_for_people_and_slis(loop: str) -> None:
+    daemon = Daemon()
+
+    async def scenario(port: int) -> None:
+        slis = await ask(port, "/metrics/slis")
+        assert re.fullmatch(
+            rb"# HELP process_start_time_seconds .*\n# TYPE process_start_time_seconds gauge\n"
+            rb"process_start_time_seconds [\d.e+]+\n",
+            slis.body,
+        )
+        assert slis.headers.keys() == (await ask(port, "/metrics")).headers.keys()
+        flagz = await ask(port, "/flagz")
+        assert flagz.body.decode().splitlines()[3:] == ["bind-address 0.0.0.0", "cleanup false"]
+        statusz = (await ask(port, "/statusz")).body.decode()
+        assert "\nBinary version:  0.1.0\nPaths:  /configz /flagz /healthz /metrics /proxyMode\n" in statusz
+        assert re.search(
+            r"^Started:  \w{3} \w{3} [ \d]\d [\d:]{8} UTC \d{4}\nUp:  0 hr 00 min \d\d sec$", statusz, re.M
+        )
+
+    shown = {"cleanup": "false", "bind-address": "0.0.0.0"}
+    on_port(loop, daemon.admin_port(build={"version": "0.1.0"}, flags=shown), scenario)
+
+    async def hidden(port: int) -> None:
+        for path in ("/flagz", "/statusz"):
+            assert (await ask(port, path)).status == 404, "its feature gate is off"
+
+    on_port(loop, daemon.admin_port(), hidden)
 
 
 def test_bad_health_is_503_and_counted(loop: str) -> None:

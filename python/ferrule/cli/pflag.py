@@ -74,6 +74,16 @@ def parse(argv: Sequence[str], flags: Mapping[str, Flag]) -> Parsed:
     return parsed
 
 
+def shown(parsed: Parsed, flags: Mapping[str, Flag]) -> dict[str, str]:
+    """Every flag with its value as text: what was given, else the default."""
+    return {
+        name: flag.kind.show(parsed.values[name])
+        if name in parsed.values
+        else flag.default or flag.kind.show(flag.kind.empty)
+        for name, flag in flags.items()
+    }
+
+
 def _long(word: str, rest: list[str], flags: Mapping[str, Flag], parsed: Parsed) -> None:
     name, equals, value = word[2:].partition("=")
     if not name or name[0] in "-=":

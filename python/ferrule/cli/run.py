@@ -10,7 +10,7 @@ from typing import Any
 
 from ferrule.cli.flags import FLAGS
 from ferrule.cli.help import run_help
-from ferrule.cli.pflag import FlagError, parse
+from ferrule.cli.pflag import FlagError, parse, shown
 from ferrule.cli.settings import Resolved, resolve
 from ferrule.config.advice import advice
 from ferrule.config.quantity import parse_quantity
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
         from ferrule.cli.cleanup import cleanup  # noqa: PLC0415 - only where it is asked for
 
         return cleanup()
-    return _daemon(resolved, given)
+    return _daemon(resolved, given, shown(parsed, FLAGS))
 
 
 def log_options(section: Logging) -> LogOptions:
@@ -82,7 +82,7 @@ def _write_config(path: Path, resolved: Resolved) -> int:
     return 0
 
 
-def _daemon(resolved: Resolved, given: dict[str, Any]) -> int:
+def _daemon(resolved: Resolved, given: dict[str, Any], flags: dict[str, str]) -> int:
     from ferrule.daemon import DaemonOptions  # noqa: PLC0415 - loads the engine and the loop
     from ferrule.daemon import run as serve  # noqa: PLC0415
     from ferrule.types import Backend  # noqa: PLC0415
@@ -99,5 +99,6 @@ def _daemon(resolved: Resolved, given: dict[str, Any]) -> int:
             config_content=resolved.file.content if resolved.file else None,
             init_only=given.get("init-only", False),
             master=given.get("master", ""),
+            flags=flags,
         )
     )

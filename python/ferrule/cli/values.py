@@ -10,11 +10,11 @@ import ipaddress
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ferrule.config.duration import parse_duration, quote
+from ferrule.config.duration import format_duration, parse_duration, quote
 from ferrule.config.quantity import parse_quantity
 from ferrule.config.schema import VModule
 
@@ -33,6 +33,8 @@ class Kind:
     """The value where the default is not written out."""
     alone: str = ""
     """What the flag without a value means; "" where it needs one."""
+    show: Callable[[Any], str] = str
+    """A value as text again."""
 
 
 def parse_bool(text: str) -> bool:
@@ -172,19 +174,29 @@ def _version(text: str, _: object) -> str:
     return "true" if parse_bool(text) else ""
 
 
-BOOL = Kind("bool", lambda text, _: parse_bool(text), False, alone="true")
+def _show_bools(values: Mapping[str, bool]) -> str:
+    return ",".join(f"{name}={_show_bool(value)}" for name, value in sorted(values.items()))
+
+
+def _show_bool(value: bool) -> str:
+    return str(value).lower()
+
+
+BOOL = Kind("bool", lambda text, _: parse_bool(text), False, alone="true", show=_show_bool)
 STRING = Kind("string", lambda text, _: text, "")
 INT32 = Kind("int32", _int32, 0)
-FLOAT32 = Kind("float32", _float32, 0.0)
-DURATION = Kind("duration", _duration, 0.0)
-STRINGS = Kind("strings", _strings, ())
-STRING_BOOLS = Kind("mapStringBool", _string_bools, {})
+FLOAT32 = Kind("float32", _float32, 0.0, show=lambda value: f"{value:g}")
+DURATION = Kind("duration", _duration, 0.0, show=format_duration)
+STRINGS = Kind("strings", _strings, (), show=lambda values: f"[{','.join(values)}]")
+STRING_BOOLS = Kind("mapStringBool", _string_bools, {}, show=_show_bools)
 IP = Kind("ip", _ip, "")
 IP_PORT = Kind("ipport", _ip_port, "")
 QUANTITY = Kind("quantity", _quantity, "0")
 LEVEL = Kind("Level", _level, 0)
-VMODULE = Kind("pattern=N,...", _vmodule, ())
-VERSION = Kind("version[=true]", _version, "", alone="true")
+VMODULE = Kind(
+    "pattern=N,...", _vmodule, (), show=lambda items: ",".join(f"{i.file_pattern}={i.verbosity}" for i in items)
+)
+VERSION = Kind("version[=true]", _version, "", alone="true", show=lambda text: text or "false")
 LOCAL_MODE = Kind("LocalMode", lambda text, _: text, "")
 PROXY_MODE = Kind("ProxyMode", lambda text, _: text, "")
 

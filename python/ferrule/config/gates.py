@@ -115,5 +115,12 @@ def external_ips(gates: Mapping[str, bool]) -> bool:
     return gates.get("AllowServiceExternalIPs", True)
 
 
-EFFECTIVE = frozenset({"AllAlpha", "AllowServiceExternalIPs", "LoggingAlphaOptions"})
+def page(name: str, gates: Mapping[str, bool]) -> bool:
+    """Whether the page behind `ComponentStatusz` or `ComponentFlagz` is served."""
+    return gates.get(name, gates.get("AllBeta", True))
+
+
+EFFECTIVE = frozenset(
+    {"AllAlpha", "AllBeta", "AllowServiceExternalIPs", "ComponentFlagz", "ComponentStatusz", "LoggingAlphaOptions"}
+)
 """Gates that change what ferrule does."""

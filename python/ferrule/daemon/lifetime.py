@@ -195,7 +195,9 @@ class Daemon:
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
         """Every eternal task, by name."""
         options = self._options
-        surface = partial(Surface, options.settings, self._health, self._readiness, self._metrics, self._host)
+        surface = partial(
+            Surface, options.settings, self._health, self._readiness, self._metrics, self._host, flags=options.flags
+        )
         tasks: dict[str, Task] = {"sync": self._loop.run}
         if self._access is None:
             folder = self._folder()

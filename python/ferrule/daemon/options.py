@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ferrule.config.schema import Settings
@@ -28,6 +29,8 @@ class DaemonOptions:
     init_only: bool = False
     master: str = ""
     """Overrides the kubeconfig's server."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """The whole command line, as text, for /flagz."""
 
 
 def node_name(settings: Settings, override: str = "") -> str:

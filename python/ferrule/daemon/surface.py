@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from ferrule._engine import ConntrackView
+from ferrule._engine import ConntrackView, build_info
+from ferrule.config import gates
 from ferrule.config.schema import Settings
 from ferrule.config.show import configz
 from ferrule.daemon.host import Host
@@ -30,6 +31,7 @@ class Surface:
         metrics: Metrics,
         host: Host,
         *,
+        flags: Mapping[str, str],
         on_failure: Callable[[str, str], None] = lambda *_: None,
         on_port_failure: Callable[[str, str, int, str], None] = lambda *_: None,
     ) -> None:
@@ -52,6 +54,7 @@ class Surface:
             from ferrule.serve.profiling import profiling_handler  # noqa: PLC0415 - hardly anybody asks for it
 
             profiling = profiling_handler()
+        given = settings.feature_gates
         self._listeners = [
             *self._listener(
                 "health",
@@ -63,7 +66,13 @@ class Surface:
             *self._listener(
                 "metrics",
                 Endpoint.parse(settings.metrics_bind_address, admin.DEFAULT_PORT),
-                admin.admin_handler(metrics, configz=lambda: configz(settings), profiling=profiling),
+                admin.admin_handler(
+                    metrics,
+                    configz=lambda: configz(settings),
+                    profiling=profiling,
+                    build=build_info() if gates.page("ComponentStatusz", given) else None,
+                    flags=flags if gates.page("ComponentFlagz", given) else None,
+                ),
                 Subsystem.METRICS_SERVER,
                 "FailedToStartMetricServer",
             ),

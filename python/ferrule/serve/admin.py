@@ -1,15 +1,19 @@
-"""Port 10249: numbers, the mode, the configuration in force, and on request a look inside the process."""
+"""Port 10249: numbers, the mode, configuration and flags in force, and on request a look inside the process."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 from ferrule.observe.exposition import render
 from ferrule.observe.metrics import Metrics
+from ferrule.serve import zpages
 from ferrule.serve.http import JSON, NOT_FOUND, Answer, Handler, Question
 
 DEFAULT_PORT = 10249
+SLIS = ("process_start_time_seconds",)
+"""kube-proxy registers no health check of its own at /metrics/slis: this is all it has there."""
 
 
 def admin_handler(
@@ -18,17 +22,19 @@ def admin_handler(
     configz: Callable[[], bytes],
     mode: str = "iptables",
     profiling: Handler | None = None,
+    build: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> Handler:
     """`configz` gives the configuration in force as JSON, without credentials. `profiling` answers below /debug/pprof/;
-    None (enableProfiling is off) hides it."""
+    None (enableProfiling is off) hides it, as None for `build` hides /statusz and None for `flags` /flagz."""
     one_at_a_time = asyncio.Lock()
+    paths = [path for path, hidden in (("/configz", False), ("/flagz", flags is None)) if not hidden]
+    paths += ["/healthz", "/metrics", "/proxyMode"]
 
-    async def scrape(question: Question) -> Answer:
+    async def scrape(question: Question, names: tuple[str, ...]) -> Answer:
         # Rendering takes milliseconds, and several Prometheis must not add them up on the event loop.
         async with one_at_a_time:
-            found = await asyncio.to_thread(
-                render, metrics.registry, question.accept, question.accept_encoding, question.query.get("name[]", ())
-            )
+            found = await asyncio.to_thread(render, metrics.registry, question.accept, question.accept_encoding, names)
         headers = {"Process-Start-Time-Unix": str(int(metrics.started_at))}
         if found.encoding is not None:
             headers["Content-Encoding"] = found.encoding
@@ -38,11 +44,17 @@ def admin_handler(
         if question.path == "/healthz":
             return Answer(b"ok")
         if question.path == "/metrics":
-            return await scrape(question)
+            return await scrape(question, question.query.get("name[]", ()))
+        if question.path == "/metrics/slis":
+            return await scrape(question, SLIS)
         if question.path == "/proxyMode":
             return Answer(mode.encode())
         if question.path == "/configz":
             return Answer(configz(), JSON)
+        if question.path == "/statusz" and build is not None:
+            return Answer(zpages.statusz(build, paths, started_at=metrics.started_at, now=time.time()))
+        if question.path == "/flagz" and flags is not None:
+            return Answer(zpages.flagz(flags))
         if profiling is not None and question.path.startswith("/debug/pprof"):
             return await profiling(question)
         return NOT_FOUND
