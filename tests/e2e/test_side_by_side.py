@@ -20,6 +20,7 @@ from tests.e2e.harness.fabric import Fabric
 from tests.e2e.harness.subject import Proxy, Subject, assert_alive, proxy_config, rules
 from tests.e2e.harness.waiting import eventually
 from tests.e2e.histories import OWN_SERVICE, HistoryCluster, Mark, Stage, twin, write_kubeconfig
+from tests.e2e.histories_large import ORDER, LargeHistory
 from tests.e2e.histories_random import RandomHistory
 from tests.e2e.rule_sets import owners, parse, without_losers
 
@@ -29,6 +30,7 @@ ENOUGH = 150
 """Steps in which every seed so far brought contests about addresses."""
 RESTART_EVERY = 50
 """Steps after which ferrule is killed and started anew over what it left."""
+LARGE_STEPS = int(os.environ.get("FERRULE_LARGE_STEPS", str(len(ORDER))))
 
 CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -54,6 +56,8 @@ class Pair:
     stock: Proxy
     ferrule: Proxy
     counts: Counter[str] = field(default_factory=Counter)
+    large: list[bool] = field(default_factory=lambda: [False, False])
+    """By family: whether rules went without endpoints' names when the two were last compared."""
 
     def difference(self) -> str:
         """Between their rules now, or what one of them was not told yet; empty: none."""
@@ -61,7 +65,7 @@ class Pair:
             [self.stage.api.get(*OWN_SERVICE[::2], OWN_SERVICE[1])]
             + [thing for (kind, _, _), thing in self.stage.served.items() if kind == "Service"]
         )
-        seen = Counter[str]()
+        seen, large = Counter[str](), list(self.large)
         for index, tool in enumerate(("iptables", "ip6tables")):
             found = {}
             for proxy in (self.stock, self.ferrule):
@@ -77,7 +81,9 @@ class Pair:
             lines = list(difflib.unified_diff(stock, ferrule, "stock", "ferrule", lineterm="", n=2))
             if lines:
                 return "\n".join([tool, *lines[:60]])
+            large[index] = not any(" -> " in line for line in stock)
         self.counts += seen
+        self.large = large
         return ""
 
 
@@ -127,3 +133,32 @@ def test_same_rules_after_each_step(pair: Pair, backend: str, record_property: C
     print(f"{backend}: {STEPS} steps, {dict(pair.counts)}, refused {sum(refused.values())}: {refused.most_common(20)}")
     assert sum(refused.values()) * 20 < STEPS, f"the history is mostly not what the API takes: {refused}"
     assert STEPS < ENOUGH or pair.counts["rules of losers"], "no two Services ever wanted one address"
+
+
+def test_same_rules_across_large_mode(pair: Pair, backend: str) -> None:
+    """kube-proxy leaves chains that it wrote before the line was crossed as they are until something else changes them;
+    so each step meets a fresh one, which writes everything. ferrule lives through all of it, but for one restart."""
+    seed = pair.seed
+    print(f"FERRULE_SEED={seed} FERRULE_LARGE_STEPS={LARGE_STEPS} {pair.configuration}")
+    history, crossed, large = LargeHistory(seed), Counter[str](), [False, False]
+    for step in range(1, LARGE_STEPS + 1):
+        pair.stock.kill()
+        pair.stage.become(history.next())
+        pair.mark.advance()
+        pair.stock.start()
+        if step == LARGE_STEPS // 2:
+            pair.ferrule.kill()
+            pair.ferrule.start()
+        eventually(
+            lambda: not pair.difference(),
+            lambda: (
+                f"FERRULE_SEED={seed} step {step} {history.did}\nrefused: {pair.stage.refused}\n"  # noqa: B023
+                f"{pair.difference()}\n{pair.ferrule.running.tail(5)}\n{pair.stock.running.tail(5)}"
+            ),
+            every=0.5,
+        )
+        for before, now in zip(large, pair.large, strict=True):
+            crossed["up" if now else "down"] += before is not now
+        large = pair.large
+    print(f"{backend}: {LARGE_STEPS} steps, {dict(pair.counts)}, crossed {dict(crossed)}")
+    assert len(ORDER) > LARGE_STEPS or (crossed["up"] > 1 and crossed["down"] > 1), f"it never crossed: {crossed}"

@@ -1,0 +1,62 @@
+"""Random histories that go over the line to large mode and back: beside everything else, one Service with about as many
+endpoints as the line allows, in both families, each on its own side of it.
+
+Above 1,000 endpoints in a family rules carry no endpoints' names. Which side a state is on is for the proxies to count;
+here sizes only come from far below, just below, just above and far above.
+"""
+
+from __future__ import annotations
+
+from tests.e2e.harness import objects
+from tests.e2e.harness.api import Object
+from tests.e2e.histories_random import RandomHistory
+
+SIZES = ((20, 960), (960, 1001), (990, 1040), (1001, 1300))
+"""Ranges to choose from, one after the other and from the beginning again: each turn goes up and down."""
+ORDER = (0, 3, 1, 2, 0, 2, 1, 3)
+A_SLICE = 800
+"""Endpoints in one slice; the API takes a thousand."""
+NAMESPACE, NAME = "crowd", "crowd"
+IPS = ("10.96.254.7", "fd00:10:96::fe07")
+
+
+class LargeHistory(RandomHistory):
+    """`next` gives one state after the other, as its base does."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._step = 0
+
+    def next(self) -> list[Object]:
+        """The whole state."""
+        state = super().next()
+        sizes = [self.rng.randrange(*SIZES[ORDER[(self._step + shift) % len(ORDER)]]) for shift in (0, 3)]
+        self._step += 1
+        affine = self.rng.random() < 0.3
+        self.did.append(f"a crowd of {sizes}{' with affinity' if affine else ''}")
+        service = objects.service(
+            NAME,
+            NAMESPACE,
+            selector={},
+            clusterIP=IPS[0],
+            clusterIPs=list(IPS),
+            ipFamilies=["IPv4", "IPv6"],
+            ipFamilyPolicy="RequireDualStack",
+            sessionAffinity="ClientIP" if affine else "None",
+        )
+        return [*state, service, *self._slice("IPv4", sizes[0]), *self._slice("IPv6", sizes[1])]
+
+    def _slice(self, family: str, size: int) -> list[Object]:
+        form = "10.130.{}.{}" if family == "IPv4" else "fd00:10:128:{}::{:x}"
+        # Not the first so many: who stays and who goes is chance, too.
+        numbers = sorted(self.rng.sample(range(1500), size))
+        endpoints = [
+            {"addresses": [form.format(n // 200, n % 200 + 1)], "conditions": {"ready": self.rng.random() < 0.97}}
+            for n in numbers
+        ]
+        return [
+            objects.endpoint_slice(
+                f"{NAME}-{family.lower()}-{first}", NAMESPACE, NAME, endpoints[first : first + A_SLICE], family=family
+            )
+            for first in range(0, max(len(endpoints), 1), A_SLICE)
+        ]
