@@ -66,7 +66,8 @@ test: build net-tools wheel ## everything that must pass: Rust, Python, real ker
 
 CONTROLPLANE := target/e2e/controlplane
 .PHONY: e2e
-e2e: build net-tools ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)
+e2e: build ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)
+	@hack/need-net-tools e2e
 	@hack/build-controlplane $(CONTROLPLANE)
 	@hack/need-helm >/dev/null
 	@FERRULE_E2E=1 hack/in-namespaces $(BIN)/python -m pytest -q -p no:cacheprovider tests/e2e $(ARGS)
