@@ -13,6 +13,8 @@ import yaml
 
 from ferrule._engine import build_info
 from ferrule.config.load import parse_config
+from ferrule.observe.exposition import render
+from ferrule.observe.metrics import Metrics
 
 VERSION = build_info()["version"]
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,25 @@ def manifest(kind: str) -> Object:
 
 def pod(daemonset: Object) -> Object:
     return daemonset["spec"]["template"]["spec"]  # type: ignore[no-any-return]
+
+
+def test_alerts_ask_for_metrics_that_exist() -> None:
+    """Under the name, and of the kind that the expression takes it for."""
+    scraped = render(Metrics(build_info()).registry, "", "", ()).body.decode()
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", scraped, re.MULTILINE))
+    (rule,) = documents(DEPLOY / "monitoring" / "alerts.yaml")
+    alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+    assert len(alerts) == len({alert["alert"] for alert in alerts}) >= 6
+    for alert in alerts:
+        named = re.findall(r"\b(?:ferrule|kubeproxy)_\w+", alert["expr"])
+        assert named, alert
+        for name in named:
+            kind = kinds[name.removesuffix("_bucket")]
+            over_time = f"({name}[" in alert["expr"]
+            assert (kind == "histogram") is name.endswith("_bucket"), name
+            assert over_time is (kind != "gauge"), f"{name} is a {kind}"
+        assert alert["annotations"]["summary"]
+        assert alert["labels"]["severity"] in ("critical", "warning", "info")
 
 
 @pytest.fixture(scope="module")
