@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -114,12 +115,28 @@ def test_a_server_that_is_away_is_looked_for_often_and_costs_neither_version_nor
         assert made.step(Waited(), now) == Watch("10", SECONDS), "all nodes would list at once when it comes back"
     assert waits == [BACKOFF_FIRST, 1.6, *[ABSENT_MAX] * 58]
     assert made.failures == 0
-    # It comes back with an error first, as one does that starts; then it is gone again.
-    assert made.step(Failed(), now) == Wait(BACKOFF_FIRST)
+
+
+def test_a_server_that_restarts_is_followed_again_soon() -> None:
+    """Gone, not there, not ready, and then it has forgotten: each of these for the first time."""
+    made, now, waited = watching("77"), CALM, 0.0
+    steps: list[tuple[Failed, Action]] = [
+        (Failed(), Watch("77", SECONDS)),
+        (Failed(Failure.ABSENT), Watch("77", SECONDS)),
+        (Failed(), Watch("77", SECONDS)),
+        (Failed(Failure.EXPIRED), List(MOST_RECENT)),
+    ]
+    for failed, then in steps:
+        action = made.step(failed, now)
+        assert isinstance(action, Wait)
+        waited, now = waited + action.seconds, now + action.seconds
+        assert made.step(Waited(), now) == then
+    assert waited == pytest.approx(BACKOFF_FIRST + BACKOFF_FIRST + 2 * BACKOFF_FIRST + BACKOFF_FIRST)
+    assert made.step(Listed("90"), now) == Watch("90", SECONDS)
+    assert made.step(Failed(Failure.EXPIRED), now + 1) == Wait(2 * BACKOFF_FIRST), "but not again and again"
     made.step(Waited(), now)
-    assert made.step(Failed(Failure.ABSENT), now) == Wait(BACKOFF_FIRST)
-    made.step(Waited(), now)
-    assert made.step(Failed(), now) == Wait(2 * BACKOFF_FIRST), "answers are rationed as before"
+    made.step(Listed("91"), now)
+    assert made.step(Failed(Failure.EXPIRED), now + CALM + 1) == Wait(BACKOFF_FIRST), "calm forgets"
 
 
 def test_after_five_failures_at_one_version_it_lists_again_but_nothing_older() -> None:
@@ -159,7 +176,7 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
 ) -> None:
     made, now, version = Reflector(lambda: luck), 0.0, 10
     requests: list[tuple[float, Action]] = []
-    failures, absences = 0, 0
+    counts, failures = Counter[Failure](), 0
 
     def follow(action: Action | None) -> Action:
         nonlocal now
@@ -177,13 +194,11 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
         now += lasts
         if how == "fail":
             if isinstance(action, Watch) and lasts >= CALM:
-                failures = absences = 0
-            if failed.failure is Failure.ABSENT:
-                absences, in_row, most = absences + 1, absences, ABSENT_MAX
-            else:
-                absences, failures, in_row, most = 0, failures + 1, failures, BACKOFF_MAX
+                counts.clear()
+            kind = failed.failure
+            gap = min(BACKOFF_FIRST * 2 ** min(counts[kind], 20), ABSENT_MAX if kind is Failure.ABSENT else BACKOFF_MAX)
+            counts[kind] += 1
             action = follow(made.step(failed, now))
-            gap = min(BACKOFF_FIRST * 2 ** min(in_row, 20), most)
             assert now - before - lasts >= gap - 1e-9, "no request sooner than the back-off allows"
         elif isinstance(action, List):
             version += 1
@@ -193,9 +208,11 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
                 version += 1
                 assert made.step(Progress(str(version)), now) is None
             action = follow(made.step(Ended(), now))
-            if lasts >= CALM or made.failures > failures:
-                absences = 0
-            failures = made.failures
+            if lasts >= CALM:
+                counts.clear()
+            elif made.failures > failures:
+                counts[Failure.OTHER] += 1
+        failures = made.failures
     watches = [at for at, a in requests if isinstance(a, Watch)]
     gaps = [b - a for a, b in itertools.pairwise(watches)]
     assert all(gap >= min(WATCH_SPACING, BACKOFF_FIRST) - 1e-9 for gap in gaps)

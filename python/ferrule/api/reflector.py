@@ -3,9 +3,10 @@
     List ──ok──► Watch ──ended──► Watch …            any failure ──► Wait ──► Watch (same version) or List
 
 Guarantees, whatever the server does (a property test holds the machine to each):
-1. Requests are bounded: after the n-th failure in a row at least 0.8 s, doubled n-1 times (30 s at most; `ABSENT_MAX`
-   while no connection can be made), pass before the next request, and two watches never start less than `WATCH_SPACING`
-   apart. `Retry-After` is obeyed.
+1. Requests are bounded: after the n-th failure of one sort at least 0.8 s, doubled n-1 times (30 s at most; while no
+   connection can be made, `ABSENT_MAX`), pass before the next request, and two watches never start less than
+   `WATCH_SPACING` apart. `Retry-After` is obeyed. Sorts count apart because a restart goes through them: nobody there,
+   then a 403 or a 500 while the server gets up, then a 410; none of them says that the next was asked too often.
 2. A list is asked for only at the start, when the server has forgotten our version (410) or not yet reached it ("too
    large"), and after `RELIST_AFTER` failures at one version. Nothing else leaves a good version behind, least of all a
    server that is away: every node of the cluster would list at the moment it comes back.
@@ -130,8 +131,7 @@ class Reflector:
         self._random = random
         self._version: str | None = None
         self._list_from = FROM_CACHE
-        self._failures = 0
-        self._absences = 0
+        self._failures: dict[Failure, int] = {}
         self._at_version = 0
         self._watching_since: float | None = None
         self._advanced = False
@@ -143,8 +143,8 @@ class Reflector:
 
     @property
     def failures(self) -> int:
-        """In a row, without calm between them; times when nobody was there are not among them."""
-        return self._failures
+        """Without calm between them; times when nobody was there are not among them."""
+        return sum(count for failure, count in self._failures.items() if failure is not Failure.ABSENT)
 
     def start(self) -> Action:
         """The first action."""
@@ -185,28 +185,24 @@ class Reflector:
     def _failed(self, failure: Failure, retry_after: float | None, now: float) -> Action:
         self._calm(now)
         self._watching_since = None
-        if failure is Failure.ABSENT:
-            # Says nothing about our version, nor about how much a server can bear.
-            delay = min(BACKOFF_FIRST * 2.0 ** min(self._absences, 20), ABSENT_MAX)
-            self._absences += 1
-            return Wait(delay * (1 + BACKOFF_JITTER * self._random()))
-        self._absences = 0
-        if failure is not Failure.OTHER:
+        if failure in (Failure.EXPIRED, Failure.TOO_LARGE):
             self._version, self._list_from = None, MOST_RECENT
-        else:
+        elif failure is Failure.OTHER:
             self._at_version += 1
             if self._version is not None and self._at_version >= RELIST_AFTER:
                 # Not older than what we have: a lagging cache must not take us back in time.
                 self._list_from, self._version = self._version, None
+        before = self._failures.get(failure, 0)
+        self._failures[failure] = before + 1
         # The exponent is capped for its own sake: 2**10000 is no float.
-        delay = min(BACKOFF_FIRST * 2.0 ** min(self._failures, 20), BACKOFF_MAX)
-        self._failures += 1
+        delay = min(BACKOFF_FIRST * 2.0 ** min(before, 20), ABSENT_MAX if failure is Failure.ABSENT else BACKOFF_MAX)
         delay *= 1 + BACKOFF_JITTER * self._random()
         return Wait(max(delay, min(retry_after or 0.0, RETRY_AFTER_MAX)))
 
     def _calm(self, now: float) -> None:
         if self._watching_since is not None and now - self._watching_since >= CALM:
-            self._failures = self._at_version = self._absences = 0
+            self._failures.clear()
+            self._at_version = 0
 
     def _request(self, now: float) -> Action:
         if self._version is None:
