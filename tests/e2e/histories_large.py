@@ -11,9 +11,10 @@ from tests.e2e.harness import objects
 from tests.e2e.harness.api import Object
 from tests.e2e.histories_random import RandomHistory
 
-SIZES = ((20, 960), (960, 1001), (990, 1040), (1001, 1300))
-"""Ranges to choose from, one after the other and from the beginning again: each turn goes up and down."""
+SIZES = ((20, 700), (960, 1001), (990, 1040), (1100, 1300))
+"""Ranges to choose from: far below the line whatever else there is, about it, about it, far above."""
 ORDER = (0, 3, 1, 2, 0, 2, 1, 3)
+"""One turn: two ways up at least and one down, in each family; they are three steps apart."""
 A_SLICE = 800
 """Endpoints in one slice; the API takes a thousand."""
 NAMESPACE, NAME = "crowd", "crowd"

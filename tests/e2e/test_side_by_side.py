@@ -155,6 +155,8 @@ def test_same_rules_across_large_mode(pair: Pair, backend: str) -> None:
                 f"FERRULE_SEED={seed} step {step} {history.did}\nrefused: {pair.stage.refused}\n"  # noqa: B023
                 f"{pair.difference()}\n{pair.ferrule.running.tail(5)}\n{pair.stock.running.tail(5)}"
             ),
+            # Reading back a thousand endpoints' rules takes seconds on nft; four such make one look.
+            seconds=300,
             every=0.5,
         )
         for before, now in zip(large, pair.large, strict=True):
