@@ -52,7 +52,7 @@ class LargeHistory(RandomHistory):
         # Not the first so many: who stays and who goes is chance, too.
         numbers = sorted(self.rng.sample(range(1500), size))
         endpoints = [
-            {"addresses": [form.format(n // 200, n % 200 + 1)], "conditions": {"ready": self.rng.random() < 0.97}}
+            {"addresses": [form.format(n // 200 + 1, n % 200 + 1)], "conditions": {"ready": self.rng.random() < 0.97}}
             for n in numbers
         ]
         return [

@@ -20,6 +20,7 @@ from tests.e2e.harness.fabric import Fabric
 from tests.e2e.harness.subject import Proxy, Subject, assert_alive, proxy_config, rules
 from tests.e2e.harness.waiting import eventually
 from tests.e2e.histories import OWN_SERVICE, HistoryCluster, Mark, Stage, twin, write_kubeconfig
+from tests.e2e.histories_large import NAME as CROWD
 from tests.e2e.histories_large import ORDER, LargeHistory
 from tests.e2e.histories_random import RandomHistory
 from tests.e2e.rule_sets import owners, parse, without_losers
@@ -144,6 +145,7 @@ def test_same_rules_across_large_mode(pair: Pair, backend: str) -> None:
     for step in range(1, LARGE_STEPS + 1):
         pair.stock.kill()
         pair.stage.become(history.next())
+        assert not [key for key in pair.stage.refused if key[2].startswith(CROWD)], pair.stage.refused
         pair.mark.advance()
         pair.stock.start()
         if step == LARGE_STEPS // 2:
