@@ -172,8 +172,8 @@ fn blocks(plan: &Plan) -> Vec<String> {
 #[test]
 fn no_moment_of_a_switch_loses_a_packet() {
     let mut world = World::default();
-    (0..1500).for_each(|n| put(&mut world, n));
-    let probes: Vec<Packet> = (0..1500).step_by(97).chain([0, 12, 1499]).flat_map(packets_to).collect();
+    (0..2000).for_each(|n| put(&mut world, n));
+    let probes: Vec<Packet> = (0..2000).step_by(97).chain([0, 12, 1999]).flat_map(packets_to).collect();
     for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
         let (_, mut kernel) = written(&world, large(Dispatch::Flat, strategy));
         let flat = Rules::new(&kernel.save(), &LOCAL);
