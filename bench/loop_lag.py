@@ -253,7 +253,7 @@ class Daemon:
         self.metrics = Metrics(build_info())
         health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
         readiness = Readiness({}, on_change=self.metrics.readiness)
-        surface = Surface(Settings(), health, readiness, self.metrics, host)
+        surface = Surface(Settings(), health, readiness, self.metrics, host, flags={})
         self.aftermath = Aftermath(host, ProblemBook(), self.metrics, health, readiness, on_synced=surface.after_sync)
         self.loop = SyncLoop(
             self.engine,

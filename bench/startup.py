@@ -138,7 +138,7 @@ def told(report: SyncReport) -> str:
         raise SystemExit(f"failed: {report.failures}")
     plan = report.plans["ipv4"]
     first = f"first {TOOK[0]:.2f} s, " if report.stages_before else ""
-    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.stages.items() if seconds >= 0.005)
+    stages = ", ".join(f"{stage} {seconds:.2f}" for (stage, _), seconds in report.stages.items() if seconds >= 0.005)
     return f"{report.seconds:6.2f} s ({first}{stages}; {plan.blocks} blocks, {plan.payload_size / 1e6:.1f} MB)"
 
 

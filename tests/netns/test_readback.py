@@ -85,7 +85,7 @@ def empty(kernel: Kernel) -> Kernel:
 
 def planned(case: Case, step: int, dispatch: str = "auto") -> tuple[Engine, dict[Family, str]]:
     """An engine that wants what the case asks for, and the text that would write it."""
-    engine = case.engine(dispatch=dispatch)
+    engine = case.engine(form=dispatch)
     load(engine, case.objects(step))
     payloads: dict[Family, str] = {}
     for family in FAMILIES:

@@ -1,9 +1,10 @@
 """The only module that starts processes.
 
 Rules of the house: a fixed argv, never a shell; the program's absolute path resolved once; a clean environment; input
-from a memfd (the caller's, where it is large) and output to one, so that a text of any size neither deadlocks a pipe nor keeps the event loop busy; a
-time limit after which the whole process group is killed; a session of its own, so that Ctrl-C in a terminal reaches us
-and not a restore halfway through its work. What each run took is told to whoever asks (`Runner.observers`).
+from a memfd (the caller's, where it is large) and output to one, so that a text of any size neither deadlocks a pipe
+nor keeps the event loop busy; a time limit after which the whole process group is killed; a session of its own, so that
+Ctrl-C in a terminal reaches us and not a restore halfway through its work. What each run took is told to whoever asks
+(`Runner.observers`).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-from ferrule.dataplane.iptables import Payload
 from ferrule._engine import RuleReader
+from ferrule.dataplane.iptables import Payload
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.types import Family
 
