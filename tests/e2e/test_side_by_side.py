@@ -102,7 +102,9 @@ def pair(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pai
         for subject in Subject:
             node, relay = twin(stack, cluster)
             folder = tmp_path_factory.mktemp(subject.value)
-            config = proxy_config(folder / "config", write_kubeconfig(cluster, relay, folder), **configuration)
+            # Stock knows no trees: what is compared is the form both write.
+            ours = {"ferrule": {"dispatch": "flat", "balance": "flat"}} if subject is Subject.FERRULE else {}
+            config = proxy_config(folder / "config", write_kubeconfig(cluster, relay, folder), **configuration, **ours)
             proxies[subject] = stack.enter_context(
                 Proxy(subject, node, cluster, folder, backend=backend, config=config)
             )

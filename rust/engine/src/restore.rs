@@ -36,6 +36,9 @@ use crate::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenCha
 /// (about 10 ms), and a usual change is one transaction.
 const SMALL_WRITE: usize = 400;
 
+/// …nor may its Service chains have more rules than this: each may name another endpoint's chain (a twentieth of a second).
+const SMALL_WRITE_TARGETS: usize = 2000;
+
 /// Every so many chains that stand already, it may be one more: there, a COMMIT costs more than a larger block does.
 const STANDING_PER_WRITE: usize = 150;
 
@@ -76,7 +79,10 @@ pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing
         // Each rule of a tree names another chain.
         let ways = part.parts.iter().map(|p| 1 + p.count).sum::<usize>();
         let names = part.chains.len() + ways + part.deletions.len();
-        if strategy == WriteStrategy::OrderedBlocks && names > limit {
+        let jumping = part.chains.iter().filter(|c| !matches!(c.id, ChainId::Hashed(Prefix::Sep, _)));
+        let targets = jumping.map(|c| c.count).sum();
+        let over = [(names, limit), (targets, SMALL_WRITE_TARGETS)].into_iter().find(|(names, limit)| names > limit);
+        if let (WriteStrategy::OrderedBlocks, Some((names, limit))) = (strategy, over) {
             text.strategy = Strategy::Ordered { table, names, limit };
             ordered_blocks(table, part, &mut text);
         } else {
@@ -348,6 +354,19 @@ mod tests {
         let blocks =
             |ports, standing| restore_text(cluster(&digester, ports), WriteStrategy::OrderedBlocks, standing).blocks();
         assert_eq!((blocks(20, 0), blocks(400, 0), blocks(400, 150_000), blocks(500, 150_000)), (1, 5, 1, 5));
+        // Few chains, but they name many.
+        let many_endpoints = |ports| {
+            let mut writes = Writes::new(Family::V4, &digester);
+            for n in 0..ports {
+                let port = PortName::new(&format!("ns/s{n}"), "", Protocol::Tcp);
+                let to = |i| ChainId::Hashed(Prefix::Sep, port.endpoint_hash(&format!("{i}")));
+                let rules: Vec<Rule> = (0..100).map(|i| Rule::default().jump(to(i))).collect();
+                writes.next_port();
+                writes.chain(ChainId::Hashed(Prefix::Svc, port.hash()), &rules, |_| true);
+            }
+            restore_text(writes, WriteStrategy::OrderedBlocks, 0).blocks()
+        };
+        assert_eq!((many_endpoints(20), many_endpoints(21), many_endpoints(45)), (1, 1, 2));
         let lines = |strategy| {
             let text = text(cluster(&digester, 500), strategy);
             let mut lines: Vec<String> =

@@ -61,7 +61,7 @@ pub enum Strategy {
     Ordered {
         /// Where.
         table: Table,
-        /// Chains written, deleted or jumped to from dispatch trees.
+        /// Chains written, deleted, or jumped to from elsewhere.
         names: usize,
         /// With more than this, it is cut.
         limit: usize,
