@@ -107,19 +107,23 @@ class IptablesDataplane:
 
     async def _fill(self, source: int, first: bytes, pieces: Iterator[bytes]) -> bytes | None:
         """One process's input into `source`; gives the beginning of the next one's, None at the end."""
-        size, piece = 0, first
+        written, held = 0, first
         while True:
-            size += len(piece)
-            # A piece may end anywhere; where this one holds no end of a transaction, a later one will.
-            cut = piece.rfind(COMMIT) if self.backend is Backend.NFT and size > RUN_BYTES else -1
-            end = len(piece) if cut < 0 else cut + len(COMMIT)
-            append(source, piece[:end])
+            following = next(pieces, None)
+            cut = held.rfind(COMMIT) if self.backend is Backend.NFT and written + len(held) > RUN_BYTES else -1
+            if cut >= 0:
+                end = cut + len(COMMIT)
+            else:
+                # Pieces are cut anywhere: the end of a transaction may lie across two.
+                end = len(held) if following is None else max(0, len(held) - len(COMMIT) + 1)
+            append(source, held[:end])
+            written += end
             # A large text is tens of milliseconds of copying: others get their turn in between.
             await asyncio.sleep(0)
-            rest = piece[end:] or next(pieces, None)
-            if rest is None or cut >= 0:
-                return rest
-            piece = rest
+            rest = held[end:] + (following or b"")
+            if cut >= 0 or following is None:
+                return rest or None
+            held = rest
 
     async def _run(self, source: int) -> None:
         argv = (self.tool("restore"), "--noflush", "-w", str(LOCK_SECONDS))

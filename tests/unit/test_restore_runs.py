@@ -1,0 +1,74 @@
+"""A long text on nft: several processes, each with whole transactions, together the text."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ferrule.dataplane import iptables
+from ferrule.dataplane.iptables import COMMIT, IptablesDataplane
+from ferrule.dataplane.process import Completed, Runner
+from ferrule.errors import DataplaneError
+from ferrule.types import Backend
+
+LIMIT = 400
+
+
+@dataclass(frozen=True)
+class Recorder(Runner):
+    """Processes that never start; the one with `broken` in its input fails."""
+
+    inputs: list[bytes] = field(default_factory=list)
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes | int = b"", timeout: float = 30.0) -> Completed:  # noqa: ARG002, ASYNC109 - the real one's
+        assert isinstance(stdin, int)
+        self.inputs.append(os.read(stdin, 1 << 20))
+        failed = b"broken" in self.inputs[-1]
+        return Completed(tuple(argv), int(failed), b"", "iptables-nft-restore: line 2 failed" if failed else "")
+
+
+def block(rules: int) -> bytes:
+    return b"*nat\n" + b"-A KUBE-SERVICES -j COMMIT\n" * rules + b"COMMIT\n"
+
+
+def restored(backend: Backend, pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    monkeypatch.setattr(iptables, "RUN_BYTES", LIMIT)
+    recorder = Recorder()
+    asyncio.run(IptablesDataplane("ipv4", backend, recorder).restore(iter(pieces)))
+    return recorder.inputs
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 600))
+def test_whole_transactions_in_order(blocks: list[int], size: int) -> None:
+    text = b"".join(map(block, blocks))
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        runs = restored(Backend.NFT, pieces, patch)
+        assert restored(Backend.LEGACY, pieces, patch) == [text], "there each COMMIT swaps the whole table"
+    assert b"".join(runs) == text
+    assert all(run.endswith(COMMIT) for run in runs)
+    # What is open at the limit is finished; and where a piece holds its end cannot be known before it was read.
+    longest = max(len(block(rules)) for rules in blocks)
+    assert all(len(run) <= LIMIT + longest + size for run in runs)
+    assert len(text) <= LIMIT or len(runs) > 1 or len(text) <= LIMIT + longest + size
+
+
+def test_a_text_that_is_not_long_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = block(3) + block(4)
+    assert len(text) <= LIMIT
+    assert restored(Backend.NFT, [text], monkeypatch) == [text]
+
+
+def test_nothing_follows_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iptables, "RUN_BYTES", LIMIT)
+    recorder = Recorder()
+    pieces = [block(20), b"*nat\n-A KUBE-SERVICES -j broken\nCOMMIT\n" + block(20), block(20)]
+    with pytest.raises(DataplaneError, match="broken"):
+        asyncio.run(IptablesDataplane("ipv4", Backend.NFT, recorder).restore(iter(pieces)))
+    assert len(recorder.inputs) == 2
