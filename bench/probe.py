@@ -38,15 +38,29 @@ class Writer:
     """One warm connection to the API server: a write costs no handshake."""
 
     def __init__(self, cluster: Cluster) -> None:
-        context = ssl.create_default_context(cafile=str(cluster.ca))
-        context.load_cert_chain(cluster.admin_cert.cert, cluster.admin_cert.key)
-        plain = cluster.host.netns.call(lambda: socket.create_connection((LOCALHOST, PORT), 15.0))
+        self._cluster = cluster
+        self._context = ssl.create_default_context(cafile=str(cluster.ca))
+        self._context.load_cert_chain(cluster.admin_cert.cert, cluster.admin_cert.key)
+        self._connection = self._connect()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        plain = self._cluster.host.netns.call(lambda: socket.create_connection((LOCALHOST, PORT), 15.0))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection = http.client.HTTPConnection(LOCALHOST, PORT, timeout=15.0)
-        self._connection.sock = context.wrap_socket(plain, server_hostname=LOCALHOST)
+        connection = http.client.HTTPConnection(LOCALHOST, PORT, timeout=15.0)
+        connection.sock = self._context.wrap_socket(plain, server_hostname=LOCALHOST)
+        return connection
 
     def send(self, request: Request) -> float:
         """The monotonic time at which it was sent; returns once it is accepted."""
+        try:
+            return self._send(request)
+        except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+            # The server ends connections that are idle for long; every write here may be repeated.
+            self._connection.close()
+            self._connection = self._connect()
+            return self._send(request)
+
+    def _send(self, request: Request) -> float:
         method, path, body, content = request
         begun = time.monotonic()
         self._connection.request(method, path, json.dumps(body), {"Content-Type": content})
