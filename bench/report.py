@@ -54,7 +54,10 @@ def _ground(results: Results) -> Iterator[str]:
             f"kernel {machine['kernel']} (load before the run: {machine['load before']})."
         )
     if results.versions:
-        yield "Versions: " + ", ".join(f"{name} {text}" for name, text in results.versions.items() if text) + "."
+        told = ((name, text) for name, text in results.versions.items() if text)
+        # Some tools say their own name.
+        named = (text if text.startswith(name) else f"{name} {text}" for name, text in told)
+        yield "Versions: " + ", ".join(named) + "."
     if results.settings:
         said = ", ".join(f"{name} {value}" for name, value in results.settings.items())
         yield f"Settings, the same for everybody: {said}. All proxies have the same node and the same configuration."
