@@ -15,7 +15,8 @@ __all__ = ["Check", "checks", "page", "plots", "summary", "write"]
 INTRO = """Written by `make bench-full` from `docs/performance/results.json`; do not edit. `make bench-full
 ARGS=--help` says how to run parts of it, `bench/README.md` what the rows do and what they do not show.
 
-All rows are of one run on one machine: ratios within it are what counts, absolute figures move with the machine."""
+All rows are of one machine, of one run or of one that was resumed: ratios are what counts, absolute figures move
+with the machine."""
 
 
 def write(results: Results, docs: Path) -> list[Path]:
