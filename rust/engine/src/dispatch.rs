@@ -10,7 +10,7 @@ use crate::claims::Claim;
 use crate::delta::Delta;
 use crate::digest::{Digest, Digester};
 use crate::names::{ChainId, FixedChain, PortName};
-use crate::options::{Dispatch, Options};
+use crate::options::{Form, Options};
 use crate::prefix::Prefix;
 use crate::rule::Rule;
 use crate::tree::{Entry, Node, Tree};
@@ -99,9 +99,9 @@ impl Roots {
         let limits = options.tree_limits;
         let rules: usize = self.chains.iter().map(|root| root.rules).sum();
         let trees = match options.dispatch {
-            Dispatch::Flat => false,
-            Dispatch::Tree => true,
-            Dispatch::Auto => rules > limits.grow || (self.were_trees && rules >= limits.shrink),
+            Form::Flat => false,
+            Form::Tree => true,
+            Form::Auto => rules > limits.grow || (self.were_trees && rules >= limits.shrink),
         };
         self.were_trees = trees;
         for &chain in FixedChain::ALL.iter().filter(|chain| chain.is_dispatch()) {

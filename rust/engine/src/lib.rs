@@ -61,5 +61,5 @@ pub mod text;
 
 pub use engine::Engine;
 pub use error::{InputError, PlanError};
-pub use options::{Balance, BalanceLimits, Dispatch, LocalDetector, Options, TreeLimits, WriteStrategy};
+pub use options::{BalanceLimits, Form, LocalDetector, Options, TreeLimits, WriteStrategy};
 pub use plan::Plan;

@@ -32,34 +32,33 @@ pub enum WriteStrategy {
     OrderedBlocks,
 }
 
-/// Whether packets find their Service by one long chain or by a tree of short ones.
+/// Long chains, as kube-proxy writes them, or trees of short ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dispatch {
-    /// Trees, once there are many rules.
+pub enum Form {
+    /// Trees where there is much to choose from: see [`TreeLimits`], [`BalanceLimits`].
     #[default]
     Auto,
-    /// One chain each, as kube-proxy writes them.
+    /// One chain each.
     Flat,
-    /// A tree for each, however small.
+    /// A tree for each, however small; of endpoints: for each set that does not fit into one part.
     Tree,
 }
 
-/// Whether a Service's endpoints are chosen from by one long chain or by a tree of short ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    /// A tree for each set of many endpoints.
-    #[default]
-    Auto,
-    /// One chain each, as kube-proxy writes them.
-    Flat,
-    /// A tree for each set that does not fit into one part.
-    Tree,
+impl Form {
+    fn parse(name: &'static str, word: &str) -> Result<Self, InputError> {
+        Ok(match word {
+            "auto" => Self::Auto,
+            "flat" => Self::Flat,
+            "tree" => Self::Tree,
+            other => return Err(wrong(name, other, &"is none of auto, flat, tree")),
+        })
+    }
 }
 
 /// When balancing chains become trees and how wide these are. `docs/design/balancing.md` says why these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceLimits {
-    /// Under [`Balance::Auto`], sets of more endpoints than this are chosen from by a tree.
+    /// Under [`Form::Auto`], sets of more endpoints than this are chosen from by a tree.
     pub above: usize,
     /// Endpoints that one part may choose from without further parts.
     pub leaf: usize,
@@ -74,7 +73,7 @@ impl Default for BalanceLimits {
 /// When dispatch chains become trees and how wide these are. `docs/design/dispatch.md` says why these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
-    /// Under [`Dispatch::Auto`], dispatch chains with more rules than this, all together, become trees…
+    /// Under [`Form::Auto`], dispatch chains with more rules than this, all together, become trees…
     pub grow: usize,
     /// …and trees with fewer than this become chains again. Between the two nothing changes.
     pub shrink: usize,
@@ -130,11 +129,11 @@ pub struct Options {
     /// How large writes are cut.
     pub write_strategy: WriteStrategy,
     /// How packets find their Service.
-    pub dispatch: Dispatch,
+    pub dispatch: Form,
     /// Sizes that `dispatch` goes by.
     pub tree_limits: TreeLimits,
     /// How endpoints are chosen from.
-    pub balance: Balance,
+    pub balance: Form,
     /// Sizes that `balance` goes by.
     pub balance_limits: BalanceLimits,
     /// Services (`namespace/name`) that are written before all others at a large start over an empty kernel, together
@@ -168,9 +167,9 @@ impl Options {
             node_port_addresses: Vec::new(),
             local_detector: LocalDetector::None,
             write_strategy: WriteStrategy::default(),
-            dispatch: Dispatch::default(),
+            dispatch: Form::default(),
             tree_limits: TreeLimits::default(),
-            balance: Balance::default(),
+            balance: Form::default(),
             balance_limits: BalanceLimits::default(),
             first_services: Vec::new(),
             first_stage_above: 4000,
@@ -239,12 +238,7 @@ impl Options {
     /// # Errors
     /// Another word.
     pub fn set_dispatch(&mut self, word: &str) -> Result<(), InputError> {
-        self.dispatch = match word {
-            "auto" => Dispatch::Auto,
-            "flat" => Dispatch::Flat,
-            "tree" => Dispatch::Tree,
-            other => return Err(wrong("dispatch", other, &"is none of auto, flat, tree")),
-        };
+        self.dispatch = Form::parse("dispatch", word)?;
         Ok(())
     }
 
@@ -253,12 +247,7 @@ impl Options {
     /// # Errors
     /// Another word.
     pub fn set_balance(&mut self, word: &str) -> Result<(), InputError> {
-        self.balance = match word {
-            "auto" => Balance::Auto,
-            "flat" => Balance::Flat,
-            "tree" => Balance::Tree,
-            other => return Err(wrong("balance", other, &"is none of auto, flat, tree")),
-        };
+        self.balance = Form::parse("balance", word)?;
         Ok(())
     }
 

@@ -8,15 +8,15 @@ use common::cluster::{MODES, SMALL};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Dispatch, Engine, Options, TreeLimits};
+use ferrule_engine::{Engine, Form, Options, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn payload(services: &[Value], slices: &[Value]) -> (String, Engine) {
-    payload_in(Dispatch::Flat, services, slices)
+    payload_in(Form::Flat, services, slices)
 }
 
-fn payload_in(dispatch: Dispatch, services: &[Value], slices: &[Value]) -> (String, Engine) {
+fn payload_in(dispatch: Form, services: &[Value], slices: &[Value]) -> (String, Engine) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 2, ..SMALL };

@@ -8,15 +8,15 @@ use common::cluster::{BALANCES, Event, FEW, MODES, SMALL, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Balance, Dispatch, Engine, Options, PlanError, WriteStrategy};
+use ferrule_engine::{Engine, Form, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
 fn engine(strategy: WriteStrategy) -> Engine {
-    engine_with(strategy, (Dispatch::Flat, Balance::Flat))
+    engine_with(strategy, (Form::Flat, Form::Flat))
 }
 
-fn engine_with(strategy: WriteStrategy, (dispatch, balance): (Dispatch, Balance)) -> Engine {
+fn engine_with(strategy: WriteStrategy, (dispatch, balance): (Form, Form)) -> Engine {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = SMALL;
@@ -143,7 +143,7 @@ fn meddle(kernel: &mut Kernel, how: usize) {
     }
 }
 
-fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Dispatch, Balance)) -> Result<(), TestCaseError> {
+fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Form, Form)) -> Result<(), TestCaseError> {
     let (mut world, mut engine, mut kernel) = (World::default(), engine_with(strategy, mode), Kernel::new());
     relist(&mut engine, &world);
     for event in events {
@@ -184,7 +184,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Dispatch, Balance))
 
     let (mut fresh, mut empty) = (engine_with(strategy, mode), Kernel::new());
     relist(&mut fresh, &world);
-    if mode.0 == Dispatch::Auto {
+    if mode.0 == Form::Auto {
         // Between the two thresholds a chain stays what it was, and the kernel is where that is remembered.
         prop_assert!(!sync_all(&mut fresh, &mut kernel.clone()), "a restart over right rules writes nothing");
         fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();

@@ -3,20 +3,20 @@
 
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Balance, BalanceLimits, Dispatch, Engine, Options, TreeLimits};
+use ferrule_engine::{BalanceLimits, Engine, Form, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    for dispatch in [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto] {
+    for dispatch in [Form::Flat, Form::Tree, Form::Auto] {
         decode(dispatch, data);
     }
 });
 
-fn decode(dispatch: Dispatch, data: &[u8]) {
+fn decode(dispatch: Form, data: &[u8]) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
-    options.balance = if dispatch == Dispatch::Flat { Balance::Flat } else { Balance::Tree };
+    options.balance = if dispatch == Form::Flat { Form::Flat } else { Form::Tree };
     options.balance_limits = BalanceLimits { above: 1, leaf: 1 };
     let mut engine = Engine::new(options);
     for kind in Kind::ALL {

@@ -14,7 +14,7 @@
 use super::port::Backend;
 use super::{Context, PortView, Sink};
 use crate::names::ChainId;
-use crate::options::Balance;
+use crate::options::Form;
 use crate::rule::{Comment, Match, Probability, Rule};
 
 /// Parts below one another. The second level's hold what is left, however much: 256 of them are enough for any Service,
@@ -41,9 +41,9 @@ pub(super) fn balance(
     }
     let limits = ctx.options.balance_limits;
     let most = match ctx.options.balance {
-        Balance::Auto => limits.above,
-        Balance::Flat => usize::MAX,
-        Balance::Tree => limits.leaf,
+        Form::Auto => limits.above,
+        Form::Flat => usize::MAX,
+        Form::Tree => limits.leaf,
     };
     Balancing { ctx, view, root, sink }.choose(&[], most, members, rules);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrule_engine::wire::Kind;
-use ferrule_engine::{Balance, BalanceLimits, Dispatch, TreeLimits};
+use ferrule_engine::{BalanceLimits, Form, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -29,10 +29,10 @@ pub enum Event {
 }
 
 /// Every setting of `dispatch`.
-pub const MODES: [Dispatch; 3] = [Dispatch::Flat, Dispatch::Tree, Dispatch::Auto];
+pub const MODES: [Form; 3] = [Form::Flat, Form::Tree, Form::Auto];
 
 /// Every setting of `balance`.
-pub const BALANCES: [Balance; 3] = [Balance::Flat, Balance::Tree, Balance::Auto];
+pub const BALANCES: [Form; 3] = [Form::Flat, Form::Tree, Form::Auto];
 
 /// Limits by which Services as small as these are balanced by trees of all levels, and cross the threshold.
 pub const FEW: BalanceLimits = BalanceLimits { above: 3, leaf: 1 };
