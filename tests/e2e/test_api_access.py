@@ -37,8 +37,9 @@ def has(proxy: Proxy, ip: str) -> bool:
 
 
 def follows(world: World, proxy: Proxy, name: str, seconds: float = 90) -> None:
+    told = proxy.syncs()
     ip = address(world, name)
-    eventually(lambda: has(proxy, ip), lambda: f"does not follow:\n{proxy.running.tail()}", seconds=seconds)
+    eventually(lambda: has(proxy, ip) and proxy.syncs() > told, lambda: f"does not follow:\n{proxy.running.tail()}", seconds=seconds)
 
 
 def why_not_ready(proxy: Proxy) -> str:
@@ -59,7 +60,7 @@ def test_an_outage_costs_next_to_nothing(world: World, record_property: Callable
             with between.inject(faults.status(503, "ServiceUnavailable", "down")):
                 between.break_streams()
                 eventually(lambda: proxy.running.lines("Cannot follow the API server"), "nothing about it in the log")
-                synced, cpu, since = len(proxy.running.lines('"Synced"')), proxy.running.cpu_seconds(), time.monotonic()
+                synced, cpu, since = proxy.syncs(), proxy.running.cpu_seconds(), time.monotonic()
                 steadily(
                     lambda: client.ask(service, 80)[0].pod == "web-1", "traffic stopped", seconds=OUTAGE, every=1.0
                 )
@@ -72,7 +73,7 @@ def test_an_outage_costs_next_to_nothing(world: World, record_property: Callable
                 # Three kinds, each 0.8 s, 1.6 s, … 30 s apart: five or six each in the first half minute.
                 assert asked <= 3 * (6 + took / 30)
                 assert cpu < 0.02 * took
-                assert len(proxy.running.lines('"Synced"')) == synced, "rules were written"
+                assert proxy.syncs() == synced, "rules were written"
             between.break_streams()
             follows(world, proxy, "after")
 
@@ -173,7 +174,7 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
             proxy.wait_until_synced()
             first = address(world, "before")
             eventually(lambda: has(proxy, first), "no first sync")
-            synced = len(proxy.running.lines('"Synced"'))
+            synced = proxy.syncs()
             try:
                 world.cluster.revoke()
                 since = time.monotonic()
@@ -191,7 +192,7 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
                 assert 'User "system:serviceaccount:kube-system:kube-proxy" cannot' in said.replace("\\", "")
                 steadily(lambda: has(proxy, first), "rules went with the role", seconds=4.0)
                 assert proxy.http("/healthz", HEALTH).status == 200, "traffic flows: no reason to drain the node"
-                assert len(proxy.running.lines('"Synced"')) == synced
+                assert proxy.syncs() == synced
                 asked, took = between.count(since=since), time.monotonic() - since
                 print(f"{took:.1f} s without the role: {asked} requests")
                 # Each breaking of the streams costs each kind one besides its back-off.
@@ -232,9 +233,9 @@ def test_the_clock_jumps(world: World, monkeypatch: pytest.MonkeyPatch, jump: ti
             return datetime.fromisoformat(said[1]) - datetime.now(UTC)
 
         eventually(lambda: abs(shown() - jump) < timedelta(hours=1), lambda: f"the clock did not jump: {shown()}")
-        synced, cpu = len(proxy.running.lines('"Synced"')), proxy.running.cpu_seconds()
+        synced, cpu = proxy.syncs(), proxy.running.cpu_seconds()
         steadily(lambda: proxy.http("/healthz", HEALTH).status == 200, "unhealthy by the clock", seconds=5)
-        assert len(proxy.running.lines('"Synced"')) == synced, "a clock is no reason to write"
+        assert proxy.syncs() == synced, "a clock is no reason to write"
         assert proxy.running.cpu_seconds() - cpu < 1.0, "busy because of a clock"
         follows(world, proxy, "after")
     finally:

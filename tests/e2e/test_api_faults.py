@@ -90,7 +90,7 @@ class Shop:
         return rules(self.node, self.proxy.backend).count("\n-A KUBE-")
 
     def syncs(self) -> int:
-        return len(self.proxy.running.lines('"Synced"'))
+        return self.proxy.syncs()
 
     def start(self) -> None:
         self.proxy.start().wait_until_synced()
@@ -197,8 +197,10 @@ def test_silence_is_noticed_while_it_lasts(world: World, silence: str, record_pr
     """No RST, no FIN: only the time that passes tells. What changed behind the silence arrives after it."""
     with make_shop(world, Impatient) as shop:
         shop.start()
+        told = shop.syncs()
         doomed = shop.add("doomed")
         shop.follows(doomed)
+        eventually(lambda: shop.syncs() > told, shop.proxy.running.tail)
         before, syncs = shop.ours(), shop.syncs()
         between = shop.between
         with world.cluster.black_hole(between.port) if silence == "packets vanish" else between.frozen():

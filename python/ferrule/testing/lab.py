@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -145,12 +146,18 @@ def make_namespace(name: str) -> NetNs:
     return netns
 
 
+def mac_of(ip: str) -> str:
+    """A locally administered address made of an IPv4 one. A host that comes again in a new namespace has the same, so
+    that neighbours who remember it (ARP, for half a minute) still reach it."""
+    return ":".join(("02", "00", *(f"{octet:02x}" for octet in IPv4Address(ip).packed)))
+
+
 def join_lan(lan: NetNs, host: Host) -> None:
     """Plug a host's `eth0`, with its addresses, into the bridge `br0` of `lan`."""
     port = f"to-{host.name}"[:15]
     lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
     lan.ip("link", "set", port, "master", "br0", "up")
-    host.netns.ip("link", "set", "eth0", "up")
+    host.netns.ip("link", "set", "eth0", "address", mac_of(host.ips[0]), "up")
     host.netns.ip("addr", "add", f"{host.ips[0]}/24", "dev", "eth0")
     host.netns.ip("addr", "add", f"{host.ips[1]}/64", "dev", "eth0", "nodad")
 
