@@ -21,11 +21,11 @@ from typing import Any
 
 import orjson
 
-from ferrule._engine import Engine
+from ferrule._engine import Engine, Plan
 from ferrule.config.schema import Settings
 from ferrule.daemon import lifetime  # noqa: F401 - what the daemon has loaded counts
-from ferrule.dataplane.iptables import IptablesDataplane, Payload
-from ferrule.dataplane.process import Runner
+from ferrule.dataplane.iptables import IptablesDataplane
+from ferrule.dataplane.nftables import Trust
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop, SyncReport
 from ferrule.sync.options import HostFacts, engine_options
@@ -120,12 +120,12 @@ def frames(type_: str, objects: Iterable[dict[str, Any]]) -> bytes:
 
 
 class Timed(IptablesDataplane):
-    """Says what each restore took."""
+    """Says what each write took."""
 
-    async def restore(self, payload: Payload) -> None:
-        """As the tool's own; the first stage's end is the moment DNS works."""
+    async def write(self, plan: Plan) -> None:
+        """The first stage's end is the moment DNS works."""
         begun = time.monotonic()
-        await super().restore(payload)
+        await super().write(plan)
         TOOK.append(time.monotonic() - begun)
 
 
@@ -142,12 +142,13 @@ def told(report: SyncReport) -> str:
     return f"{report.seconds:6.2f} s ({first}{stages}; {plan.blocks} blocks, {plan.payload_size / 1e6:.1f} MB)"
 
 
-async def run(options: argparse.Namespace, netns: NetNs) -> None:
-    """All rows."""
+async def run(options: argparse.Namespace) -> None:
+    """All rows, in the namespace of the calling thread."""
     cluster, stages = Cluster(options.services, options.endpoints), Stages()
     facts = HostFacts(node_name="node-1", ordered_blocks=options.backend == "nft")
     settings = Settings()
-    plane = Timed("ipv4", Backend(options.backend), Runner(("ip", "netns", "exec", netns.name)))
+    trust = Trust() if (options.backend, options.writes) == ("nft", "netlink") else None
+    plane = Timed("ipv4", Backend(options.backend), trust=trust)
     engine = Engine(engine_options(settings, facts, stages=True))
     loop = SyncLoop(engine, [plane], Cadence(0.0), clock=time.monotonic)
     stages.row("nothing", "")
@@ -217,11 +218,12 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--endpoints", type=int, default=4)
     parser.add_argument("--backend", choices=("nft", "legacy"), default="nft")
+    parser.add_argument("--writes", choices=("netlink", "tool"), default="netlink", help="on nft")
     parser.add_argument("--repeat", type=int, default=5, help="single changes")
     parser.add_argument("--alone", action="store_true", help="the tool alone, too")
     options = parser.parse_args()
     with NetNs("startup") as netns:
-        asyncio.run(run(options, netns))
+        netns.call(lambda: asyncio.run(run(options)))
     if options.alone:
         with NetNs("alone") as netns:
             asyncio.run(alone(options, netns))

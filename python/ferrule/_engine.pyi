@@ -107,6 +107,26 @@ class PayloadPieces:
     def __next__(self) -> bytes: ...
 
 @final
+class Transaction:
+    """A batch of netlink requests for nf_tables that takes effect as a whole."""
+
+    def payload(self) -> bytes:
+        """One datagram. Each call copies it."""
+    last: int
+    """It took effect when the request with this number is acknowledged."""
+    def describe(self, sequence: int, /) -> str | None:
+        """The request with this number as iptables has it; None: the batch as a whole."""
+
+@final
+class Transactions:
+    """A plan as netlink requests, made one transaction at a time. The rest is freed with the last one.
+
+    Raises `NotUnderstood` for a line of which no request can be made: a fault of ours."""
+
+    def __iter__(self) -> Iterator[Transaction]: ...
+    def __next__(self) -> Transaction: ...
+
+@final
 class Plan:
     """Text for exactly the chains that differ from what was confirmed applied."""
 
@@ -116,6 +136,10 @@ class Plan:
     """iptables-restore input, for `--noflush`. Each access makes it anew: for tests and for `render`."""
     def take_payload(self) -> PayloadPieces:
         """The same, out of the plan: once, and then nobody holds it."""
+    def take_transactions(self) -> Transactions:
+        """The same for the nft backend without its tool; once, too."""
+    netlink: bool
+    """Cut for `take_transactions`; for the tool, its transactions may be too large."""
     payload_size: int
     """Bytes, also after the text was taken."""
     chains_written: tuple[str, ...]
@@ -251,8 +275,8 @@ class Engine:
         """Apply newline-delimited watch frames."""
     def set_local_addresses(self, addresses: Sequence[str], /) -> bool:
         """The host's own addresses, both families; true if node ports are affected."""
-    def plan(self, family: Family, /) -> Plan | None:
-        """None: the kernel already has everything. Raises `NotReady`. Ends with `commit` or `abandon`."""
+    def plan(self, family: Family, /, *, netlink: bool = False) -> Plan | None:
+        """None: the kernel already has everything. `netlink`: cut for the kernel alone. Raises `NotReady`. Ends with `commit` or `abandon`."""
     def commit(self, plan: Plan, /) -> None:
         """The restore exited 0: its chains are applied now."""
     def abandon(self, plan: Plan, /) -> None:

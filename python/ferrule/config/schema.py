@@ -154,6 +154,9 @@ class Ferrule:
 
     backend: str = "auto"
     """auto, nft or legacy. auto follows kubelet's hint."""
+    nft_writes: str = "netlink"
+    """netlink or tool. How rules get into the kernel on the nft backend: as transactions of our own, or as text for
+    iptables-nft-restore, which takes several times as long. On legacy it is always the tool."""
     dispatch: str = "auto"
     """auto, flat or tree. How packets find their Service: by the long chains that kube-proxy writes, or by trees of
     short ones. auto turns to trees above 1,000 rules and back below 750."""

@@ -15,6 +15,7 @@ MODES = ("", "iptables")
 DETECT_LOCAL_MODES = ("", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 NODE_PORT_WORDS = ("primary", "localhost", "all")
 BACKENDS = ("auto", "nft", "legacy")
+NFT_WRITES = ("netlink", "tool")
 FORMS = ("auto", "flat", "tree")
 INTERFACE_LIMIT = 15
 """IFNAMSIZ without its NUL. kube-proxy starts with a longer name and then fails for ever."""
@@ -51,6 +52,8 @@ def _mode(s: Settings) -> Iterator[str]:
         yield invalid("mode", s.mode, "must be iptables or blank (blank means iptables)")
     if s.ferrule.backend not in BACKENDS:
         yield invalid("ferrule.backend", s.ferrule.backend, f"must be one of {', '.join(BACKENDS)}")
+    if s.ferrule.nft_writes not in NFT_WRITES:
+        yield invalid("ferrule.nftWrites", s.ferrule.nft_writes, f"must be one of {', '.join(NFT_WRITES)}")
     for key, form in (("dispatch", s.ferrule.dispatch), ("balance", s.ferrule.balance)):
         if form not in FORMS:
             yield invalid(f"ferrule.{key}", form, f"must be one of {', '.join(FORMS)}")

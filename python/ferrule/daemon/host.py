@@ -14,6 +14,7 @@ from ferrule.dataplane import backend as backends
 from ferrule.dataplane import host, nfacct
 from ferrule.dataplane.addresses import local_addresses
 from ferrule.dataplane.iptables import IptablesDataplane
+from ferrule.dataplane.nftables import Trust
 from ferrule.dataplane.process import Runner
 from ferrule.dataplane.sysctl import TCP_BE_LIBERAL, Sysctls
 from ferrule.observe.logs import kv
@@ -48,7 +49,7 @@ async def probe(options: DaemonOptions) -> Host:
     settings, runner, name = options.settings, Runner(), node_name(options.settings)
     override = options.backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
     choice = await backends.choose(runner, override)
-    planes = await _planes(runner, choice.backend)
+    planes = await _planes(runner, choice.backend, netlink=settings.ferrule.nft_writes == "netlink")
     tell(host.prepare(settings), logging.WARNING)
     counters = {name: nfacct.ensure(name) for name in (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)}
     addresses = local_addresses()
@@ -71,6 +72,7 @@ async def probe(options: DaemonOptions) -> Host:
             node=name,
             backend=choice.backend.value,
             because=choice.reason,
+            writes="netlink" if planes[0].by_netlink else planes[0].tool("restore"),
             families=[plane.family for plane in planes],
             nfacct={name: outcome.value for name, outcome in counters.items()},
         ),
@@ -88,10 +90,15 @@ def tell(report: host.HostReport, level: int) -> None:
         log.debug("Kernel setting", extra=kv(reason=note))
 
 
-async def _planes(runner: Runner, backend: Backend) -> list[IptablesDataplane]:
+async def _planes(runner: Runner, backend: Backend, *, netlink: bool) -> list[IptablesDataplane]:
     """The families this host has; raises `DataplaneError` when it has none."""
     works = await backends.families(runner, backend)
-    planes = [IptablesDataplane(family, backend, runner) for family, why_not in works.items() if why_not is None]
+    trusted = netlink and backend is Backend.NFT
+    planes = [
+        IptablesDataplane(family, backend, runner, Trust() if trusted else None)
+        for family, why_not in works.items()
+        if why_not is None
+    ]
     for family, why_not in works.items():
         if why_not is None:
             continue

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ferrule._engine import NotUnderstood, RuleReader, RulesChanged
+from ferrule._engine import NotUnderstood, Plan, RuleReader, RulesChanged
 from ferrule.dataplane import nftables
 from ferrule.dataplane.outcome import check, says_missing
 from ferrule.dataplane.process import Runner
@@ -58,8 +58,12 @@ class Dataplane(Protocol):
         """What the kernel holds, for `Engine.observe`: `reader`, read to its end, or all tables as iptables-save prints
         them. Raises `DataplaneError`."""
 
-    async def restore(self, payload: Payload) -> None:
-        """Apply restore text without flushing the rest. Raises `DataplaneError`: then the outcome is unknown."""
+    @property
+    def by_netlink(self) -> bool:
+        """The next plan is to be cut for the kernel alone, not for a tool."""
+
+    async def write(self, plan: Plan) -> None:
+        """Carry out a plan and use it up. Raises `DataplaneError`: then the outcome is unknown."""
 
     async def canary_present(self) -> bool:
         """Whether our canary chains stand in every table. Raises `DataplaneError` when that cannot be told."""
@@ -72,6 +76,8 @@ class IptablesDataplane:
     family: Family
     backend: Backend
     runner: Runner = field(default_factory=Runner)
+    trust: nftables.Trust | None = None
+    """Write over netlink while this says so: on nft, in the namespace of this process. None: always with the tool."""
 
     def tool(self, verb: str = "") -> str:
         """`iptables-nft`, `ip6tables-legacy-restore`, …"""
@@ -96,8 +102,28 @@ class IptablesDataplane:
         done = check(await self.runner.run((self.tool("save"),), timeout=SAVE_TIMEOUT))
         return done.stdout
 
+    @property
+    def by_netlink(self) -> bool:
+        """See `Dataplane.by_netlink`."""
+        return self.trust is not None and self.trust.given
+
+    async def write(self, plan: Plan) -> None:
+        """See `Dataplane.write`. What the kernel refused over netlink, the tool tries next time: see `nftables.Trust`."""
+        if plan.netlink:
+            try:
+                await nftables.write(plan.take_transactions())
+            except DataplaneError:
+                if self.trust is not None:
+                    self.trust.refuse()
+                    log.warning("Refused over netlink", extra=kv(ipFamily=self.family, next=self.tool("restore")))
+                raise
+        else:
+            await self.restore(plan.take_payload())
+        if self.trust is not None:
+            self.trust.confirm(netlink=plan.netlink)
+
     async def restore(self, payload: Payload) -> None:
-        """See `Dataplane.restore`. On nft a long text goes to several processes, each with whole transactions."""
+        """Apply restore text without flushing the rest. Raises `DataplaneError`: then the outcome is unknown. On nft a long text goes to several processes, each with whole transactions."""
         pieces = iter((payload,) if isinstance(payload, bytes) else payload)
         rest: bytes | None = next(pieces, b"")
         while rest is not None:

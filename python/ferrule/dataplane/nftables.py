@@ -1,20 +1,26 @@
-"""Reads the kernel's nf_tables rules over netlink, in a worker thread. What to ask and what it means, the engine knows.
+"""The kernel's nf_tables rules over netlink, in a worker thread. What is asked or ordered and what it means, the engine
+knows.
 
-A dump asks for one chain at a time, thousands of times: each is a send and two receives, some ten microseconds.
+A dump asks for one chain at a time, thousands of times: each is a send and two receives, some ten microseconds. A
+transaction is one send, during which the kernel does all of its work, and one receive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import socket
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ferrule._engine import RulesChanged
-from ferrule.dataplane.netlink import open_channel
+from ferrule._engine import NotUnderstood, RulesChanged
+from ferrule.dataplane.netlink import acknowledgements, open_channel
+from ferrule.errors import DataplaneError, FailureKind
 
 if TYPE_CHECKING:
-    from ferrule._engine import RuleReader
+    from ferrule._engine import RuleReader, Transaction, Transactions
 
 NETLINK_NETFILTER = 12
 
@@ -27,6 +33,18 @@ and for each it counts chains from the first again."""
 
 ANSWER_SECONDS = 20.0
 """The kernel answers at once, unless the machine is overloaded; the tool would take even longer there."""
+
+WRITE_SECONDS = 300.0
+"""Ten times what 30,000 Services take in all: the kernel hangs, or the machine stands still."""
+
+SO_SNDBUFFORCE = 32
+"""Not in Python's `socket`. Without it a datagram may have some hundred kB."""
+
+REFUSALS = 3
+"""So many refusals in a row over netlink, and the tool has the work for good."""
+
+COMMAND = ("nf_tables over netlink",)
+"""What errors name instead of a command line."""
 
 _TRY_AGAIN = {errno.EBUSY, errno.ENOBUFS}
 
@@ -65,5 +83,85 @@ async def read(reader: RuleReader) -> None:
     stop = threading.Event()
     try:
         await asyncio.to_thread(read_in_thread, reader, stop)
+    finally:
+        stop.set()
+
+
+@dataclass(slots=True)
+class Trust:
+    """Whether rules are written over netlink.
+
+    What the kernel refused there the tool tries next: a rule that this kernel wants in another form may pass, and a
+    refusal that remains has the tool's own words. Where that happens time and again, the tool stays.
+    """
+
+    refusals: int = 0
+    """In a row."""
+    doubted: bool = False
+    """The latest write was refused, and the tool has not worked since."""
+
+    @property
+    def given(self) -> bool:
+        """The next write goes over netlink."""
+        return not self.doubted and self.refusals < REFUSALS
+
+    def confirm(self, *, netlink: bool) -> None:
+        """A write worked."""
+        if netlink:
+            self.refusals = 0
+        self.doubted = False
+
+    def refuse(self) -> None:
+        """A write over netlink did not."""
+        self.refusals += 1
+        self.doubted = True
+
+
+def write_in_thread(transactions: Transactions, stop: threading.Event) -> None:
+    """Change the rules of the calling thread's network namespace, one transaction after the other, until the end or until
+    `stop`. Raises `DataplaneError`: what came before the refused transaction stands."""
+    try:
+        with open_channel(NETLINK_NETFILTER) as channel:
+            channel.settimeout(WRITE_SECONDS)
+            for transaction in transactions:
+                if stop.is_set():
+                    return
+                _transact(channel, transaction)
+    except NotUnderstood as error:
+        raise DataplaneError(FailureKind.SYNTAX, COMMAND, stderr=str(error)) from None
+    except TimeoutError:
+        raise DataplaneError(FailureKind.HUNG, COMMAND, stderr=f"no answer in {WRITE_SECONDS:.0f} s") from None
+    except OSError as error:
+        raise DataplaneError(_kind(error.errno), COMMAND, stderr=str(error)) from None
+
+
+def _transact(channel: socket.socket, transaction: Transaction) -> None:
+    payload = transaction.payload()
+    try:
+        channel.send(payload)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+        channel.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(payload))
+        channel.send(payload)
+    while True:
+        # The kernel tells of every request that it refuses; the first is the one to know.
+        for sequence, code in acknowledgements(channel.recv(RECEIVE_BYTES)):
+            if code:
+                told = transaction.describe(sequence)
+                raise DataplaneError(_kind(code), COMMAND, stderr=os.strerror(code), offending=[f"> {told}"] if told else [])
+            if sequence == transaction.last:
+                return
+
+
+def _kind(code: int | None) -> FailureKind:
+    return FailureKind.PERMISSION if code in (errno.EPERM, errno.EACCES) else FailureKind.KERNEL
+
+
+async def write(transactions: Transactions) -> None:
+    """`write_in_thread` in a worker thread, which ends after the running transaction when cancelled."""
+    stop = threading.Event()
+    try:
+        await asyncio.to_thread(write_in_thread, transactions, stop)
     finally:
         stop.set()

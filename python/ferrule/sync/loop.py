@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Stage = Literal["ingest", "wait", "observe", "plan", "restore", "commit"]
 """Parts of a change's way whose time is told apart. `wait`: from the arrival of the first change that the family's
-rules lack to the beginning of the family's part of a sync. `restore`: from the tool's start to its end."""
+rules lack to the beginning of the family's part of a sync. `restore`: from the first transaction, or the tool's start, to the end."""
 
 
 INLINE_BYTES = 256 * 1024
@@ -236,7 +236,7 @@ class SyncLoop:
             # What arrives from here on is not in the plan: the lock is ours.
             arrived = self._arrived.pop(family, None)
             with self._timed(report, "plan", family):
-                plan = await asyncio.to_thread(self._engine.plan, family)
+                plan = await asyncio.to_thread(self._engine.plan, family, netlink=plane.by_netlink)
         if plan is None:
             return None
         if arrived is not None:
@@ -244,7 +244,7 @@ class SyncLoop:
         _explain(plan)
         try:
             with self._timed(report, "restore", family):
-                await plane.restore(plan.take_payload())
+                await plane.write(plan)
         except BaseException:
             # Cancelled, too: whatever the reason, nobody knows what the kernel took over.
             report.unwritten[family] = plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-from ferrule._engine import RuleReader
+from ferrule._engine import Plan, RuleReader
 from ferrule.dataplane.iptables import Payload
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.types import Family
@@ -55,11 +55,16 @@ class FakeDataplane:
     saves: int = 0
     failures: list[Failure] = field(default_factory=list)
     """Taken from the front, one a restore."""
+    by_netlink: bool = False
     save_failures: list[FailureKind] = field(default_factory=list)
 
     def fail_next(self, kind: FailureKind, commits: int = 0) -> None:
         """The next restore fails this way."""
         self.failures.append(Failure(kind, commits))
+
+    async def write(self, plan: Plan) -> None:
+        """As text."""
+        await self.restore(plan.take_payload())
 
     async def read_back(self, reader: RuleReader) -> bytes | RuleReader:  # noqa: ARG002 - there is no netlink
         """Always as text."""

@@ -12,7 +12,7 @@ use conntrack::{ConntrackView, StaleFlows};
 use ferrule_engine::address::Family;
 use ferrule_engine::wire::Kind;
 use ferrule_engine::{Engine as Core, Options, WriteStrategy};
-use plan::{PayloadPieces, Plan};
+use plan::{PayloadPieces, Plan, Transaction, Transactions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use readback::{RuleReader, Seen};
@@ -170,14 +170,16 @@ impl Engine {
         self.0.set_local_addresses(&addresses).map_err(|e| errors::input(&e))
     }
 
-    #[pyo3(signature = (family, /))]
+    #[pyo3(signature = (family, /, *, netlink=false))]
     fn plan(
         &mut self,
         py: Python<'_>,
         #[pyo3(from_py_with = crate::family_of)] family: Family,
+        netlink: bool,
     ) -> PyResult<Option<Plan>> {
         let core = &mut self.0;
-        py.detach(|| core.plan(family)).map(|plan| plan.map(Into::into)).map_err(|e| errors::plan(&e))
+        py.detach(|| if netlink { core.plan_for(family, WriteStrategy::Netlink) } else { core.plan(family) })
+            .map(|plan| plan.map(Into::into)).map_err(|e| errors::plan(&e))
     }
 
     #[pyo3(signature = (plan, /))]
@@ -270,6 +272,8 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<IngestReport>()?;
     m.add_class::<Plan>()?;
     m.add_class::<PayloadPieces>()?;
+    m.add_class::<Transaction>()?;
+    m.add_class::<Transactions>()?;
     m.add_class::<DriftReport>()?;
     m.add_class::<Problem>()?;
     m.add_class::<HealthCheck>()?;

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use ferrule_engine::address::Family;
 use ferrule_engine::text::{Pieces, RestoreText};
+use ferrule_engine::{WriteStrategy, nft};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
@@ -63,6 +65,16 @@ impl Plan {
     fn take_payload(&self) -> PyResult<PayloadPieces> {
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(PayloadPieces(Mutex::new(text.ok_or_else(errors::taken)?.pieces())))
+    }
+
+    fn take_transactions(&self) -> PyResult<Transactions> {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(errors::taken)?;
+        Ok(Transactions(Mutex::new(nft::Transactions::new(self.core.family, text)), self.core.family))
+    }
+
+    #[getter]
+    fn netlink(&self) -> bool {
+        self.core.write_strategy == WriteStrategy::Netlink
     }
 
     #[getter]
@@ -145,5 +157,46 @@ impl PayloadPieces {
     fn __next__<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         let piece = py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).next());
         piece.map(|piece| PyBytes::new(py, &piece))
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct Transactions(Mutex<nft::Transactions>, Family);
+
+#[pymethods]
+impl Transactions {
+    const fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Transaction>> {
+        let next = py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).next());
+        let next = next.transpose().map_err(|error| errors::NotUnderstood::new_err(error.to_string()))?;
+        Ok(next.map(|core| Transaction { core, family: self.1 }))
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct Transaction {
+    core: nft::Transaction,
+    family: Family,
+}
+
+#[pymethods]
+impl Transaction {
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.core.bytes)
+    }
+
+    #[getter]
+    const fn last(&self) -> u32 {
+        self.core.last
+    }
+
+    #[pyo3(signature = (sequence, /))]
+    fn describe(&self, sequence: u32) -> Option<String> {
+        self.core.describe(self.family, sequence)
     }
 }

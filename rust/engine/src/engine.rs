@@ -27,7 +27,7 @@ use crate::digest::Digester;
 use crate::error::{InputError, PlanError};
 use crate::family::FamilyState;
 use crate::nft::Reader;
-use crate::options::Options;
+use crate::options::{Options, WriteStrategy};
 use crate::plan::Plan;
 use crate::problem::Problem;
 use crate::readback;
@@ -139,7 +139,16 @@ impl Engine {
     /// # Errors
     /// A kind that was never listed, hooks of unknown state, or a plan still in flight.
     pub fn plan(&mut self, family: Family) -> Result<Option<Plan>, PlanError> {
-        self.families[family.index()].plan(&mut self.store, &self.options, &self.digester, &self.local_addresses)
+        self.plan_for(family, self.options.write_strategy)
+    }
+
+    /// The same, cut for this way to write instead of the usual one.
+    ///
+    /// # Errors
+    /// As [`Engine::plan`].
+    pub fn plan_for(&mut self, family: Family, strategy: WriteStrategy) -> Result<Option<Plan>, PlanError> {
+        let family = &mut self.families[family.index()];
+        family.plan(&mut self.store, &self.options, strategy, &self.digester, &self.local_addresses)
     }
 
     /// The plan was written: its chains are applied.

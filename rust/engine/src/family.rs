@@ -18,7 +18,7 @@ use crate::hooks::{Hook, hooks};
 use crate::lines::Lines;
 use crate::names::{ChainId, FixedChain, PortName, Table};
 use crate::observed::Observed;
-use crate::options::Options;
+use crate::options::{Options, WriteStrategy};
 use crate::plan::Plan;
 use crate::ports::{Inputs, Ports, Tally};
 use crate::problem::Problem;
@@ -97,6 +97,7 @@ impl FamilyState {
         &mut self,
         store: &mut Store,
         options: &Options,
+        strategy: WriteStrategy,
         digester: &Digester,
         local_addresses: &[IpAddr],
     ) -> Result<Option<Plan>, PlanError> {
@@ -148,7 +149,8 @@ impl FamilyState {
             hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
             rules_written: writes.rules.iter().sum(),
             rules_by_table: writes.rules,
-            text: restore_text(writes, options.write_strategy, self.delta.counts().1),
+            write_strategy: strategy,
+            text: restore_text(writes, strategy, self.delta.counts().1),
             full,
             more,
         };

@@ -30,6 +30,8 @@ pub enum WriteStrategy {
     OneBlock,
     /// Several, in an order that keeps every moment valid: for iptables-nft, which is quadratic in the size of one.
     OrderedBlocks,
+    /// The same with larger ones: for the kernel's `nf_tables` over netlink, which is not quadratic in anything.
+    Netlink,
 }
 
 /// Long chains, as kube-proxy writes them, or trees of short ones.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::address::Family;
 use crate::names::ChainId;
+use crate::options::WriteStrategy;
 use crate::text::RestoreText;
 
 /// Ends with `Engine::commit` or `Engine::abandon`. Its text may be taken out before that.
@@ -13,8 +14,10 @@ pub struct Plan {
     pub family: Family,
     /// Grows by one with every plan of the family; a plan of another generation than the one in flight is refused.
     pub generation: u64,
-    /// For `iptables-restore --noflush`.
+    /// For `iptables-restore --noflush`, or for [`crate::nft::Transactions`].
     pub text: RestoreText,
+    /// For which way to write it was cut.
+    pub write_strategy: WriteStrategy,
     /// Chains in it, in no particular order.
     pub written: Arc<[ChainId]>,
     /// Likewise.

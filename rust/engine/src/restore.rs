@@ -17,7 +17,7 @@
 //! 6. deletions: nothing points there any more.
 //!
 //! Inside a block names come in descending order, each declaration next to its rules: then every look-up ends at the
-//! list's head. Sizes are measured: every COMMIT costs the kernel a walk over all chains of the table (40 ms at
+//! list's head. The kernel has no such list, so over netlink blocks are larger. Sizes are measured: every COMMIT costs the kernel a walk over all chains of the table (40 ms at
 //! 150,000) and, with a rule in it, over all rules that packets can reach, to validate them (ten times that), so few
 //! blocks; Service chains name their endpoints in no order, so small ones. Blocks of 300 to 600 of them cost the least,
 //! however much stands in the table; 1,200 cost twice that, 2,400 seven times.
@@ -32,34 +32,60 @@ use crate::options::WriteStrategy;
 use crate::text::{RestoreText, Strategy};
 use crate::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
 
-/// Up to this many chains a table's part stays one block whatever the strategy: the quadratic term is still small
-/// (about 10 ms), and a usual change is one transaction.
-const SMALL_WRITE: usize = 400;
+/// Where a write is cut.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Up to this many chains a table's part stays one block whatever the strategy.
+    small: usize,
+    /// …nor may its Service chains have more rules than this: each may name another endpoint's chain.
+    small_targets: usize,
+    /// Endpoint chains a block. They name only themselves and KUBE-MARK-MASQ, in order, so a block may be large.
+    endpoints: usize,
+    /// Service chains a block…
+    services: usize,
+    /// …and fewer where their rules name more chains than usual: Services of many endpoints.
+    services_names: usize,
+    /// Rules of dispatch trees a block. They name Service chains in no order.
+    parts: usize,
+    /// Deletions a block.
+    deletions: usize,
+}
 
-/// …nor may its Service chains have more rules than this: each may name another endpoint's chain (a twentieth of a second).
-const SMALL_WRITE_TARGETS: usize = 2000;
+impl Limits {
+    /// For the nft tool. In one block of 400 the quadratic term is still small (about 10 ms; of rules that name others, a
+    /// twentieth of a second), and every so many chains that stand already, it may be one more: there, a COMMIT costs
+    /// more than a larger block does.
+    const fn of_tool(standing: usize) -> Self {
+        Self {
+            small: 400 + standing / 150,
+            small_targets: 2000,
+            endpoints: 10_000,
+            services: 600,
+            services_names: 4000,
+            parts: 3000,
+            deletions: 5000,
+        }
+    }
 
-/// Every so many chains that stand already, it may be one more: there, a COMMIT costs more than a larger block does.
-const STANDING_PER_WRITE: usize = 150;
-
-/// Endpoint chains a block. They name only themselves and KUBE-MARK-MASQ, in order, so a block may be large.
-const ENDPOINT_BLOCK: usize = 10_000;
-
-/// Service chains a block…
-const SERVICE_BLOCK: usize = 600;
-
-/// …and fewer where their rules name more chains than usual: Services of many endpoints.
-const SERVICE_BLOCK_NAMES: usize = 4000;
-
-/// Rules of dispatch trees a block. They name Service chains in no order.
-const PART_BLOCK: usize = 3000;
-
-/// Deletions a block.
-const DELETION_BLOCK: usize = 5_000;
+    /// For the kernel alone. No size costs it more than the sum of its parts, but meanwhile nobody else in the namespace
+    /// can change rules (ten thousand take a tenth of a second), and a datagram is held twice (half a kB a rule).
+    const NETLINK: Self = Self {
+        small: 10_000,
+        small_targets: 20_000,
+        endpoints: 5000,
+        services: 5000,
+        services_names: 15_000,
+        parts: 10_000,
+        deletions: 10_000,
+    };
+}
 
 /// Put everything into text; nothing at all when there is nothing to write. `standing`: chains of ours in the kernel.
 pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing: usize) -> RestoreText {
-    let limit = SMALL_WRITE + standing / STANDING_PER_WRITE;
+    let limits = match strategy {
+        WriteStrategy::Netlink => Limits::NETLINK,
+        WriteStrategy::OneBlock | WriteStrategy::OrderedBlocks => Limits::of_tool(standing),
+    };
     let mut tables = writes.tables;
     for part in &mut tables {
         let start = part.text.len();
@@ -81,10 +107,13 @@ pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing
         let names = part.chains.len() + ways + part.deletions.len();
         let jumping = part.chains.iter().filter(|c| !matches!(c.id, ChainId::Hashed(Prefix::Sep, _)));
         let targets = jumping.map(|c| c.count).sum();
-        let over = [(names, limit), (targets, SMALL_WRITE_TARGETS)].into_iter().find(|(names, limit)| names > limit);
-        if let (WriteStrategy::OrderedBlocks, Some((names, limit))) = (strategy, over) {
-            text.strategy = Strategy::Ordered { table, names, limit };
-            ordered_blocks(table, part, &mut text);
+        let over = [(names, limits.small), (targets, limits.small_targets)].into_iter().find(|(n, limit)| n > limit);
+        if let (WriteStrategy::OrderedBlocks | WriteStrategy::Netlink, Some((names, limit))) = (strategy, over) {
+            text.strategy = match strategy {
+                WriteStrategy::Netlink => Strategy::OrderedTransactions { table, names, limit },
+                _ => Strategy::Ordered { table, names, limit },
+            };
+            ordered_blocks(table, part, limits, &mut text);
         } else {
             one_block(table, part, strategy, &mut text);
         }
@@ -111,7 +140,7 @@ fn one_block(table: Table, part: TableWrites, strategy: WriteStrategy, text: &mu
         }
         for mut chain in part.dispatch {
             // The order is the strategy's, not the write's size's: same state, same rules.
-            if strategy == WriteStrategy::OrderedBlocks {
+            if strategy != WriteStrategy::OneBlock {
                 by_target(&mut chain.lines);
             }
             dispatch_rules(table, &chain, out);
@@ -123,7 +152,7 @@ fn one_block(table: Table, part: TableWrites, strategy: WriteStrategy, text: &mu
     });
 }
 
-fn ordered_blocks(table: Table, part: TableWrites, text: &mut RestoreText) {
+fn ordered_blocks(table: Table, part: TableWrites, limits: Limits, text: &mut RestoreText) {
     let (mut first, mut endpoints, mut services) = (Vec::new(), Vec::new(), Vec::new());
     for chain in part.chains {
         match chain.id {
@@ -148,12 +177,12 @@ fn ordered_blocks(table: Table, part: TableWrites, text: &mut RestoreText) {
     }
 
     endpoints.sort_by_cached_key(|chain| Reverse(chain.id.name_key()));
-    for block in endpoints.chunks(ENDPOINT_BLOCK) {
+    for block in endpoints.chunks(limits.endpoints) {
         text.block(table, "endpoints", |out| chains(block, out));
     }
     drop(endpoints);
 
-    for block in port_blocks(&mut services) {
+    for block in port_blocks(&mut services, limits) {
         block.sort_by_cached_key(|chain| (jumping_order(chain.id), Reverse(chain.id.name_key())));
         text.block(table, "services", |out| chains(block, out));
     }
@@ -161,7 +190,7 @@ fn ordered_blocks(table: Table, part: TableWrites, text: &mut RestoreText) {
 
     let mut parts = part.parts;
     parts.sort_by_cached_key(|p| Reverse((p.depth, p.id.name_key())));
-    for block in part_blocks(&parts) {
+    for block in part_blocks(&parts, limits) {
         text.block(table, "dispatch parts", |out| {
             for part_of_tree in block {
                 out.declare(part_of_tree.id);
@@ -190,7 +219,7 @@ fn ordered_blocks(table: Table, part: TableWrites, text: &mut RestoreText) {
     // Parts of trees jump to each other: all of them at once, and first.
     let parts = deletions.partition_point(|id| matches!(id, ChainId::Dispatch(..)));
     let (parts, rest) = deletions.split_at(parts);
-    for block in Some(parts).filter(|p| !p.is_empty()).into_iter().chain(rest.chunks(DELETION_BLOCK)) {
+    for block in Some(parts).filter(|p| !p.is_empty()).into_iter().chain(rest.chunks(limits.deletions)) {
         text.block(table, "deletions", |out| {
             for &id in block {
                 out.declare(id);
@@ -220,11 +249,11 @@ const fn jumping_order(id: ChainId) -> u8 {
 }
 
 /// Cut Service chains into blocks by what they name, never between two of one port (which arrive side by side).
-fn port_blocks(chains: &mut [WrittenChain]) -> impl Iterator<Item = &mut [WrittenChain]> {
+fn port_blocks(chains: &mut [WrittenChain], limits: Limits) -> impl Iterator<Item = &mut [WrittenChain]> {
     let (mut size, mut names) = (0, 0);
     chains.chunk_by_mut(move |one, next| {
         (size, names) = (size + 1, names + 1 + one.count);
-        let together = one.port == next.port || (size < SERVICE_BLOCK && names < SERVICE_BLOCK_NAMES);
+        let together = one.port == next.port || (size < limits.services && names < limits.services_names);
         if !together {
             (size, names) = (0, 0);
         }
@@ -233,12 +262,12 @@ fn port_blocks(chains: &mut [WrittenChain]) -> impl Iterator<Item = &mut [Writte
 }
 
 /// Cut parts of trees into blocks by the rules in them.
-fn part_blocks(parts: &[WrittenPart]) -> Vec<&[WrittenPart]> {
+fn part_blocks(parts: &[WrittenPart], limits: Limits) -> Vec<&[WrittenPart]> {
     let mut blocks = Vec::new();
     let (mut start, mut rules) = (0, 0);
     for (at, part) in parts.iter().enumerate() {
         rules += part.count;
-        if rules >= PART_BLOCK || at + 1 == parts.len() {
+        if rules >= limits.parts || at + 1 == parts.len() {
             blocks.push(&parts[start..=at]);
             (start, rules) = (at + 1, 0);
         }

@@ -114,6 +114,25 @@ impl CtState {
         }
     }
 
+    /// The set in the kernel's bits (`XT_CONNTRACK_STATE_*`).
+    pub(crate) const fn bits(self) -> u16 {
+        const INVALID: u16 = 1;
+        const ESTABLISHED: u16 = 1 << 1;
+        const RELATED: u16 = 1 << 2;
+        const NEW: u16 = 1 << 3;
+        const DNAT: u16 = 1 << 7;
+        match self {
+            Self::Invalid => INVALID,
+            Self::New => NEW,
+            Self::RelatedEstablished => RELATED | ESTABLISHED,
+            Self::RelatedEstablishedDnat => RELATED | ESTABLISHED | DNAT,
+        }
+    }
+
+    pub(crate) fn of_bits(bits: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.bits() == bits)
+    }
+
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.text() == text)
     }
@@ -131,7 +150,7 @@ pub enum Counter {
 impl Counter {
     const ALL: [Self; 2] = [Self::InvalidDropped, Self::LocalhostAccepted];
 
-    const fn text(self) -> &'static str {
+    pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::InvalidDropped => "ct_state_invalid_dropped_pkts",
             Self::LocalhostAccepted => "localhost_nps_accepted_pkts",

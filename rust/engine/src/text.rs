@@ -32,6 +32,18 @@ enum Step {
     Commit,
 }
 
+/// The same, for who does not want text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Command<'a> {
+    Begin(Table),
+    Declare(ChainId),
+    DeclareFirewall,
+    /// `-A` and `-I` lines.
+    Lines(&'a [u8]),
+    Delete(ChainId),
+    Commit,
+}
+
 /// What the blocks of one kind hold, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
@@ -66,6 +78,15 @@ pub enum Strategy {
         /// With more than this, it is cut.
         limit: usize,
     },
+    /// Several transactions in a table, so that nobody else waits long to change rules.
+    OrderedTransactions {
+        /// Where.
+        table: Table,
+        /// Chains written, deleted, or jumped to from elsewhere.
+        names: usize,
+        /// With more than this, it is cut.
+        limit: usize,
+    },
 }
 
 impl fmt::Display for Strategy {
@@ -75,6 +96,13 @@ impl fmt::Display for Strategy {
             Self::WholeTable => f.write_str("one block a table: legacy swaps the whole table at every COMMIT"),
             Self::Ordered { table, names, limit } => {
                 write!(f, "ordered blocks: {} names {names} chains; above {limit}, nft is quadratic", table.name())
+            }
+            Self::OrderedTransactions { table, names, limit } => {
+                write!(
+                    f,
+                    "ordered transactions: {} names {names} chains; above {limit}, others wait too long",
+                    table.name()
+                )
             }
         }
     }
@@ -202,6 +230,21 @@ impl RestoreText {
         let mut place = Place::default();
         self.read(&mut place, usize::MAX, &mut out);
         out
+    }
+
+    /// What it says, one by one, from the step with this index on; the first is [`Command::Begin`] where the step
+    /// before was a [`Command::Commit`].
+    pub(crate) fn commands(&self, from: usize) -> impl Iterator<Item = Command<'_>> {
+        self.steps[from..].iter().map(|step| match *step {
+            Step::Begin(table) => Command::Begin(table),
+            Step::Declare(id) => Command::Declare(id),
+            Step::DeclareFirewall => Command::DeclareFirewall,
+            Step::Lines { start, len, table } => {
+                Command::Lines(&self.buffers[table as usize][start..start + len as usize])
+            }
+            Step::Delete(id) => Command::Delete(id),
+            Step::Commit => Command::Commit,
+        })
     }
 
     /// A MiB at a time.

@@ -12,6 +12,9 @@ use ferrule_engine::{Engine, Form, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
+const STRATEGIES: [WriteStrategy; 3] =
+    [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks, WriteStrategy::Netlink];
+
 fn engine(strategy: WriteStrategy) -> Engine {
     engine_with(strategy, (Form::Flat, Form::Flat))
 }
@@ -106,9 +109,12 @@ fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> 
         plan => plan.unwrap(),
     };
     let Some(plan) = plan else { return Synced::Nothing };
-    kernel
-        .restore(&plan.payload(), dies_after.unwrap_or(usize::MAX))
-        .unwrap_or_else(|e| panic!("{e}\n{}", String::from_utf8_lossy(&plan.payload())));
+    let transactions = dies_after.unwrap_or(usize::MAX);
+    let written = match plan.write_strategy {
+        WriteStrategy::Netlink => kernel.transact(Family::V4, plan.text.clone(), transactions),
+        _ => kernel.restore(&plan.payload(), transactions),
+    };
+    written.unwrap_or_else(|e| panic!("{e}\n{}", String::from_utf8_lossy(&plan.payload())));
     if dies_after.is_none() {
         engine.commit(&plan).unwrap();
     } else {
@@ -207,11 +213,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_sequence_ends_like_a_fresh_start(
-        events in prop::collection::vec(event(), 1..40), ordered in any::<bool>(),
+        events in prop::collection::vec(event(), 1..40), strategy in 0..STRATEGIES.len(),
         dispatch in 0..MODES.len(), balance in 0..BALANCES.len(),
     ) {
-        let strategy = if ordered { WriteStrategy::OrderedBlocks } else { WriteStrategy::OneBlock };
-        run(&events, strategy, (MODES[dispatch], BALANCES[balance]))?;
+        run(&events, STRATEGIES[strategy], (MODES[dispatch], BALANCES[balance]))?;
     }
 }
 
@@ -317,7 +322,7 @@ fn many(services: usize) -> World {
 
 #[test]
 fn a_large_start_begins_with_what_others_wait_for() {
-    for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
+    for strategy in STRATEGIES {
         let (mut engine, mut kernel) = (engine(strategy), Kernel::new());
         relist(&mut engine, &many(600));
         engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();

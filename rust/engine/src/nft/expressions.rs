@@ -16,15 +16,15 @@ use crate::address::{Family, Net};
 use crate::names::{ChainId, Protocol, Table};
 use crate::rule::{Interface, Match, Negatable, Rule, Target};
 
-const NETWORK_HEADER: u32 = 1;
+pub(super) const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
 const META_MARK: u32 = 3;
-const META_IIFNAME: u32 = 6;
-const META_L4PROTO: u32 = 16;
+pub(super) const META_IIFNAME: u32 = 6;
+pub(super) const META_L4PROTO: u32 = 16;
 
-const CMP_EQ: u32 = 0;
-const CMP_NEQ: u32 = 1;
+pub(super) const CMP_EQ: u32 = 0;
+pub(super) const CMP_NEQ: u32 = 1;
 const CMP_LTE: u32 = 3;
 const CMP_GTE: u32 = 5;
 const RANGE_EQ: u32 = 0;

@@ -164,24 +164,13 @@ fn addrtype(info: Info<'_>) -> Option<Match> {
 /// `struct xt_conntrack_mtinfo3`: of all it can look at, the states.
 fn conntrack(info: Info<'_>) -> Option<Match> {
     const STATE: u16 = 1;
-    const INVALID: u16 = 1;
-    const ESTABLISHED: u16 = 1 << 1;
-    const RELATED: u16 = 1 << 2;
-    const NEW: u16 = 1 << 3;
-    const DNAT: u16 = 1 << 7;
     (info.u16(146)? == STATE).then_some(())?;
     let negated = match info.u16(148)? {
         0 => false,
         STATE => true,
         _ => return None,
     };
-    let value = match info.u16(150)? {
-        INVALID => CtState::Invalid,
-        NEW => CtState::New,
-        s if s == RELATED | ESTABLISHED => CtState::RelatedEstablished,
-        s if s == RELATED | ESTABLISHED | DNAT => CtState::RelatedEstablishedDnat,
-        _ => return None,
-    };
+    let value = CtState::of_bits(info.u16(150)?)?;
     Some(Match::Conntrack(Negatable { negated, value }))
 }
 

@@ -9,24 +9,24 @@ use crate::netlink::{
     aligned, errno, put, request,
 };
 
-const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
-const NEWCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 3;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
+pub(super) const NEWCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 3;
 const GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 4;
-const NEWRULE: u16 = NFNL_SUBSYS_NFTABLES | 6;
+pub(super) const NEWRULE: u16 = NFNL_SUBSYS_NFTABLES | 6;
 const GETRULE: u16 = NFNL_SUBSYS_NFTABLES | 7;
 const NEWGEN: u16 = NFNL_SUBSYS_NFTABLES | 15;
 const GETGEN: u16 = NFNL_SUBSYS_NFTABLES | 16;
 
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
 
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_TABLE: u16 = 1;
+pub(super) const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
-const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
 /// For which protocol an extension was checked when the rule was made; it does nothing to a packet.
-const RULE_COMPAT: u16 = 5;
+pub(super) const RULE_COMPAT: u16 = 5;
 const RULE_POSITION: u16 = 6;
 
 /// A chain as far as it matters here.
@@ -190,7 +190,7 @@ pub(super) fn string(value: &[u8]) -> Option<&[u8]> {
     value.strip_suffix(b"\0").filter(|text| !text.contains(&0))
 }
 
-const fn number(family: Family) -> u8 {
+pub(super) const fn number(family: Family) -> u8 {
     match family {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,

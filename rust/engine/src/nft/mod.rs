@@ -1,4 +1,5 @@
-//! Read-back on the nft backend: what the kernel itself says over netlink, turned into observed state.
+//! The nft backend over netlink, without a tool: what the kernel says, turned into observed state ([`Reader`]), and
+//! what it is to do ([`Transactions`]).
 //!
 //! `iptables-nft-save` is quadratic in chains (a minute and more at 30,000 Services); the kernel's answers are not, if the
 //! rules are asked for chain by chain. Here is everything about that conversation but the socket: a [`Reader`] says what
@@ -14,9 +15,14 @@
 //!
 //! Memory: one chain's rules are digested as they come; what stays is a digest a chain.
 
+mod commands;
+mod describe;
+mod encode;
 mod expressions;
 mod extensions;
 mod messages;
+mod structures;
+mod transactions;
 mod verdicts;
 
 #[cfg(test)]
@@ -36,6 +42,8 @@ use verdicts::{Foreign, leads_to, verdicts};
 const ENOENT: i32 = 2;
 const EINTR: i32 = 4;
 const EAGAIN: i32 = 11;
+
+pub use transactions::{NotEncodable, Transaction, Transactions};
 
 /// What to do after a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]

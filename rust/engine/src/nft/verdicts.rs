@@ -4,14 +4,14 @@ use super::messages::{attributes, be32, fields, string};
 use crate::hooks::FIREWALL;
 use crate::names::{ChainId, Table};
 
-const LIST_ELEMENT: u16 = 1;
+pub(super) const LIST_ELEMENT: u16 = 1;
 
 pub(super) const REGISTER_VERDICT: u32 = 0;
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
-const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
+pub(super) const NF_DROP: u32 = 0;
+pub(super) const NF_ACCEPT: u32 = 1;
+pub(super) const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
 const NFT_GOTO: u32 = 0u32.wrapping_sub(4);
-const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
+pub(super) const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
 
 /// Where a packet goes from a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

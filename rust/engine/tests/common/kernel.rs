@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ferrule_engine::address::Family;
+use ferrule_engine::nft::Transactions;
+use ferrule_engine::text::RestoreText;
+
 type Table = BTreeMap<String, Vec<String>>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +48,27 @@ impl Kernel {
             }
         }
         if open.is_some() { Err("no COMMIT".to_owned()) } else { Ok(()) }
+    }
+
+    /// Apply what a plan sends over netlink, at most so many transactions, by what its bytes mean to who reads them.
+    pub fn transact(&mut self, family: Family, text: RestoreText, transactions: usize) -> Result<(), String> {
+        for transaction in Transactions::new(family, text).take(transactions) {
+            let transaction = transaction.map_err(|e| e.to_string())?;
+            let mut table = String::new();
+            let mut lines = String::new();
+            for sequence in 2..=transaction.last {
+                let request = transaction.describe(family, sequence).ok_or("a request that is none")?;
+                let (of, request) = request.split_once(": ").ok_or("no table")?;
+                of.clone_into(&mut table);
+                lines += &match request.split_at(3) {
+                    ("-N " | "-F ", chain) if !chain.starts_with("KUBE-") => String::new(),
+                    ("-N " | "-F ", chain) => format!(":{chain} - [0:0]\n"),
+                    _ => format!("{request}\n"),
+                };
+            }
+            self.restore(format!("*{table}\n{lines}COMMIT\n").as_bytes(), usize::MAX)?;
+        }
+        Ok(())
     }
 
     pub fn save(&self) -> String {

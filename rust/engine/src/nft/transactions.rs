@@ -1,0 +1,141 @@
+//! A plan's text as batches of netlink requests, which the kernel takes without a tool.
+//!
+//! The nft tool is quadratic in what one transaction names and slows down with every transaction; the kernel is not and
+//! does not. What it takes is the same: each block of the text is a batch, in order, and each rule is encoded from its
+//! line, which is parsed as a line that was read back would be. So there is one source of what is written, whoever
+//! writes it, and a line that means anything else than its rule cannot come about.
+
+use std::fmt;
+
+use super::commands::Batch;
+use super::describe::describe;
+use crate::address::Family;
+use crate::hooks::FIREWALL;
+use crate::names::{ChainId, FixedChain, Table};
+use crate::rule_parse::parse;
+use crate::text::{Command, RestoreText};
+
+/// One transaction: a datagram for the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// A whole batch.
+    pub bytes: Vec<u8>,
+    /// It took effect when the request with this number is acknowledged.
+    pub last: u32,
+}
+
+impl Transaction {
+    /// The request with this number, for people: `-A CHAIN rule` in its table. `None`: the transaction as a whole.
+    #[must_use]
+    pub fn describe(&self, family: Family, sequence: u32) -> Option<String> {
+        describe(family, &self.bytes, sequence)
+    }
+}
+
+/// A line of ours that is not a rule of ours: a fault of this program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotEncodable(pub String);
+
+impl fmt::Display for NotEncodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no netlink request can be made of {:?}", self.0)
+    }
+}
+
+impl std::error::Error for NotEncodable {}
+
+/// See the module. Frees the text with the last transaction.
+#[derive(Debug)]
+pub struct Transactions {
+    family: Family,
+    text: RestoreText,
+    step: usize,
+}
+
+impl Transactions {
+    /// Of a text that was made for this family.
+    #[must_use]
+    pub const fn new(family: Family, text: RestoreText) -> Self {
+        Self { family, text, step: 0 }
+    }
+
+    fn encode(&mut self) -> Result<Option<Transaction>, NotEncodable> {
+        let mut batch = None;
+        let mut name = Vec::new();
+        for command in self.text.commands(self.step) {
+            self.step += 1;
+            let open = match (command, &mut batch) {
+                (Command::Begin(table), _) => {
+                    batch = Some((table, Batch::new(self.family, table, BATCH_CAPACITY)));
+                    continue;
+                }
+                (_, Some(open)) => open,
+                (_, None) => continue,
+            };
+            let (table, requests) = open;
+            let mut named = |id: ChainId| {
+                name.clear();
+                id.write_name(&mut name);
+                name.clone()
+            };
+            match command {
+                Command::Begin(_) => {}
+                Command::Declare(id) => {
+                    if is_canary(id) {
+                        requests.base();
+                    }
+                    requests.declare(&named(id));
+                }
+                Command::DeclareFirewall => requests.declare(FIREWALL.as_bytes()),
+                Command::Lines(lines) => encode_lines(self.family, *table, lines, requests)?,
+                Command::Delete(id) => requests.delete(&named(id)),
+                Command::Commit => break,
+            }
+        }
+        Ok(batch.map(|(_, batch)| {
+            let (bytes, last) = batch.finish();
+            Transaction { bytes, last }
+        }))
+    }
+}
+
+/// A usual change.
+const BATCH_CAPACITY: usize = 1 << 12;
+
+/// A canary is written where the table was empty or flushed: then others may have taken its base chains, too.
+const fn is_canary(id: ChainId) -> bool {
+    matches!(id, ChainId::Fixed(FixedChain::NatCanary | FixedChain::FilterCanary | FixedChain::MangleCanary))
+}
+
+fn encode_lines(family: Family, table: Table, lines: &[u8], requests: &mut Batch) -> Result<(), NotEncodable> {
+    for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        let wrong = || NotEncodable(String::from_utf8_lossy(line).into_owned());
+        let text = std::str::from_utf8(line).map_err(|_| wrong())?;
+        let (behind, rest) = match (text.strip_prefix("-A "), text.strip_prefix("-I ")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            (None, None) => return Err(wrong()),
+        };
+        let end = rest.find(' ').unwrap_or(rest.len());
+        let (chain, rule) = rest.split_at(end);
+        if !behind {
+            requests.base();
+        }
+        let rule = parse(family, table, rule).ok_or_else(wrong)?;
+        requests.rule(chain.as_bytes(), &rule, behind);
+    }
+    Ok(())
+}
+
+impl Iterator for Transactions {
+    type Item = Result<Transaction, NotEncodable>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.encode();
+        if !matches!(next, Ok(Some(_))) {
+            self.text = RestoreText::default();
+            self.step = 0;
+        }
+        next.transpose()
+    }
+}
