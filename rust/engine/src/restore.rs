@@ -49,6 +49,9 @@ struct Limits {
     parts: usize,
     /// Deletions a block.
     deletions: usize,
+    /// Whether names come in descending order. If not, what packets meet one after the other lies together in the
+    /// kernel's memory, which makes its validation (a walk over all of it) faster by a tenth.
+    by_name: bool,
 }
 
 impl Limits {
@@ -64,19 +67,22 @@ impl Limits {
             services_names: 4000,
             parts: 3000,
             deletions: 5000,
+            by_name: true,
         }
     }
 
     /// For the kernel alone. No size costs it more than the sum of its parts, but meanwhile nobody else in the namespace
-    /// can change rules (ten thousand take a tenth of a second), and a datagram is held twice (half a kB a rule).
+    /// can change rules (ten thousand take a tenth of a second), and a datagram is held twice (half a kB a rule). Of what
+    /// packets already reach, every transaction validates everything: so what 1,000 Services may need is one.
     const NETLINK: Self = Self {
-        small: 10_000,
-        small_targets: 20_000,
+        small: 25_000,
+        small_targets: 50_000,
         endpoints: 5000,
         services: 5000,
         services_names: 15_000,
-        parts: 10_000,
-        deletions: 10_000,
+        parts: 15_000,
+        deletions: 25_000,
+        by_name: false,
     };
 }
 
@@ -176,14 +182,20 @@ fn ordered_blocks(table: Table, part: TableWrites, limits: Limits, text: &mut Re
         });
     }
 
-    endpoints.sort_by_cached_key(|chain| Reverse(chain.id.name_key()));
+    if limits.by_name {
+        endpoints.sort_by_cached_key(|chain| Reverse(chain.id.name_key()));
+    }
     for block in endpoints.chunks(limits.endpoints) {
         text.block(table, "endpoints", |out| chains(block, out));
     }
     drop(endpoints);
 
     for block in port_blocks(&mut services, limits) {
-        block.sort_by_cached_key(|chain| (jumping_order(chain.id), Reverse(chain.id.name_key())));
+        if limits.by_name {
+            block.sort_by_cached_key(|chain| (jumping_order(chain.id), Reverse(chain.id.name_key())));
+        } else {
+            block.sort_by_key(|chain| jumping_order(chain.id));
+        }
         text.block(table, "services", |out| chains(block, out));
     }
     drop(services);
