@@ -247,7 +247,7 @@ class Daemon:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         runner = Runner()
-        self.planes = [StandIn(family, Backend.LEGACY, runner, folder) for family in FAMILIES]
+        self.planes = [StandIn(family, Backend.LEGACY, runner, folder=folder) for family in FAMILIES]
         self.engine = Engine(EngineOptions(node_name="node-1", digest_key=os.urandom(16)))
         host = Host("node-1", runner, Choice(Backend.LEGACY, ""), self.planes, self.engine, ["172.31.0.2"], ())
         self.metrics = Metrics(build_info())

@@ -276,7 +276,8 @@ class Engine:
     def set_local_addresses(self, addresses: Sequence[str], /) -> bool:
         """The host's own addresses, both families; true if node ports are affected."""
     def plan(self, family: Family, /, *, netlink: bool = False) -> Plan | None:
-        """None: the kernel already has everything. `netlink`: cut for the kernel alone. Raises `NotReady`. Ends with `commit` or `abandon`."""
+        """None: the kernel already has everything. `netlink`: cut for the kernel alone. Raises `NotReady`. Ends with
+        `commit` or `abandon`."""
     def commit(self, plan: Plan, /) -> None:
         """The restore exited 0: its chains are applied now."""
     def abandon(self, plan: Plan, /) -> None:

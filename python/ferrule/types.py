@@ -17,3 +17,18 @@ class Backend(enum.Enum):
 
     NFT = "nft"
     LEGACY = "legacy"
+
+
+class Stage(enum.StrEnum):
+    """Parts of a change's way whose time is told apart."""
+
+    INGEST = "ingest"
+    """Decoding a batch: nobody's family."""
+    WAIT = "wait"
+    """From the arrival of the first change that the family's rules lack to the beginning of the family's sync."""
+    OBSERVE = "observe"
+    """Reading the kernel's rules back."""
+    PLAN = "plan"
+    RESTORE = "restore"
+    """From the first transaction, or the first tool's start, to the end."""
+    COMMIT = "commit"

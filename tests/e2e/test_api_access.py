@@ -39,7 +39,11 @@ def has(proxy: Proxy, ip: str) -> bool:
 def follows(world: World, proxy: Proxy, name: str, seconds: float = 90) -> None:
     told = proxy.syncs()
     ip = address(world, name)
-    eventually(lambda: has(proxy, ip) and proxy.syncs() > told, lambda: f"does not follow:\n{proxy.running.tail()}", seconds=seconds)
+    eventually(
+        lambda: has(proxy, ip) and proxy.syncs() > told,
+        lambda: f"does not follow:\n{proxy.running.tail()}",
+        seconds=seconds,
+    )
 
 
 def why_not_ready(proxy: Proxy) -> str:

@@ -3,9 +3,6 @@ iptables-nft-save prints; refusals are told in its words, change nothing, and pa
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
 import threading
 from collections.abc import Iterator
 
@@ -13,11 +10,8 @@ import pytest
 
 from ferrule._engine import Plan
 from ferrule.dataplane import nfacct, nftables
-from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.nftables import REFUSALS, Trust
-from ferrule.errors import DataplaneError, FailureKind
 from ferrule.testing.netns import NetNs, small_transactions_only
-from ferrule.types import FAMILIES, Backend, Family
+from ferrule.types import FAMILIES, Family
 from tests.conformance.replay import ALL, Case, load
 
 pytestmark = pytest.mark.netns

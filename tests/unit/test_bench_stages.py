@@ -6,7 +6,8 @@ import pytest
 from bench import stages
 
 from ferrule.observe.exposition import render
-from ferrule.observe.metrics import Metrics, Stage
+from ferrule.observe.metrics import Metrics
+from ferrule.types import Stage
 
 
 def scrape(metrics: Metrics) -> dict[str, float]:

@@ -33,9 +33,9 @@ class Watched:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._engine, name)
 
-        def noted(*arguments: Any) -> Any:
+        def noted(*arguments: Any, **options: Any) -> Any:
             (self.inline if threading.get_ident() == self._loop else self.threaded).add(name)
-            return call(*arguments)
+            return call(*arguments, **options)
 
         return noted
 

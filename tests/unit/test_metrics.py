@@ -16,7 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from ferrule.observe.collectors import UNLIMITED, ProcessExtras
 from ferrule.observe.exposition import go_float, render
 from ferrule.observe.health import Readiness, Subsystem
-from ferrule.observe.metrics import Metrics, Stage, sample_loop_lag
+from ferrule.observe.metrics import Metrics, sample_loop_lag
+from ferrule.types import Stage
 
 SCRAPE = Path(__file__).parent.parent / "data" / "stock" / "http-metrics.txt"
 

@@ -20,7 +20,7 @@ from ferrule.dataplane import backend as backends
 from ferrule.dataplane.sysctl import ROUTE_LOCALNET
 from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
-from ferrule.observe.metrics import Metrics, Stage
+from ferrule.observe.metrics import Metrics
 from ferrule.sync.loop import SyncReport
 from ferrule.types import Backend, Family
 
@@ -88,6 +88,8 @@ class Aftermath:
             self._metrics.written(
                 plan.family, octets=plan.payload_size, chains=plan.written_count, deleted=plan.deleted_count
             )
+            if plan.netlink:
+                self._metrics.transactions(plan.family, plan.blocks)
         for family, plan in report.plans.items():
             self._say(family, plan, report)
         self._problems.objects(self._host.engine.problems())
@@ -104,13 +106,15 @@ class Aftermath:
         metrics.objects("Service", services)
         metrics.objects("EndpointSlice", slices)
         for (stage, of), seconds in report.stages.items():
-            metrics.stage(Stage(stage), seconds, of)
+            metrics.stage(stage, seconds, of)
         for family, seconds in report.change_seconds.items():
             metrics.change_confirmed(family, seconds)
         for family, seconds in report.family_seconds.items():
             plan = report.plans.get(family)
             if family in report.failures:
                 unwritten = report.unwritten.get(family)
+                if unwritten is not None and unwritten.netlink:
+                    metrics.transactions(family, refused=True)
                 metrics.restore_failed(family, seconds, partial=unwritten is not None and not unwritten.full)
                 continue
             metrics.synced(family, seconds, full=plan is not None and plan.full, at=done_at)

@@ -24,10 +24,10 @@ from ferrule.daemon.options import DaemonOptions
 from ferrule.errors import FerruleError
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
-from ferrule.observe.metrics import Metrics, Stage
+from ferrule.observe.metrics import Metrics
 from ferrule.sync.intake import Batch, Intake
 from ferrule.sync.loop import SyncLoop
-from ferrule.types import Kind
+from ferrule.types import Kind, Stage
 
 log = logging.getLogger(__name__)
 

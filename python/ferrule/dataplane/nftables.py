@@ -118,8 +118,8 @@ class Trust:
 
 
 def write_in_thread(transactions: Transactions, stop: threading.Event) -> None:
-    """Change the rules of the calling thread's network namespace, one transaction after the other, until the end or until
-    `stop`. Raises `DataplaneError`: what came before the refused transaction stands."""
+    """Change the rules of the calling thread's network namespace, one transaction after the other, until the end or
+    until `stop`. Raises `DataplaneError`: what came before the refused transaction stands."""
     try:
         with open_channel(NETLINK_NETFILTER) as channel:
             channel.settimeout(WRITE_SECONDS)
@@ -149,7 +149,9 @@ def _transact(channel: socket.socket, transaction: Transaction) -> None:
         for sequence, code in acknowledgements(channel.recv(RECEIVE_BYTES)):
             if code:
                 told = transaction.describe(sequence)
-                raise DataplaneError(_kind(code), COMMAND, stderr=os.strerror(code), offending=[f"> {told}"] if told else [])
+                raise DataplaneError(
+                    _kind(code), COMMAND, stderr=os.strerror(code), offending=[f"> {told}"] if told else []
+                )
             if sequence == transaction.last:
                 return
 

@@ -167,15 +167,20 @@ class OwnFamilies(Families):
             "ferrule_stage_duration_seconds",
             "Seconds in one stage of a change's way: ingest (decoding a batch; no ip_family), wait (from its arrival "
             "to the beginning of the family's sync), observe (reading the kernel's rules back), plan, restore (from "
-            "the tool's start to its end), commit",
+            "the first transaction, or the tool's start, to the end), commit",
             ("stage", *_FAMILY),
             STAGE_BUCKETS,
         )
         self.changes = self._histogram(
             "ferrule_change_to_kernel_duration_seconds",
-            "Seconds from the arrival of the first change in a sync to the tool's word that the kernel has its rules",
+            "Seconds from the arrival of the first change in a sync to the word that the kernel has its rules",
             _FAMILY,
             SYNC_BUCKETS,
+        )
+        self.transactions = self._counter(
+            "ferrule_netlink_transactions_total",
+            "Changes of nf_tables rules without a tool, by what the kernel said: ok, refused",
+            ("result", *_FAMILY),
         )
         self.tool_runs = self._counter(
             "ferrule_tool_runs_total",
@@ -209,7 +214,9 @@ class OwnFamilies(Families):
         self.repaired = self._counter(
             "ferrule_repaired_chains_total", "Chains that somebody else had changed and we wrote again", _FAMILY
         )
-        self.bytes = self._counter("ferrule_restore_bytes_total", "Text given to iptables-restore", _FAMILY)
+        self.bytes = self._counter(
+            "ferrule_restore_bytes_total", "Text of what was written, whether a tool read it or not", _FAMILY
+        )
         self.chains_written = self._counter("ferrule_chains_written_total", "Chains written", _FAMILY)
         self.chains_deleted = self._counter("ferrule_chains_deleted_total", "Chains deleted", _FAMILY)
         self.ready = self._gauge("ferrule_ready", "1 when everything that should be programmed is")

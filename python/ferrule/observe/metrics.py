@@ -7,7 +7,6 @@ called `ferrule_*`. `families.py` declares them all.
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,22 +15,11 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from ferrule.observe.collectors import PacketCounter, ProcessExtras
 from ferrule.observe.families import BuildFamilies, ClientFamilies, OwnFamilies, StockFamilies
 from ferrule.observe.health import FAMILY_NAMES, Subsystem
-from ferrule.types import FAMILIES, KINDS, Family, Kind
+from ferrule.types import FAMILIES, KINDS, Family, Kind, Stage
 
 LAG_PERIOD = 0.25
 """Seconds between two samples of the event loop's lag. A sample of an idle process costs up to 200 µs (its caches are
 cold): less than a tenth of a percent of a core."""
-
-
-class Stage(enum.StrEnum):
-    """Where the time of one change goes; see `sync.loop.Stage`."""
-
-    INGEST = "ingest"
-    WAIT = "wait"
-    OBSERVE = "observe"
-    PLAN = "plan"
-    RESTORE = "restore"
-    COMMIT = "commit"
 
 
 def _nothing() -> int | None:
@@ -123,6 +111,10 @@ class Metrics:
         self._own.bytes.labels(label).inc(octets)
         self._own.chains_written.labels(label).inc(chains)
         self._own.chains_deleted.labels(label).inc(deleted)
+
+    def transactions(self, family: Family, count: int = 1, *, refused: bool = False) -> None:
+        """Transactions over netlink that took effect, or that the kernel did not take."""
+        self._own.transactions.labels("refused" if refused else "ok", FAMILY_NAMES[family]).inc(count)
 
     def rules(self, family: Family, table: str, *, total: int, written: int) -> None:
         """Rules owned in a table now, and how many of them the last sync wrote."""

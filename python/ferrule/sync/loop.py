@@ -13,23 +13,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ferrule._engine import ConntrackView, DriftReport, Engine, Plan
 from ferrule.errors import DataplaneError
 from ferrule.observe.logs import kv, verbose
-from ferrule.types import Family, Kind
+from ferrule.types import Family, Kind, Stage
 
 if TYPE_CHECKING:
     from ferrule.dataplane.iptables import Dataplane
     from ferrule.sync.cadence import Cadence
 
 log = logging.getLogger(__name__)
-
-Stage = Literal["ingest", "wait", "observe", "plan", "restore", "commit"]
-"""Parts of a change's way whose time is told apart. `wait`: from the arrival of the first change that the family's
-rules lack to the beginning of the family's part of a sync. `restore`: from the first transaction, or the tool's start, to the end."""
-
 
 INLINE_BYTES = 256 * 1024
 """A plan with no more text than this is confirmed or given up on the event loop: half a millisecond at most."""
@@ -213,7 +208,7 @@ class SyncLoop:
         lists, self._lists = self._lists, {}
         for kind, page in lists.items():
             # In a thread: a list of thousands of objects must not hold up the event loop.
-            with self._timed(report, "ingest", None):
+            with self._timed(report, Stage.INGEST, None):
                 await asyncio.to_thread(self._engine.replace, kind, [page])
 
     def _views(self, report: SyncReport) -> dict[Family, ConntrackView | None]:
@@ -235,15 +230,15 @@ class SyncLoop:
         async with self.engine_lock:
             # What arrives from here on is not in the plan: the lock is ours.
             arrived = self._arrived.pop(family, None)
-            with self._timed(report, "plan", family):
+            with self._timed(report, Stage.PLAN, family):
                 plan = await asyncio.to_thread(self._engine.plan, family, netlink=plane.by_netlink)
         if plan is None:
             return None
         if arrived is not None:
-            report.stages.setdefault(("wait", family), max(0.0, begun - arrived))
+            report.stages.setdefault((Stage.WAIT, family), max(0.0, begun - arrived))
         _explain(plan)
         try:
-            with self._timed(report, "restore", family):
+            with self._timed(report, Stage.RESTORE, family):
                 await plane.write(plan)
         except BaseException:
             # Cancelled, too: whatever the reason, nobody knows what the kernel took over.
@@ -255,7 +250,7 @@ class SyncLoop:
                 await _settle(self._engine.abandon, plan)
             raise
         async with self.engine_lock:
-            with self._timed(report, "commit", family):
+            with self._timed(report, Stage.COMMIT, family):
                 await _settle(self._engine.commit, plan)
         if arrived is not None and plan.more:
             self._lacks(family, arrived)
@@ -265,7 +260,7 @@ class SyncLoop:
 
     async def _observe(self, plane: Dataplane, report: SyncReport) -> None:
         family = plane.family
-        with self._timed(report, "observe", family):
+        with self._timed(report, Stage.OBSERVE, family):
             async with self.engine_lock:
                 reader = self._engine.rule_reader(family)
             seen = await plane.read_back(reader)

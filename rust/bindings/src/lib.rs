@@ -179,7 +179,8 @@ impl Engine {
     ) -> PyResult<Option<Plan>> {
         let core = &mut self.0;
         py.detach(|| if netlink { core.plan_for(family, WriteStrategy::Netlink) } else { core.plan(family) })
-            .map(|plan| plan.map(Into::into)).map_err(|e| errors::plan(&e))
+            .map(|plan| plan.map(Into::into))
+            .map_err(|e| errors::plan(&e))
     }
 
     #[pyo3(signature = (plan, /))]

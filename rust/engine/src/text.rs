@@ -12,7 +12,8 @@ use std::ops::Range;
 use crate::hooks::FIREWALL;
 use crate::names::{ChainId, Table};
 
-/// Bytes of a piece, or a line more.
+/// Bytes of a piece, or a line more. Where a transaction ends, so does a piece, if half as many bytes went before since
+/// that was so last.
 const PIECE: usize = 1 << 20;
 
 /// What comes next.
@@ -228,7 +229,7 @@ impl RestoreText {
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len);
         let mut place = Place::default();
-        self.read(&mut place, usize::MAX, &mut out);
+        self.read(&mut place, usize::MAX..usize::MAX, &mut out);
         out
     }
 
@@ -247,14 +248,16 @@ impl RestoreText {
         })
     }
 
-    /// A MiB at a time.
+    /// A MiB at a time, or less where a transaction ends.
     #[must_use]
     pub fn pieces(self) -> Pieces {
-        Pieces { text: self, place: Place::default() }
+        Pieces { text: self, place: Place::default(), open: 0 }
     }
 
-    /// Append from a place on until `out` holds `limit` bytes or there is no more.
-    fn read(&self, place: &mut Place, limit: usize, out: &mut Vec<u8>) {
+    /// Append from a place on until `out` holds so many bytes, the least of the range where a transaction ends then, or
+    /// until there is no more.
+    fn read(&self, place: &mut Place, bytes: Range<usize>, out: &mut Vec<u8>) {
+        let limit = bytes.end;
         while let Some(step) = self.steps.get(place.step).filter(|_| out.len() < limit) {
             match *step {
                 Step::Begin(table) => {
@@ -289,6 +292,9 @@ impl RestoreText {
                 Step::Commit => out.extend_from_slice(COMMIT),
             }
             *place = Place { step: place.step + 1, within: 0 };
+            if matches!(step, Step::Commit) && out.len() >= bytes.start {
+                return;
+            }
         }
     }
 }
@@ -325,6 +331,8 @@ struct Place {
 pub struct Pieces {
     text: RestoreText,
     place: Place,
+    /// Bytes since a piece ended with a transaction.
+    open: usize,
 }
 
 impl Iterator for Pieces {
@@ -332,7 +340,10 @@ impl Iterator for Pieces {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         let mut piece = Vec::with_capacity(self.text.len.min(PIECE + 64));
-        self.text.read(&mut self.place, PIECE, &mut piece);
+        self.text.read(&mut self.place, (PIECE / 2).saturating_sub(self.open)..PIECE, &mut piece);
+        let whole = self.place.within == 0
+            && matches!(self.text.steps.get(self.place.step.wrapping_sub(1)), Some(Step::Commit));
+        self.open = if whole { 0 } else { self.open + piece.len() };
         if self.place.step >= self.text.steps.len() {
             self.text = RestoreText::default();
             self.place = Place::default();
@@ -372,6 +383,23 @@ mod tests {
         let pieces: Vec<Vec<u8>> = text.pieces().collect();
         assert!(pieces.len() == 5 && pieces.iter().all(|p| p.len() <= PIECE + 64));
         assert!(pieces.concat() == whole);
+    }
+
+    #[test]
+    fn a_piece_ends_with_a_transaction_where_it_can() {
+        let line = b"-A KUBE-FORWARD -j DROP\n";
+        let mut text = RestoreText::over([line.repeat(100_000), Vec::new(), Vec::new()], 64);
+        for n in 0..10 {
+            text.block(Table::Filter, "all", |t| {
+                t.lines(Table::Filter, n * 10_000 * line.len()..(n + 1) * 10_000 * line.len(), 10_000);
+            });
+        }
+        let whole = text.to_vec();
+        let pieces: Vec<Vec<u8>> = text.pieces().collect();
+        assert!(pieces.concat() == whole);
+        // Three transactions of 240 kB are more than half a piece.
+        assert_eq!(pieces.iter().map(|p| p.len() / (10_000 * line.len())).collect::<Vec<_>>(), [3, 3, 3, 1]);
+        assert!(pieces.iter().all(|p| p.ends_with(COMMIT)));
     }
 
     #[test]

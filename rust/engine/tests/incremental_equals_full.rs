@@ -12,8 +12,7 @@ use ferrule_engine::{Engine, Form, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
-const STRATEGIES: [WriteStrategy; 3] =
-    [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks, WriteStrategy::Netlink];
+const STRATEGIES: [WriteStrategy; 3] = [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks, WriteStrategy::Netlink];
 
 fn engine(strategy: WriteStrategy) -> Engine {
     engine_with(strategy, (Form::Flat, Form::Flat))

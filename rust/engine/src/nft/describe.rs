@@ -23,7 +23,8 @@ pub(super) fn describe(family: Family, batch: &[u8], sequence: u32) -> Option<St
     let table = Table::parse(string(value(RULE_TABLE)?)?)?;
     let chain = String::from_utf8_lossy(string(value(chain_kind)?)?);
     let mut rule = Vec::new();
-    if let Some(Ok(read)) = value(RULE_EXPRESSIONS).filter(|_| kind == NEWRULE).map(|data| decode(family, table, data)) {
+    if let Some(Ok(read)) = value(RULE_EXPRESSIONS).filter(|_| kind == NEWRULE).map(|data| decode(family, table, data))
+    {
         read.write_to(family, &mut rule);
     }
     Some(format!("{}: {verb} {chain}{}", table.name(), String::from_utf8_lossy(&rule)))
