@@ -27,6 +27,8 @@ __all__ = [
     "RulesChanged",
     "StaleFlows",
     "StalePlan",
+    "Transaction",
+    "Transactions",
     "build_info",
 ]
 

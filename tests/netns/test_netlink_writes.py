@@ -3,16 +3,25 @@ iptables-nft-save prints; refusals are told in its words, change nothing, and pa
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+import orjson
 import pytest
 
-from ferrule._engine import Plan
+from ferrule._engine import Engine, EngineOptions, Plan
 from ferrule.dataplane import nfacct, nftables
+from ferrule.dataplane.iptables import IptablesDataplane
+from ferrule.dataplane.nftables import REFUSALS, Trust
+from ferrule.dataplane.process import Runner
+from ferrule.errors import DataplaneError, FailureKind
 from ferrule.testing.netns import NetNs, small_transactions_only
-from ferrule.types import FAMILIES, Family
+from ferrule.types import FAMILIES, Backend, Family, Kind
 from tests.conformance.replay import ALL, Case, load
+from tests.objects import endpoint, endpoint_slice, service
 
 pytestmark = pytest.mark.netns
 
@@ -73,3 +82,140 @@ def test_both_ways_make_the_same_rules(kernels: tuple[Kernel, Kernel], case: Cas
             ours.write(plan)
             engine.commit(plan)
             assert ours.save(family) == tools.save(family), f"step {step}"
+
+
+def engine_of(services: list[dict[str, Any]], slices: list[dict[str, Any]], saved: list[str]) -> Engine:
+    """One that wants these and has seen that."""
+    engine = Engine(EngineOptions(node_name="node-1", dispatch="flat"))
+    lists: dict[Kind, list[dict[str, Any]]] = {"Service": services, "EndpointSlice": slices, "Node": []}
+    for kind, items in lists.items():
+        assert engine.replace(kind, [orjson.dumps(items)]).rejected == 0
+    engine.observe("ipv4", "\n".join(saved).encode())
+    return engine
+
+
+def planned(kernel: Kernel) -> tuple[Engine, Plan]:
+    """What a Service of three Pods asks of a kernel."""
+    pods = [endpoint(f"10.128.1.{n}") for n in (10, 11, 12)]
+    engine = engine_of([service()], [endpoint_slice(pods)], kernel.save("ipv4"))
+    plan = engine.plan("ipv4", netlink=True)
+    assert plan is not None
+    return engine, plan
+
+
+def test_a_refusal_names_the_rule_and_changes_nothing(kernels: tuple[Kernel, Kernel]) -> None:
+    ours, _ = kernels
+    _, plan = planned(ours)
+    ours.write(plan)
+    # Somebody else's rule holds a chain that is about to go.
+    ours.netns.run("iptables-nft", "-t", "nat", "-N", "MINE")
+    saved = ours.save("ipv4")
+    (held,) = (line.split()[-1] for line in saved if "-j KUBE-SVC-" in line)
+    ours.netns.run("iptables-nft", "-t", "nat", "-A", "MINE", "-j", held)
+    before = ours.save("ipv4")
+    # As if nobody had told us: that rule came after the last look.
+    plan_to_delete = engine_of([], [], saved).plan("ipv4", netlink=True)
+    assert plan_to_delete is not None
+    with pytest.raises(DataplaneError) as caught:
+        ours.write(plan_to_delete)
+    assert caught.value.kind is FailureKind.KERNEL
+    assert caught.value.offending == [f"> nat: -X {held}"]
+    assert "Device or resource busy" in str(caught.value)
+    assert [line for line in ours.save("ipv4") if held in line] == [line for line in before if held in line]
+
+
+def test_policies_and_rules_of_others_stay(kernels: tuple[Kernel, Kernel]) -> None:
+    ours, _ = kernels
+    ours.netns.run("iptables-nft", "-P", "FORWARD", "DROP")
+    ours.netns.run("iptables-nft", "-A", "FORWARD", "-p", "tcp", "-m", "tcp", "--dport", "22", "-j", "ACCEPT")
+    ours.netns.run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+    _, plan = planned(ours)
+    ours.write(plan)
+    saved = ours.save("ipv4")
+    assert ":FORWARD DROP [0:0]" in saved
+    forward = [line for line in saved if line.startswith("-A FORWARD")]
+    assert forward[-1] == "-A FORWARD -p tcp -m tcp --dport 22 -j ACCEPT", "ours come first"
+    assert saved.count("-A POSTROUTING -j MASQUERADE") == 1
+
+
+def plane_of(kernel: Kernel, trust: Trust) -> IptablesDataplane:
+    """Tools of that namespace; netlink by calling from a thread in it."""
+    return IptablesDataplane("ipv4", Backend.NFT, Runner(kernel.netns.prefix), trust)
+
+
+def test_what_was_refused_the_tool_tries_next(
+    kernels: tuple[Kernel, Kernel], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, _ = kernels
+    plane = plane_of(ours, Trust())
+    engine, plan = planned(ours)
+    # A form of rule that this kernel does not take, say.
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        patched.setattr(nftables, "_transact", refuse)
+        for again in range(REFUSALS):
+            assert plane.by_netlink
+            with pytest.raises(DataplaneError):
+                asyncio.run(plane.write(plan))
+            engine.abandon(plan)
+            engine.observe("ipv4", b"")
+            assert not plane.by_netlink, "the tool's turn"
+            by_tool = engine.plan("ipv4", netlink=plane.by_netlink)
+            assert by_tool is not None
+            assert not by_tool.netlink
+            asyncio.run(plane.write(by_tool))
+            engine.abandon(by_tool)
+            engine.observe("ipv4", b"")
+            assert plane.by_netlink == (again + 1 < REFUSALS), "time and again: for good"
+            plan = engine.plan("ipv4", netlink=True)
+            assert plan is not None
+    assert [record.getMessage() for record in caplog.records] == ["Refused over netlink"] * REFUSALS
+    assert any("-A KUBE-SEP-" in line for line in ours.save("ipv4"))
+
+
+def test_one_refusal_is_forgotten_once_netlink_works_again(
+    kernels: tuple[Kernel, Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = kernels
+    trust = Trust()
+    plane = plane_of(ours, trust)
+    engine, plan = planned(ours)
+    with monkeypatch.context() as patched:
+        patched.setattr(nftables, "_transact", refuse)
+        with pytest.raises(DataplaneError):
+            asyncio.run(plane.write(plan))
+    engine.abandon(plan)
+    engine.observe("ipv4", b"")
+    by_tool = engine.plan("ipv4", netlink=plane.by_netlink)
+    assert by_tool is not None
+    asyncio.run(plane.write(by_tool))
+    assert trust == Trust(refusals=1, doubted=False)
+    engine.abandon(by_tool)
+    engine.observe("ipv4", b"")
+    plan = engine.plan("ipv4", netlink=plane.by_netlink) or plan
+    assert plan.netlink
+    ours.netns.call(lambda: asyncio.run(plane.write(plan)))
+    assert trust == Trust()
+
+
+def refuse(*_: object) -> None:
+    raise DataplaneError(FailureKind.KERNEL, nftables.COMMAND, stderr="Invalid argument")
+
+
+def test_a_transaction_larger_than_a_socket_holds(kernels: tuple[Kernel, Kernel]) -> None:
+    why_not = small_transactions_only("nft")
+    if why_not:
+        pytest.skip(why_not)
+    ours, tools = kernels
+    numbers = range(700)
+    slices = [endpoint_slice([endpoint(f"10.{n >> 8}.{n & 255}.{i}") for i in (1, 2)], of=f"s{n}") for n in numbers]
+    ips = [f"10.96.{n >> 8}.{n & 255}" for n in numbers]
+    services = [
+        service(f"s{n}", clusterIP=ip, clusterIPs=[ip], ipFamilies=["IPv4"]) for n, ip in zip(numbers, ips, strict=True)
+    ]
+    plan = engine_of(services, slices, []).plan("ipv4", netlink=True)
+    assert plan is not None
+    assert plan.blocks == 3, "one a table"
+    assert plan.payload_size > 1 << 18
+    tools.by_tool(plan)
+    ours.write(plan)
+    assert ours.save("ipv4") == tools.save("ipv4")

@@ -15,6 +15,7 @@ import pytest
 from ferrule._engine import Engine, EngineOptions, Plan
 from ferrule.dataplane import netlink
 from ferrule.dataplane.iptables import IptablesDataplane
+from ferrule.dataplane.nftables import Trust
 from ferrule.dataplane.process import Runner, ToolRun
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
@@ -48,12 +49,12 @@ def nth_slice(n: int, first: str | None = None) -> dict[str, Any]:
 class Cluster:
     """The real loop over a real kernel, with everything counted that a sync does."""
 
-    def __init__(self, netns: NetNs, backend: Backend) -> None:
+    def __init__(self, netns: NetNs, backend: Backend, *, over_netlink: bool) -> None:
         self.netns, self.backend = netns, backend
         self.runs: list[ToolRun] = []
-        runner = Runner(netns.prefix, [self.runs.append])
+        runner = Runner((), [self.runs.append])
         self.engine = Engine(EngineOptions(node_name="node-1", ordered_blocks=backend is Backend.NFT))
-        planes = [IptablesDataplane(family, backend, runner) for family in FAMILIES]
+        planes = [IptablesDataplane(family, backend, runner, Trust() if over_netlink else None) for family in FAMILIES]
         self.loop = SyncLoop(self.engine, planes, Cadence(0.0), clock=time.monotonic)
         lists: dict[Kind, list[dict[str, Any]]] = {
             "Service": [nth_service(n) for n in range(SERVICES)],
@@ -72,7 +73,7 @@ class Cluster:
         """The plan for IPv4, the tools that ran, and how many transactions nf_tables saw."""
         self.runs.clear()
         before = self.generation()
-        report = asyncio.run(self.loop.sync())
+        report = self.netns.call(lambda: asyncio.run(self.loop.sync()))
         assert report.ok, report.failures
         assert "ipv6" not in report.plans or report.plans["ipv6"].full
         return report.plans.get("ipv4"), [run.tool for run in self.runs], self.generation() - before
@@ -104,18 +105,27 @@ CHANGES = {
 same one, so chains are exactly these; rules and bytes of Services have a quarter to spare."""
 
 
-def test_one_change_costs_what_it_needs(netns: NetNs, backend: str) -> None:
-    why_not = small_transactions_only(backend)
+WAYS: dict[str, tuple[Backend, list[str]]] = {
+    "netlink": (Backend.NFT, []),
+    "nft": (Backend.NFT, ["iptables-nft-restore"]),
+    "legacy": (Backend.LEGACY, ["iptables-legacy-restore"]),
+}
+"""How it is written → where, and the processes that it takes."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_change_costs_what_it_needs(netns: NetNs, way: str) -> None:
+    backend, processes = WAYS[way]
+    why_not = small_transactions_only(backend.value)
     if why_not:
         pytest.skip(why_not)
-    cluster = Cluster(netns, Backend(backend))
+    cluster = Cluster(netns, backend, over_netlink=way == "netlink")
     plan, _, _ = cluster.sync()
     assert plan is not None
     assert plan.full
     assert plan.rules_written > SERVICES * (1 + 3 * ENDPOINTS), "everything is there"
     assert cluster.sync() == (None, [], 0), "an unchanged state starts no process"
 
-    tool = f"iptables-{backend}-restore"
     middle = SERVICES // 2 + 1
     for what, (chains, rules, octets) in CHANGES.items():
         match what:
@@ -133,9 +143,9 @@ def test_one_change_costs_what_it_needs(netns: NetNs, backend: str) -> None:
         assert did[1] <= chains[1], (what, plan.chains_deleted)
         assert did[2] <= rules, what
         assert did[3] <= octets, what
-        # One process for the family concerned, none for the other, and none to look first or afterwards.
-        assert tools == [tool], what
+        # At most one process for the family concerned, none for the other, and none to look first or afterwards.
+        assert tools == processes, what
         # Nothing but nat differs, and it fits into one block: seen by the kernel as one step.
         assert plan.blocks == 1, what
-        assert transactions == (1 if backend == "nft" else 0), what
+        assert transactions == (1 if backend is Backend.NFT else 0), what
         assert cluster.sync() == (None, [], 0), what

@@ -85,16 +85,30 @@ def test_ports_answer_and_numbers_move(netns: NetNs, folder: Path) -> None:
         partial = 'kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv4"}'
         after = samples()
         assert after[partial] > before.get(partial, 0)
-        # The change's way, stage by stage, and the one process that it took.
+        # The change's way, stage by stage, and the one transaction that it took.
         for stage in ("wait", "plan", "restore", "commit"):
             series = f'ferrule_stage_duration_seconds_count{{ip_family="IPv4",stage="{stage}"}}'
             assert after[series] == before[series] + 1, stage
         way = 'ferrule_change_to_kernel_duration_seconds_count{ip_family="IPv4"}'
         assert after[way] == before[way] + 1
-        runs = 'ferrule_tool_runs_total{result="ok",tool="iptables-nft-restore"}'
-        assert after[runs] == before[runs] + 1
-        assert after['ferrule_tool_cpu_seconds_total{tool="iptables-nft-restore"}'] > 0
-        assert after['ferrule_tool_max_rss_bytes{tool="iptables-nft-restore"}'] > 0
+        transactions = 'ferrule_netlink_transactions_total{ip_family="IPv4",result="ok"}'
+        assert after[transactions] == before[transactions] + 1
+        assert not any(series.startswith("ferrule_tool_runs") and "restore" in series for series in after)
+
+
+def test_with_the_tool_its_runs_are_counted(netns: NetNs, folder: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path / "config.yaml", ferrule={"nftWrites": "tool"})
+    with Ferrule(netns, folder, "--backend", "nft", "--config", str(settings)) as daemon:
+        daemon.wait_for("Starting ferrule", 'writes="iptables-nft-restore"')
+        daemon.wait_for('"Synced"', "ipv6")
+        text = get(netns, 10249, "/metrics")[1].decode()
+        for series in ('runs_total{result="ok",', "cpu_seconds_total{", "max_rss_bytes{"):
+            found = re.search(
+                rf"^ferrule_tool_{re.escape(series)}tool=\"iptables-nft-restore\"}} (\S+)$", text, re.MULTILINE
+            )
+            assert found is not None, series
+            assert float(found[1]) > 0, series
+        assert "ferrule_netlink_transactions_total{" not in text
 
 
 def test_a_drained_node_is_said_in_the_folder_too(netns: NetNs, folder: Path) -> None:

@@ -31,6 +31,26 @@ pub(crate) fn errno(body: &[u8]) -> Option<i32> {
     (code != 0).then(|| code.saturating_abs())
 }
 
+/// What a message's header tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+}
+
+/// The next message: its header, and what follows it. `None` where it is cut short.
+pub(crate) fn message<'a>(data: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
+    let header = data.first_chunk::<HEADER>()?;
+    let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+    let length = usize::try_from(word(0)).ok()?;
+    let read = Header { kind: half(4), flags: half(6), sequence: word(8) };
+    let body = data.get(HEADER..length)?;
+    *data = data.get(aligned(length)..).unwrap_or_default();
+    Some((read, body))
+}
+
 /// Append one request whose attributes `fill` appends.
 pub(crate) fn request(
     kind: u16,

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::netlink::{
-    AF_INET, AF_INET6, ATTRIBUTE, HEADER, NFGENMSG, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    TYPE_MASK, aligned, errno, nest, put, request,
+    AF_INET, AF_INET6, ATTRIBUTE, Header, NFGENMSG, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    TYPE_MASK, aligned, errno, message, nest, put, request,
 };
 
 const CT_NEW: u16 = 0x0100;
@@ -65,18 +65,13 @@ pub(super) enum Message {
 /// The messages of a datagram, each with whether the dump was interrupted; ends at the first that is cut short.
 pub(super) fn messages(mut data: &[u8]) -> impl Iterator<Item = (Message, bool)> {
     std::iter::from_fn(move || {
-        let header = data.first_chunk::<HEADER>()?;
-        let length = usize::try_from(u32::from_ne_bytes([header[0], header[1], header[2], header[3]])).ok()?;
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        let flags = u16::from_ne_bytes([header[6], header[7]]);
-        let body = data.get(HEADER..length)?;
-        data = data.get(aligned(length)..).unwrap_or_default();
-        let message = match kind {
+        let (Header { kind, flags, .. }, body) = message(&mut data)?;
+        let read = match kind {
             CT_NEW => Message::Entry(body.get(NFGENMSG..).and_then(flow)),
             NLMSG_DONE | NLMSG_ERROR => Message::Done(errno(body)),
             _ => Message::Other,
         };
-        Some((message, flags & NLM_F_DUMP_INTR != 0))
+        Some((read, flags & NLM_F_DUMP_INTR != 0))
     })
 }
 

@@ -78,7 +78,7 @@ impl Batch {
         let mut batch = Self { family, table, out, sequence: 0, latest: 0, based: false, scratch: Vec::new() };
         batch.border(BATCH_BEGIN);
         batch.request(NEWTABLE, NLM_F_CREATE, |batch| {
-            put_text(TABLE_NAME, batch.table.name().as_bytes(), &mut batch.out)
+            put_text(TABLE_NAME, batch.table.name().as_bytes(), &mut batch.out);
         });
         batch
     }

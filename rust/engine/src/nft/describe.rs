@@ -5,12 +5,15 @@ use super::expressions::decode;
 use super::messages::{CHAIN_NAME, NEWCHAIN, NEWRULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, attributes, string};
 use crate::address::Family;
 use crate::names::Table;
-use crate::netlink::{HEADER, NFGENMSG, aligned};
+use crate::netlink::{Header, NFGENMSG, message};
 
 /// The request with this number in a batch of ours, say `nat: -A KUBE-SVC-… -j KUBE-SEP-…`; `None` for what is no change of
 /// a chain.
 pub(super) fn describe(family: Family, batch: &[u8], sequence: u32) -> Option<String> {
-    let Request { kind, flags, data, .. } = requests(batch).find(|request| request.sequence == sequence)?;
+    let mut rest = batch;
+    let mut requests = std::iter::from_fn(|| message(&mut rest));
+    let (Header { kind, flags, .. }, body) = requests.find(|(header, _)| header.sequence == sequence)?;
+    let data = body.get(NFGENMSG..)?;
     let (verb, chain_kind) = match kind {
         NEWRULE if flags & NLM_F_APPEND == 0 => ("-I", RULE_CHAIN),
         NEWRULE => ("-A", RULE_CHAIN),
@@ -28,26 +31,4 @@ pub(super) fn describe(family: Family, batch: &[u8], sequence: u32) -> Option<St
         read.write_to(family, &mut rule);
     }
     Some(format!("{}: {verb} {chain}{}", table.name(), String::from_utf8_lossy(&rule)))
-}
-
-struct Request<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    data: &'a [u8],
-}
-
-fn requests(mut batch: &[u8]) -> impl Iterator<Item = Request<'_>> {
-    std::iter::from_fn(move || {
-        let [a, b, c, d, kind, kind_high, flags, flags_high, e, f, g, h, ..] = *batch.first_chunk::<HEADER>()?;
-        let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
-        let data = batch.get(HEADER + NFGENMSG..length)?;
-        batch = batch.get(aligned(length)..).unwrap_or_default();
-        Some(Request {
-            kind: u16::from_ne_bytes([kind, kind_high]),
-            flags: u16::from_ne_bytes([flags, flags_high]),
-            sequence: u32::from_ne_bytes([e, f, g, h]),
-            data,
-        })
-    })
 }

@@ -5,8 +5,8 @@
 
 use crate::address::Family;
 use crate::netlink::{
-    AF_INET, AF_INET6, ATTRIBUTE, HEADER, NFGENMSG, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, TYPE_MASK,
-    aligned, errno, put, request,
+    AF_INET, AF_INET6, ATTRIBUTE, HEADER, Header, NFGENMSG, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR,
+    TYPE_MASK, aligned, errno, message, put, request,
 };
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
@@ -87,13 +87,7 @@ pub(super) fn messages(family: Family, mut data: &[u8]) -> impl Iterator<Item = 
 }
 
 fn envelope<'a>(family: Family, data: &mut &'a [u8]) -> Option<Envelope<'a>> {
-    let header = data.first_chunk::<HEADER>()?;
-    let length = usize::try_from(u32::from_ne_bytes([header[0], header[1], header[2], header[3]])).ok()?;
-    let kind = u16::from_ne_bytes([header[4], header[5]]);
-    let flags = u16::from_ne_bytes([header[6], header[7]]);
-    let sequence = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
-    let body = data.get(HEADER..length)?;
-    *data = data.get(aligned(length)..).unwrap_or_default();
+    let (Header { kind, flags, sequence }, body) = message(data)?;
     let interrupted = flags & NLM_F_DUMP_INTR != 0;
     if matches!(kind, NLMSG_DONE | NLMSG_ERROR) {
         let message = if body.len() < 4 { Message::Unreadable } else { Message::Done(errno(body)) };
@@ -101,14 +95,14 @@ fn envelope<'a>(family: Family, data: &mut &'a [u8]) -> Option<Envelope<'a>> {
     }
     let [of, _, high, low] = *body.first_chunk::<NFGENMSG>()?;
     let attributes = &body[NFGENMSG..];
-    let message = match kind {
+    let read = match kind {
         NEWGEN => generation(attributes).map(Message::Generation),
         NEWCHAIN if of == number(family) => chain(attributes).map(Message::Chain),
         NEWRULE if of == number(family) => rule(attributes).map(Message::Rule),
         _ => None,
     };
     let generation = Some(u16::from_be_bytes([high, low]));
-    Some(Envelope { sequence, interrupted, generation, message: message.unwrap_or(Message::Unreadable) })
+    Some(Envelope { sequence, interrupted, generation, message: read.unwrap_or(Message::Unreadable) })
 }
 
 fn generation(data: &[u8]) -> Option<u32> {
