@@ -26,6 +26,9 @@ from bench.runner import Runner, Step, because, calm, say
 from bench.shapes import Shape
 from ferrule._engine import build_info
 
+TOOL = {"tool": tool.tool, "kernel": tool.kernel}
+"""What is written, without the daemon."""
+
 EXAMPLES = """subjects: ferrule as it is installed; stock: kube-proxy, iptables mode; stock-nftables: its nftables mode;
 ferrule-flat: with dispatch flat (first sync and packets only). What the rows are: bench/README.md.
 
@@ -190,7 +193,7 @@ class Run:
             return
         bodies: dict[str, Callable[[], dict[str, float]]] = {
             "plan": lambda: engine.plan(shapes.parse(step.shape)),
-            "tool": lambda: tool.tool(shapes.parse(step.shape), step.backend),
+            "tool": lambda: TOOL[step.subject](shapes.parse(step.shape), step.backend),
             "empty": lambda: packets.empty(step.backend),
         }
         if step.row != "plan":

@@ -91,6 +91,11 @@ def _change(results: Results) -> Iterator[Check]:
     median = results.value("p50 ms", "change", TEN, "ferrule", "legacy")
     floor = results.value("floor p50 ms", "tool", TEN, "tool", "legacy")
     yield at_most_times(f"one endpoint changed at {_size(TEN)}, legacy, p50", 1.2, median, floor, "the tool's floor")
+    for shape in (TEN, THIRTY):
+        median = results.value("p50 ms", "change", shape, "ferrule", "nft")
+        floor = results.value("floor p50 ms", "tool", shape, "kernel", "nft")
+        name = f"one endpoint changed at {_size(shape)}, nft, p50"
+        yield at_most_times(name, 1.4, median, floor, "the kernel's floor")
     burst = results.value("seconds", "burst", THIRTY, "ferrule", "nft")
     yield at_most(f"1,000 Services changed at once at {_size(THIRTY)}, nft", 2.0, burst)
 

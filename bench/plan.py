@@ -91,6 +91,8 @@ def steps(parts: Sequence[Part], rows: Sequence[str], subjects: Sequence[str], b
         for row in ("tool", "empty"):
             if row in wanted:
                 out += (Step(row, shape.label, row, backend, guess(row, shape, row, backend)) for backend in here)
+            if row == "tool" and row in wanted and "nft" in here:
+                out.append(Step(row, shape.label, "kernel", "nft", guess(row, shape, "kernel", "nft")))
         those = [subject for subject in part.subjects if subject in subjects]
         for subject, backend in combinations(those, here, shape):
             for row in wanted:

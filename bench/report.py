@@ -92,14 +92,16 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
     yield from section(
         "First sync",
         "Process start → both families' first sync, into an empty kernel; checked by the number of endpoint chains "
-        "and by sampled Services. *Tool alone*: the same text, fed to iptables-restore by hand. `>`: given up then.",
+        "and by sampled Services. *Tool alone*: the same text, fed to "
+        "iptables-restore by hand; *kernel alone*: the same as transactions, encoded beforehand. `>`: given up then.",
         [_first_sync(results), _by_subject(results, "restart", "seconds", seconds, "Restart, over its own rules")],
         "first-sync.svg",
     )
     yield from section(
         "One change",
         "API write → the first new connection that the new Pod answers, p50 / p99 (of fewer than a hundred changes: "
-        "the slowest). *Tool's floor*: the smallest restore, one Service's chains, by hand at that size.",
+        "the slowest). *Tool's floor*: the smallest restore, one Service's chains, by "
+        "hand at that size; *kernel's floor*: one replaced endpoint as a transaction, encoded beforehand.",
         [
             _change(results, "change"),
             _own_words(results),
@@ -181,27 +183,32 @@ def _first_sync(results: Results) -> str:
     tools = [
         backend for backend in ("nft", "legacy") if any(r.row == "tool" and r.backend == backend for r in results.rows)
     ]
+    kernel = ["kernel alone, nft"] * any(r.row == "tool" and r.subject == "kernel" for r in results.rows)
     lines = [
         (
             label,
             *(cell(results.find("start", label, *who), "seconds", seconds) for who in who_all),
             *(cell(results.find("tool", label, "tool", backend), "seconds", seconds) for backend in tools),
+            *(cell(results.find("tool", label, "kernel", "nft"), "seconds", seconds) for _ in kernel),
         )
         for label in labels(results, "start", "tool")
     ]
-    return table(("", *(WHO[who][0] for who in who_all), *(f"tool alone, {b}" for b in tools)), lines)
+    return table(("", *(WHO[who][0] for who in who_all), *(f"tool alone, {b}" for b in tools), *kernel), lines)
 
 
 def _change(results: Results, row: str, title: str = "") -> str:
     who_all = columns(results, row)
-    floor = row == "change" and any(r.row == "tool" and r.backend == "legacy" for r in results.rows)
+    floors = [
+        (f"{subject}'s floor, {backend}", subject, backend)
+        for subject, backend in (("tool", "legacy"), ("kernel", "nft"))
+        if row == "change" and any((r.row, r.subject, r.backend) == ("tool", subject, backend) for r in results.rows)
+    ]
     lines = []
     for label in labels(results, row):
         cells = [_pair(results.find(row, label, *who)) for who in who_all]
-        if floor:
-            cells.append(cell(results.find("tool", label, "tool", "legacy"), "floor p50 ms", ms))
+        cells += [cell(results.find("tool", label, *who), "floor p50 ms", ms) for _, *who in floors]
         lines.append((label, *cells))
-    return _titled(title, table(("", *(WHO[who][0] for who in who_all), *(["tool's floor, legacy"] * floor)), lines))
+    return _titled(title, table(("", *(WHO[who][0] for who in who_all), *(title for title, *_ in floors)), lines))
 
 
 def _pair(row: Row | None) -> str:
@@ -245,12 +252,15 @@ def _plan(results: Results) -> str:
             one.shape,
             f"{number(one.values['decode ms'])} ms ({number(one.values['decode MB/s'])} MB/s)",
             f"{number(one.values['plan ms'])} ms, {number(one.values['rules'])} rules, {number(one.values['MB'])} MB",
+            f"{number(one.values['encode ms'])} ms, {number(one.values['encoded MB'])} MB"
+            if "encode ms" in one.values
+            else "–",
             f"{number(one.values['change p50 ms'])} / {number(one.values['change p99 ms'])} ms",
         )
         for label in labels(results, "plan")
         if (one := results.find("plan", label, "ferrule")) is not None and one.status == "ok"
     ]
-    return table(("", "decode", "full plan", "one change, p50 / p99"), lines)
+    return table(("", "decode", "full plan", "the same for nf_tables", "one change, p50 / p99"), lines)
 
 
 def _engine(results: Results) -> str:

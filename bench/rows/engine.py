@@ -42,7 +42,7 @@ def cargo() -> Iterator[Row]:
 
 
 def plan(shape: Shape) -> dict[str, float]:
-    """Lists in, a full plan of every family out, as text; then one endpoint after the other."""
+    """Lists in, a full plan of every family out, as nf_tables takes it; then one endpoint after the other."""
     services, slices = shapes.objects(shape)
     pages = {"Service": json.dumps(services).encode(), "EndpointSlice": json.dumps(slices).encode()}
     by_name = {one["metadata"]["name"]: one for one in slices}
@@ -55,15 +55,18 @@ def plan(shape: Shape) -> dict[str, float]:
     if services_in.rejected + slices_in.rejected:
         raise WrongRules(f"objects were rejected: {engine.problems()[:3]}")
     engine.replace("Node", [json.dumps([tool.NODE]).encode()])
-    rules, size, planned = 0, 0, 0.0
+    rules, size, batches, planned, encoded = 0, 0, 0, 0.0, 0.0
     for family in FAMILIES:
         engine.observe(family, b"")
         begun = time.perf_counter()
-        full = engine.plan(family)
-        size += 0 if full is None else len(full.payload)  # the text is part of the work
+        full = engine.plan(family, netlink=True)
         planned += time.perf_counter() - begun
         if full is None:
             raise WrongRules(f"no plan for {family}")
+        size += full.payload_size
+        begun = time.perf_counter()
+        batches += sum(len(transaction.payload()) for transaction in full.take_transactions())
+        encoded += time.perf_counter() - begun
         rules += full.rules_written
         engine.commit(full)
     least = (3 if shape.endpoints else 0) * shape.total * (1 + shape.dual)
@@ -77,8 +80,8 @@ def plan(shape: Shape) -> dict[str, float]:
         frame = json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n"
         begun = time.perf_counter()
         engine.ingest("EndpointSlice", frame)
-        changed = engine.plan("ipv4")
-        size_now = 0 if changed is None else len(changed.payload)
+        changed = engine.plan("ipv4", netlink=True)
+        size_now = 0 if changed is None else sum(len(one.payload()) for one in changed.take_transactions())
         taken.append(time.perf_counter() - begun)
         if changed is None or not size_now or not changed.chains_written:
             raise WrongRules(f"change {turn} planned nothing")
@@ -89,6 +92,8 @@ def plan(shape: Shape) -> dict[str, float]:
         "plan ms": 1000 * planned,
         "rules": float(rules),
         "MB": size / 1e6,
+        "encode ms": 1000 * encoded,
+        "encoded MB": batches / 1e6,
         "change p50 ms": 1000 * percentile(taken, 50),
         "change p99 ms": 1000 * percentile(taken, 99),
     }

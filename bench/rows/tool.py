@@ -1,10 +1,12 @@
-"""The tool alone: the text that ferrule writes, fed to iptables-restore by hand, and the least that a change costs."""
+"""What ferrule writes, without ferrule: its text fed to iptables-restore by hand, or its transactions handed to
+nf_tables; and the least that a change costs."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -12,8 +14,8 @@ from functools import partial
 from bench import shapes, verify
 from bench.shapes import Shape
 from bench.stats import percentile
-from ferrule._engine import Engine, EngineOptions
-from ferrule.dataplane import nfacct
+from ferrule._engine import Engine, EngineOptions, Transaction
+from ferrule.dataplane import nfacct, nftables
 from ferrule.testing.netns import NetNs
 from ferrule.types import FAMILIES
 
@@ -87,6 +89,43 @@ def tool(shape: Shape, backend: str) -> dict[str, float]:
         smallest = one_service(parts[0][1])
         floor = [1000 * restore(netns, parts[0][0], smallest) for _ in range(9)]
     return values | {"floor p50 ms": percentile(floor, 50), "floor p99 ms": percentile(floor, 99)}
+
+
+def kernel(shape: Shape, backend: str) -> dict[str, float]:
+    """The same without a tool: what the kernel itself takes for the transactions, encoded beforehand."""
+    with NetNs("kernel") as netns:
+        engine = filled(shape, backend, counters_in(netns))
+        seconds = octets = 0.0
+        for family in FAMILIES:
+            plan = engine.plan(family, netlink=True)
+            if plan is None:
+                continue
+            transactions = list(plan.take_transactions())
+            octets += sum(len(transaction.payload()) for transaction in transactions)
+            seconds += transact(netns, transactions)
+            engine.commit(plan)
+        values = {"seconds": seconds, "MB": octets / 1e6} | verify.iptables(netns, backend, shape)
+        floor = []
+        for turn in range(9):
+            one = next(shapes.slices(shape, turn))
+            one |= {"endpoints": shapes.endpoint_list(shapes.replaced(shape, turn, turn + 1))}
+            engine.ingest("EndpointSlice", json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n")
+            plan = engine.plan("ipv4", netlink=True)
+            assert plan is not None
+            floor.append(1000 * transact(netns, list(plan.take_transactions())))
+            engine.commit(plan)
+    return values | {"floor p50 ms": percentile(floor, 50), "floor p99 ms": percentile(floor, 99)}
+
+
+def transact(netns: NetNs, transactions: list[Transaction]) -> float:
+    """Seconds."""
+
+    def write() -> float:
+        begun = time.monotonic()
+        nftables.write_in_thread(transactions, threading.Event())
+        return time.monotonic() - begun
+
+    return netns.call(write)
 
 
 def one_service(payload: bytes) -> bytes:

@@ -78,9 +78,12 @@ def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backen
         assert verdict["errors"] == []
 
 
-def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: str) -> None:
-    """Eleven hundred Services come and go around one that is in use: on nft in several transactions each time, and each
-    time dispatch turns from chains to trees or back."""
+@pytest.mark.parametrize(
+    ("backend", "writes"), [("nft", "netlink"), ("nft", "tool"), ("legacy", "tool")], ids=["netlink", "nft", "legacy"]
+)
+def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: str, writes: str) -> None:
+    """Eleven hundred Services come and go around one that is in use: with the nft tool in several transactions each
+    time, and each time dispatch turns from chains to trees or back."""
     why_not = small_transactions_only(backend)
     if why_not:
         pytest.skip(why_not)
@@ -88,6 +91,7 @@ def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: s
     config.write_text(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
         "clusterCIDR: 10.128.0.0/10\niptables: {minSyncPeriod: 0s}\n"
+        f"ferrule: {{nftWrites: {writes}}}\n"
     )
     many = []
     for n in range(1100):
@@ -107,7 +111,7 @@ def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: s
             else:
                 (folder / "many.json").unlink()
             line = daemon.wait_for('"Synced"', "ipv4", after=mark)
-            assert ("blocks=1 " in line) is (backend == "legacy")
+            assert ("blocks=1 " in line) is ((backend, writes) != ("nft", "tool"))
             rules = lab.node.netns.run(f"iptables-{backend}-save", "-t", "nat").stdout
             assert ("KUBE-SVC-DSP-" in rules) is present
             time.sleep(0.2)

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,7 +118,7 @@ class Trust:
         self.doubted = True
 
 
-def write_in_thread(transactions: Transactions, stop: threading.Event) -> None:
+def write_in_thread(transactions: Iterable[Transaction], stop: threading.Event) -> None:
     """Change the rules of the calling thread's network namespace, one transaction after the other, until the end or
     until `stop`. Raises `DataplaneError`: what came before the refused transaction stands."""
     try:

@@ -2,6 +2,7 @@
 
 mod conversations;
 mod rules;
+mod writes;
 
 use super::*;
 use crate::netlink::{nest, put};
