@@ -31,8 +31,10 @@ const COMPAT_FLAGS: u16 = 2;
 
 /// Where the flags stand in a message.
 const FLAGS: usize = 6;
-/// `res_id` of a batch's first and last message.
-const RESOURCE: usize = 18;
+
+/// What names a place in requests about chains, and in those about rules.
+const CHAIN: [u16; 2] = [CHAIN_TABLE, CHAIN_NAME];
+const RULE: [u16; 2] = [RULE_TABLE, RULE_CHAIN];
 
 /// A chain that the kernel itself leads packets to: name, hook, priority, type.
 type BaseChain = (&'static str, u32, i32, &'static str);
@@ -77,31 +79,22 @@ impl Batch {
         let out = Vec::with_capacity(capacity);
         let mut batch = Self { family, table, out, sequence: 0, latest: 0, based: false, scratch: Vec::new() };
         batch.border(BATCH_BEGIN);
-        batch.request(NEWTABLE, NLM_F_CREATE, |batch| {
-            put_text(TABLE_NAME, batch.table.name().as_bytes(), &mut batch.out);
-        });
+        batch.request(NEWTABLE, NLM_F_CREATE, |out| put_text(TABLE_NAME, table.name().as_bytes(), out));
         batch
     }
 
+    /// The first or the last message of a batch, which names the subsystem that all others are for.
     fn border(&mut self, kind: u16) {
         request(kind, 0, self.sequence, 0, &mut self.out, |_| {});
-        let start = self.out.len() - 20;
-        self.out[start + RESOURCE..].copy_from_slice(&(NFNL_SUBSYS_NFTABLES >> 8).to_be_bytes());
+        let end = self.out.len();
+        self.out[end - 2..].copy_from_slice(&(NFNL_SUBSYS_NFTABLES >> 8).to_be_bytes());
         self.sequence += 1;
     }
 
-    fn request(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Self)) {
+    fn request(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
         self.latest = self.out.len();
-        request(kind, flags, self.sequence, number(self.family), &mut self.out, |_| {});
+        request(kind, flags, self.sequence, number(self.family), &mut self.out, fill);
         self.sequence += 1;
-        fill(self);
-        let length = u32::try_from(self.out.len() - self.latest).unwrap_or(u32::MAX);
-        self.out[self.latest..self.latest + 4].copy_from_slice(&length.to_ne_bytes());
-    }
-
-    fn put_place(&mut self, [table, chain]: [u16; 2], name: &[u8]) {
-        put_text(table, self.table.name().as_bytes(), &mut self.out);
-        put_text(chain, name, &mut self.out);
     }
 
     /// Make the table's base chains, or leave them as they are, policies included.
@@ -109,40 +102,44 @@ impl Batch {
         if std::mem::replace(&mut self.based, true) {
             return;
         }
-        for &(name, hook, priority, kind) in base_chains(self.table) {
-            self.request(NEWCHAIN, NLM_F_CREATE, |batch| {
-                batch.put_place([CHAIN_TABLE, CHAIN_NAME], name.as_bytes());
-                nest(CHAIN_HOOK, &mut batch.out, |out| {
+        let table = self.table;
+        for &(name, hook, priority, kind) in base_chains(table) {
+            self.request(NEWCHAIN, NLM_F_CREATE, |out| {
+                put_place(CHAIN, table, name.as_bytes(), out);
+                nest(CHAIN_HOOK, out, |out| {
                     put(HOOK_NUMBER, &hook.to_be_bytes(), out);
                     put(HOOK_PRIORITY, &priority.to_be_bytes(), out);
                 });
-                put_text(CHAIN_TYPE, kind.as_bytes(), &mut batch.out);
+                put_text(CHAIN_TYPE, kind.as_bytes(), out);
             });
         }
     }
 
     /// Make a chain, or empty it.
     pub(super) fn declare(&mut self, name: &[u8]) {
-        self.request(NEWCHAIN, NLM_F_CREATE, |batch| batch.put_place([CHAIN_TABLE, CHAIN_NAME], name));
-        self.request(DELRULE, 0, |batch| batch.put_place([RULE_TABLE, RULE_CHAIN], name));
+        let table = self.table;
+        self.request(NEWCHAIN, NLM_F_CREATE, |out| put_place(CHAIN, table, name, out));
+        self.request(DELRULE, 0, |out| put_place(RULE, table, name, out));
     }
 
     /// A rule, behind those that are there or before them.
     pub(super) fn rule(&mut self, chain: &[u8], rule: &Rule, behind: bool) {
         let flags = if behind { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
-        self.request(NEWRULE, flags, |batch| {
-            batch.put_place([RULE_TABLE, RULE_CHAIN], chain);
-            let Self { family, out, scratch, .. } = batch;
-            nest(RULE_EXPRESSIONS, out, |out| put_expressions(*family, rule, scratch, out));
+        let (family, table, mut scratch) = (self.family, self.table, std::mem::take(&mut self.scratch));
+        self.request(NEWRULE, flags, |out| {
+            put_place(RULE, table, chain, out);
+            nest(RULE_EXPRESSIONS, out, |out| put_expressions(family, rule, &mut scratch, out));
             if let Some(protocol) = rule.protocol {
                 put_compat(protocol, out);
             }
         });
+        self.scratch = scratch;
     }
 
     /// Delete an empty chain.
     pub(super) fn delete(&mut self, name: &[u8]) {
-        self.request(DELCHAIN, 0, |batch| batch.put_place([CHAIN_TABLE, CHAIN_NAME], name));
+        let table = self.table;
+        self.request(DELCHAIN, 0, |out| put_place(CHAIN, table, name, out));
     }
 
     /// The bytes, and the sequence number whose acknowledgement says that all of it took effect.
@@ -154,6 +151,12 @@ impl Batch {
         self.border(BATCH_END);
         (self.out, last)
     }
+}
+
+/// A table and a chain in it.
+fn put_place([table_kind, chain_kind]: [u16; 2], table: Table, chain: &[u8], out: &mut Vec<u8>) {
+    put_text(table_kind, table.name().as_bytes(), out);
+    put_text(chain_kind, chain, out);
 }
 
 /// For which protocol the rule's extensions are checked.

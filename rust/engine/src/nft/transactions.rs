@@ -60,42 +60,27 @@ impl Transactions {
     }
 
     fn encode(&mut self) -> Result<Option<Transaction>, NotEncodable> {
-        let mut batch = None;
-        let mut name = Vec::new();
-        for command in self.text.commands(self.step) {
+        let mut commands = self.text.commands(self.step);
+        let Some(Command::Begin(table)) = commands.next() else { return Ok(None) };
+        let mut batch = Batch::new(self.family, table, BATCH_CAPACITY);
+        self.step += 1;
+        for command in commands {
             self.step += 1;
-            let open = match (command, &mut batch) {
-                (Command::Begin(table), _) => {
-                    batch = Some((table, Batch::new(self.family, table, BATCH_CAPACITY)));
-                    continue;
-                }
-                (_, Some(open)) => open,
-                (_, None) => continue,
-            };
-            let (table, requests) = open;
-            let mut named = |id: ChainId| {
-                name.clear();
-                id.write_name(&mut name);
-                name.clone()
-            };
             match command {
-                Command::Begin(_) => {}
                 Command::Declare(id) => {
                     if is_canary(id) {
-                        requests.base();
+                        batch.base();
                     }
-                    requests.declare(&named(id));
+                    batch.declare(id.name().as_bytes());
                 }
-                Command::DeclareFirewall => requests.declare(FIREWALL.as_bytes()),
-                Command::Lines(lines) => encode_lines(self.family, *table, lines, requests)?,
-                Command::Delete(id) => requests.delete(&named(id)),
-                Command::Commit => break,
+                Command::DeclareFirewall => batch.declare(FIREWALL.as_bytes()),
+                Command::Lines(lines) => encode_lines(self.family, table, lines, &mut batch)?,
+                Command::Delete(id) => batch.delete(id.name().as_bytes()),
+                Command::Begin(_) | Command::Commit => break,
             }
         }
-        Ok(batch.map(|(_, batch)| {
-            let (bytes, last) = batch.finish();
-            Transaction { bytes, last }
-        }))
+        let (bytes, last) = batch.finish();
+        Ok(Some(Transaction { bytes, last }))
     }
 }
 
@@ -107,7 +92,7 @@ const fn is_canary(id: ChainId) -> bool {
     matches!(id, ChainId::Fixed(FixedChain::NatCanary | FixedChain::FilterCanary | FixedChain::MangleCanary))
 }
 
-fn encode_lines(family: Family, table: Table, lines: &[u8], requests: &mut Batch) -> Result<(), NotEncodable> {
+fn encode_lines(family: Family, table: Table, lines: &[u8], batch: &mut Batch) -> Result<(), NotEncodable> {
     for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
         let wrong = || NotEncodable(String::from_utf8_lossy(line).into_owned());
         let text = std::str::from_utf8(line).map_err(|_| wrong())?;
@@ -119,10 +104,10 @@ fn encode_lines(family: Family, table: Table, lines: &[u8], requests: &mut Batch
         let end = rest.find(' ').unwrap_or(rest.len());
         let (chain, rule) = rest.split_at(end);
         if !behind {
-            requests.base();
+            batch.base();
         }
         let rule = parse(family, table, rule).ok_or_else(wrong)?;
-        requests.rule(chain.as_bytes(), &rule, behind);
+        batch.rule(chain.as_bytes(), &rule, behind);
     }
     Ok(())
 }
