@@ -197,6 +197,39 @@ def test_one_refusal_is_forgotten_once_netlink_works_again(
     assert trust == Trust()
 
 
+def test_of_thousands_of_refusals_the_first_is_told(kernels: tuple[Kernel, Kernel]) -> None:
+    why_not = small_transactions_only("nft")
+    if why_not:
+        pytest.skip(why_not)
+    ours, _ = kernels
+    numbers = range(1500)
+    ips = [f"10.96.{n >> 8}.{n & 255}" for n in numbers]
+    services = [
+        service(f"s{n}", clusterIP=ip, clusterIPs=[ip], ipFamilies=["IPv4"]) for n, ip in zip(numbers, ips, strict=True)
+    ]
+    pods = [[f"10.{n >> 8}.{n & 255}.{i}" for i in (1, 2, 3)] for n in numbers]
+
+    def slices(count: int) -> list[dict[str, Any]]:
+        return [endpoint_slice([endpoint(ip) for ip in pods[n][:count]], of=f"s{n}") for n in numbers]
+
+    engine = engine_of(services, slices(2), [])
+    plan = engine.plan("ipv4", netlink=True)
+    assert plan is not None
+    ours.write(plan)
+    engine.commit(plan)
+    # Behind our back everything goes; what is written now jumps to chains that were there.
+    ours.netns.run("nft", "flush", "ruleset")
+    engine.replace("EndpointSlice", [orjson.dumps(slices(3))])
+    plan = engine.plan("ipv4", netlink=True)
+    assert plan is not None
+    with pytest.raises(DataplaneError) as caught:
+        ours.write(plan)
+    assert "No such file or directory" in str(caught.value)
+    (told,) = caught.value.offending
+    assert told.startswith("> nat: -A KUBE-SEP-")
+    assert told.endswith(" -j KUBE-MARK-MASQ")
+
+
 def refuse(*_: object) -> None:
     raise DataplaneError(FailureKind.KERNEL, nftables.COMMAND, stderr="Invalid argument")
 

@@ -15,7 +15,7 @@ from ferrule.dataplane.process import Completed, Runner
 from ferrule.errors import DataplaneError
 from ferrule.types import FAMILIES, Backend, Family
 
-HINTS = (b":KUBE-IPTABLES-HINT ", b":KUBE-KUBELET-CANARY ")
+HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 OUR_CHAIN = "KUBE-SERVICES"
 
 
@@ -57,11 +57,12 @@ async def _run(runner: Runner, backend: Backend, verb: str, *arguments: str) -> 
 
 
 async def _hinted(runner: Runner, backend: Backend) -> bool:
-    # nft keeps the hint in mangle, and reading one table stays cheap where nat is huge. For legacy, naming a table
-    # would create it, so the save goes without: it lists the tables that exist.
-    arguments = ("-t", "mangle") if backend is Backend.NFT else ()
-    saved = await _run(runner, backend, "save", *arguments)
-    return any(hint in done.stdout for done in saved for hint in HINTS)
+    # nft keeps the hint in mangle. One chain is asked for: the save reads all tables, whichever it is to print. For
+    # legacy, naming a table would create it, so there it is the save: it lists the tables that exist.
+    if backend is Backend.NFT:
+        return any([await _run(runner, backend, "", "-t", "mangle", "-S", hint) for hint in HINTS])
+    saved = await _run(runner, backend, "save")
+    return any(f":{hint} ".encode() in done.stdout for done in saved for hint in HINTS)
 
 
 async def _holds_rules(runner: Runner, backend: Backend) -> bool:

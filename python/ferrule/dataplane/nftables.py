@@ -147,7 +147,7 @@ def _transact(channel: socket.socket, transaction: Transaction) -> None:
         channel.send(payload)
     while True:
         # The kernel tells of every request that it refuses; the first is the one to know.
-        for sequence, code in acknowledgements(channel.recv(RECEIVE_BYTES)):
+        for sequence, code in acknowledgements(_receive(channel)):
             if code:
                 told = transaction.describe(sequence)
                 raise DataplaneError(
@@ -155,6 +155,16 @@ def _transact(channel: socket.socket, transaction: Transaction) -> None:
                 )
             if sequence == transaction.last:
                 return
+
+
+def _receive(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(RECEIVE_BYTES)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:
+            raise
+    # More refusals than the socket holds. Those that came first are there.
+    return channel.recv(RECEIVE_BYTES)
 
 
 def _kind(code: int | None) -> FailureKind:
