@@ -25,7 +25,9 @@ from bench.shapes import Request, Shape
 from bench.verify import WrongRules
 
 MIB = 1 << 20
-FILL_SECONDS = 900.0
+FILL_SECONDS = 600.0
+FILL_SECONDS_A_THOUSAND = 80.0
+"""Services: 10,000 take two minutes, and each takes longer the more there are. 30,000 do not fit into fifteen."""
 CLUSTER_CIDR = "10.128.0.0/9"
 """One family, and wide enough for the Pods of every shape."""
 
@@ -61,14 +63,15 @@ class Ground:
             self.cluster.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": shape.namespace}})
             before = None
         self.shape = None  # until all of it is there
-        seconds = self.send(shapes.create(shape, before.services if before else 0))
+        patience = FILL_SECONDS + FILL_SECONDS_A_THOUSAND * shape.services / 1000
+        seconds = self.send(shapes.create(shape, before.services if before else 0), patience)
         self.shape = shape
         return seconds
 
-    def send(self, requests: Iterable[Request]) -> float:
+    def send(self, requests: Iterable[Request], patience: float = FILL_SECONDS) -> float:
         """All of them, as fast as the server takes them; seconds."""
         done = self.cluster.host.netns.run(
-            sys.executable, "-m", "bench.load", stdin=self._lines(requests, None), timeout=FILL_SECONDS
+            sys.executable, "-m", "bench.load", stdin=self._lines(requests, None), timeout=patience
         )
         return float(done.stdout)
 
