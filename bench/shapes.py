@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -202,6 +203,12 @@ def patch(shape: Shape, number: int, addresses: list[str], part: int = 0) -> Req
     """Replace the endpoints of one IPv4 slice."""
     path = f"{slices_path(shape)}/{slice_name(number, part)}"
     return ["PATCH", path, {"endpoints": endpoint_list(addresses)}, MERGE]
+
+
+def moved(shape: Shape, one: dict[str, Any], number: int, generation: int) -> bytes:
+    """A watch's frame: `one`, the first slice of the n-th Service, with what `replaced` says."""
+    one = one | {"endpoints": endpoint_list(replaced(shape, number, generation))}
+    return json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n"
 
 
 def replaced(shape: Shape, number: int, generation: int) -> list[str]:

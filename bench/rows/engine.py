@@ -75,9 +75,7 @@ def plan(shape: Shape) -> dict[str, float]:
     taken = []
     for turn in range(CHANGES):
         number = turn * 7919 % shape.services
-        one = by_name[shapes.slice_name(number)]
-        one = one | {"endpoints": shapes.endpoint_list(shapes.replaced(shape, number, turn + 1))}
-        frame = json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n"
+        frame = shapes.moved(shape, by_name[shapes.slice_name(number)], number, turn + 1)
         begun = time.perf_counter()
         engine.ingest("EndpointSlice", frame)
         changed = engine.plan("ipv4", netlink=True)

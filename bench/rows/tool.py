@@ -107,9 +107,7 @@ def kernel(shape: Shape, backend: str) -> dict[str, float]:
         values = {"seconds": seconds, "MB": octets / 1e6} | verify.iptables(netns, backend, shape)
         floor = []
         for turn in range(9):
-            one = next(shapes.slices(shape, turn))
-            one |= {"endpoints": shapes.endpoint_list(shapes.replaced(shape, turn, turn + 1))}
-            engine.ingest("EndpointSlice", json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n")
+            engine.ingest("EndpointSlice", shapes.moved(shape, next(shapes.slices(shape, turn)), turn, turn + 1))
             plan = engine.plan("ipv4", netlink=True)
             assert plan is not None
             floor.append(1000 * transact(netns, list(plan.take_transactions())))

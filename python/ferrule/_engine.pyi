@@ -121,7 +121,7 @@ class Transaction:
 
 @final
 class Transactions:
-    """A plan as netlink requests, made one transaction at a time. The rest is freed with the last one.
+    """A plan as netlink requests, made one transaction at a time. The text is freed once there are no more.
 
     Raises `NotUnderstood` for a line of which no request can be made: a fault of ours."""
 

@@ -94,6 +94,12 @@ def engine_of(services: list[dict[str, Any]], slices: list[dict[str, Any]], save
     return engine
 
 
+def nth_service(n: int) -> dict[str, Any]:
+    """`s0`, `s1`, …"""
+    ip = f"10.96.{n >> 8}.{n & 255}"
+    return service(f"s{n}", clusterIP=ip, clusterIPs=[ip], ipFamilies=["IPv4"])
+
+
 def planned(kernel: Kernel) -> tuple[Engine, Plan]:
     """What a Service of three Pods asks of a kernel."""
     pods = [endpoint(f"10.128.1.{n}") for n in (10, 11, 12)]
@@ -203,10 +209,7 @@ def test_of_thousands_of_refusals_the_first_is_told(kernels: tuple[Kernel, Kerne
         pytest.skip(why_not)
     ours, _ = kernels
     numbers = range(1500)
-    ips = [f"10.96.{n >> 8}.{n & 255}" for n in numbers]
-    services = [
-        service(f"s{n}", clusterIP=ip, clusterIPs=[ip], ipFamilies=["IPv4"]) for n, ip in zip(numbers, ips, strict=True)
-    ]
+    services = [nth_service(n) for n in numbers]
     pods = [[f"10.{n >> 8}.{n & 255}.{i}" for i in (1, 2, 3)] for n in numbers]
 
     def slices(count: int) -> list[dict[str, Any]]:
@@ -241,10 +244,7 @@ def test_a_transaction_larger_than_a_socket_holds(kernels: tuple[Kernel, Kernel]
     ours, tools = kernels
     numbers = range(700)
     slices = [endpoint_slice([endpoint(f"10.{n >> 8}.{n & 255}.{i}") for i in (1, 2)], of=f"s{n}") for n in numbers]
-    ips = [f"10.96.{n >> 8}.{n & 255}" for n in numbers]
-    services = [
-        service(f"s{n}", clusterIP=ip, clusterIPs=[ip], ipFamilies=["IPv4"]) for n, ip in zip(numbers, ips, strict=True)
-    ]
+    services = [nth_service(n) for n in numbers]
     plan = engine_of(services, slices, []).plan("ipv4", netlink=True)
     assert plan is not None
     assert plan.blocks == 3, "one a table"

@@ -60,7 +60,10 @@ async def _hinted(runner: Runner, backend: Backend) -> bool:
     # nft keeps the hint in mangle. One chain is asked for: the save reads all tables, whichever it is to print. For
     # legacy, naming a table would create it, so there it is the save: it lists the tables that exist.
     if backend is Backend.NFT:
-        return any([await _run(runner, backend, "", "-t", "mangle", "-S", hint) for hint in HINTS])
+        for hint in HINTS:
+            if await _run(runner, backend, "", "-t", "mangle", "-S", hint):
+                return True
+        return False
     saved = await _run(runner, backend, "save")
     return any(f":{hint} ".encode() in done.stdout for done in saved for hint in HINTS)
 

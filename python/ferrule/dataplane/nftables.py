@@ -12,9 +12,9 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ferrule._engine import NotUnderstood, RulesChanged
 from ferrule.dataplane.netlink import acknowledgements, open_channel
@@ -22,6 +22,8 @@ from ferrule.errors import DataplaneError, FailureKind
 
 if TYPE_CHECKING:
     from ferrule._engine import RuleReader, Transaction, Transactions
+
+T = TypeVar("T")
 
 NETLINK_NETFILTER = 12
 
@@ -81,11 +83,7 @@ def _converse(reader: RuleReader, stop: threading.Event) -> None:
 
 async def read(reader: RuleReader) -> None:
     """`read_in_thread` in a worker thread, which ends soon after a cancellation."""
-    stop = threading.Event()
-    try:
-        await asyncio.to_thread(read_in_thread, reader, stop)
-    finally:
-        stop.set()
+    await _until_cancelled(read_in_thread, reader)
 
 
 @dataclass(slots=True)
@@ -173,8 +171,12 @@ def _kind(code: int | None) -> FailureKind:
 
 async def write(transactions: Transactions) -> None:
     """`write_in_thread` in a worker thread, which ends after the running transaction when cancelled."""
+    await _until_cancelled(write_in_thread, transactions)
+
+
+async def _until_cancelled(work: Callable[[T, threading.Event], None], subject: T) -> None:
     stop = threading.Event()
     try:
-        await asyncio.to_thread(write_in_thread, transactions, stop)
+        await asyncio.to_thread(work, subject, stop)
     finally:
         stop.set()

@@ -18,6 +18,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All three.
+    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// As IP headers have it.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// Lower case, as iptables and chain hashes want it.
     #[must_use]
     pub const fn name(self) -> &'static str {

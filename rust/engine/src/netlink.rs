@@ -74,10 +74,20 @@ pub(crate) fn request(
 
 /// Append one attribute, padded.
 pub(crate) fn put(kind: u16, value: &[u8], out: &mut Vec<u8>) {
-    let length = u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX);
+    put_parts(kind, [value, &[]], out);
+}
+
+/// The same of a text, which gets a NUL at its end.
+pub(crate) fn put_text(kind: u16, text: &[u8], out: &mut Vec<u8>) {
+    put_parts(kind, [text, b"\0"], out);
+}
+
+fn put_parts(kind: u16, [value, end]: [&[u8]; 2], out: &mut Vec<u8>) {
+    let length = u16::try_from(ATTRIBUTE + value.len() + end.len()).unwrap_or(u16::MAX);
     out.extend(length.to_ne_bytes());
     out.extend(kind.to_ne_bytes());
     out.extend(value);
+    out.extend(end);
     out.resize(aligned(out.len()), 0);
 }
 

@@ -115,10 +115,7 @@ pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing
         let targets = jumping.map(|c| c.count).sum();
         let over = [(names, limits.small), (targets, limits.small_targets)].into_iter().find(|(n, limit)| n > limit);
         if let (WriteStrategy::OrderedBlocks | WriteStrategy::Netlink, Some((names, limit))) = (strategy, over) {
-            text.strategy = match strategy {
-                WriteStrategy::Netlink => Strategy::OrderedTransactions { table, names, limit },
-                _ => Strategy::Ordered { table, names, limit },
-            };
+            text.strategy = Strategy::Ordered { table, names, limit, netlink: strategy == WriteStrategy::Netlink };
             ordered_blocks(table, part, limits, &mut text);
         } else {
             one_block(table, part, strategy, &mut text);

@@ -257,7 +257,7 @@ impl Parser<'_> {
 }
 
 fn protocol(text: &str) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.name() == text)
+    Protocol::ALL.into_iter().find(|p| p.name() == text)
 }
 
 /// `N`, or a branch.

@@ -78,15 +78,8 @@ pub enum Strategy {
         names: usize,
         /// With more than this, it is cut.
         limit: usize,
-    },
-    /// Several transactions in a table, so that nobody else waits long to change rules.
-    OrderedTransactions {
-        /// Where.
-        table: Table,
-        /// Chains written, deleted, or jumped to from elsewhere.
-        names: usize,
-        /// With more than this, it is cut.
-        limit: usize,
+        /// For the kernel alone, where only others' waiting is the reason.
+        netlink: bool,
     },
 }
 
@@ -95,15 +88,10 @@ impl fmt::Display for Strategy {
         match self {
             Self::Small => f.write_str("one block a table: the write is small"),
             Self::WholeTable => f.write_str("one block a table: legacy swaps the whole table at every COMMIT"),
-            Self::Ordered { table, names, limit } => {
-                write!(f, "ordered blocks: {} names {names} chains; above {limit}, nft is quadratic", table.name())
-            }
-            Self::OrderedTransactions { table, names, limit } => {
-                write!(
-                    f,
-                    "ordered transactions: {} names {names} chains; above {limit}, others wait too long",
-                    table.name()
-                )
+            Self::Ordered { table, names, limit, netlink } => {
+                let (what, why) =
+                    if *netlink { ("transactions", "others wait too long") } else { ("blocks", "nft is quadratic") };
+                write!(f, "ordered {what}: {} names {names} chains; above {limit}, {why}", table.name())
             }
         }
     }

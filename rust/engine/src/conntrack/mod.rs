@@ -22,10 +22,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hashbrown::{HashMap, HashSet};
 
 use crate::address::Family;
+use crate::names::Protocol;
 use crate::ruleset::{NodeFacts, NodePortsOn};
 use netlink::{Flow, Message, delete_request, messages};
 
-const UDP: u8 = 17;
+const UDP: u8 = Protocol::Udp.number();
 
 /// Where a UDP service port's flows may be answered from.
 #[derive(Debug, Default)]

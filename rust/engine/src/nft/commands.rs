@@ -5,10 +5,9 @@ use super::messages::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, NEWCHAIN, NEWRULE, NFNL_SUBSYS_NFTABLES, RULE_CHAIN, RULE_COMPAT,
     RULE_EXPRESSIONS, RULE_TABLE, number,
 };
-use super::structures::put_text;
 use crate::address::Family;
 use crate::names::{Protocol, Table};
-use crate::netlink::{NLM_F_ACK, nest, put, request};
+use crate::netlink::{NLM_F_ACK, nest, put, put_text, request};
 use crate::rule::Rule;
 
 const BATCH_BEGIN: u16 = 0x10;
@@ -162,7 +161,7 @@ fn put_place([table_kind, chain_kind]: [u16; 2], table: Table, chain: &[u8], out
 /// For which protocol the rule's extensions are checked.
 fn put_compat(protocol: Protocol, out: &mut Vec<u8>) {
     nest(RULE_COMPAT, out, |out| {
-        put(COMPAT_PROTOCOL, &u32::from(super::encode::number(protocol)).to_be_bytes(), out);
+        put(COMPAT_PROTOCOL, &u32::from(protocol.number()).to_be_bytes(), out);
         put(COMPAT_FLAGS, &0u32.to_be_bytes(), out);
     });
 }

@@ -7,12 +7,11 @@
 use std::net::IpAddr;
 
 use super::expressions::{CMP_EQ, CMP_NEQ, META_IIFNAME, META_L4PROTO, NETWORK_HEADER};
-use super::structures::{put_match, put_target, put_text};
+use super::structures::{put_match, put_target};
 use super::verdicts::{LIST_ELEMENT, NF_ACCEPT, NF_DROP, NFT_JUMP, NFT_RETURN, REGISTER_VERDICT};
 use crate::address::{Family, Net};
 use crate::hooks::FIREWALL;
-use crate::names::Protocol;
-use crate::netlink::{nest, put};
+use crate::netlink::{nest, put, put_text};
 use crate::rule::{Interface, Negatable, Rule, Target};
 
 const EXPRESSION_NAME: u16 = 1;
@@ -67,7 +66,7 @@ pub(super) fn put_expressions(family: Family, rule: &Rule, chain: &mut Vec<u8>, 
     }
     if let Some(protocol) = rule.protocol {
         meta(META_L4PROTO, out);
-        compare(false, &[number(protocol)], out);
+        compare(false, &[protocol.number()], out);
     }
     for m in &rule.matches {
         expression("match", out, |out| put_match(m, out));
@@ -85,15 +84,6 @@ pub(super) fn put_expressions(family: Family, rule: &Rule, chain: &mut Vec<u8>, 
         Some(Target::Drop) => verdict(NF_DROP, None, out),
         Some(Target::Return) => verdict(NFT_RETURN, None, out),
         Some(target) => expression("target", out, |out| put_target(family, target, out)),
-    }
-}
-
-/// As in an IP header.
-pub(super) const fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
     }
 }
 

@@ -241,7 +241,10 @@ impl<'a> Decoder<'a> {
             }
             Field::Protocol => {
                 let &[number] = value else { return None };
-                let protocol = protocol(number).filter(|_| !negated && loaded.mask.is_none())?;
+                let protocol = Protocol::ALL
+                    .into_iter()
+                    .find(|p| p.number() == number)
+                    .filter(|_| !negated && loaded.mask.is_none())?;
                 self.rule.protocol.replace(protocol).is_none()
             }
             Field::DestinationPort | Field::Mark => return None,
@@ -254,15 +257,6 @@ impl<'a> Decoder<'a> {
 fn value(data: Option<&[u8]>) -> Option<&[u8]> {
     let [None, value] = fields::<2>(data?)? else { return None };
     value
-}
-
-const fn protocol(number: u8) -> Option<Protocol> {
-    match number {
-        6 => Some(Protocol::Tcp),
-        17 => Some(Protocol::Udp),
-        132 => Some(Protocol::Sctp),
-        _ => None,
-    }
 }
 
 /// A network, of which only the leading bytes may have been loaded.

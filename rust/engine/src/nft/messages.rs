@@ -6,7 +6,7 @@
 use crate::address::Family;
 use crate::netlink::{
     AF_INET, AF_INET6, ATTRIBUTE, HEADER, Header, NFGENMSG, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR,
-    TYPE_MASK, aligned, errno, message, put, request,
+    TYPE_MASK, aligned, errno, message, put_text, request,
 };
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
@@ -210,8 +210,8 @@ pub(super) fn ask_chains(family: Family, sequence: u32) -> Vec<u8> {
 pub(super) fn ask_rules(family: Family, table: &str, chain: &[u8], sequence: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     request(GETRULE, NLM_F_DUMP, sequence, number(family), &mut out, |out| {
-        put(RULE_TABLE, &[table.as_bytes(), b"\0"].concat(), out);
-        put(RULE_CHAIN, &[chain, b"\0"].concat(), out);
+        put_text(RULE_TABLE, table.as_bytes(), out);
+        put_text(RULE_CHAIN, chain, out);
     });
     out
 }

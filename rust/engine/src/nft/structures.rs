@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::address::Family;
 use crate::names::Protocol;
-use crate::netlink::{ATTRIBUTE, aligned, put};
+use crate::netlink::{put, put_text};
 use crate::rule::{CtState, Match, Side, Target};
 
 const EXTENSION_NAME: u16 = 1;
@@ -52,16 +52,6 @@ fn extension(name: &str, revision: u32, info: &[u8], out: &mut Vec<u8>) {
     put_text(EXTENSION_NAME, name.as_bytes(), out);
     put(EXTENSION_REVISION, &revision.to_be_bytes(), out);
     put(EXTENSION_INFO, info, out);
-}
-
-/// A text with a NUL at its end.
-pub(super) fn put_text(kind: u16, text: &[u8], out: &mut Vec<u8>) {
-    let length = u16::try_from(ATTRIBUTE + text.len() + 1).unwrap_or(u16::MAX);
-    out.extend(length.to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend(text);
-    out.push(0);
-    out.resize(aligned(out.len()), 0);
 }
 
 /// The data of a "match" expression.

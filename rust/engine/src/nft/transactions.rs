@@ -44,7 +44,7 @@ impl fmt::Display for NotEncodable {
 
 impl std::error::Error for NotEncodable {}
 
-/// See the module. Frees the text with the last transaction.
+/// See the module. Frees the text once there are no more.
 #[derive(Debug)]
 pub struct Transactions {
     family: Family,
