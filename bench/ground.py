@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.harness.cluster import LOCALHOST, PORT, Cluster
+from tests.e2e.harness.cluster import ETCD_PORT, LOCALHOST, PORT, Cluster
 from tests.e2e.harness.fabric import Fabric
 from tests.e2e.harness.subject import Proxy, Subject, proxy_config
 from tests.e2e.harness.world import World
@@ -26,8 +26,6 @@ from bench.verify import WrongRules
 
 MIB = 1 << 20
 FILL_SECONDS = 600.0
-FILL_SECONDS_A_THOUSAND = 80.0
-"""Services: 10,000 take two minutes, and each takes longer the more there are. 30,000 do not fit into fifteen."""
 CLUSTER_CIDR = "10.128.0.0/9"
 """One family, and wide enough for the Pods of every shape."""
 
@@ -63,17 +61,21 @@ class Ground:
             self.cluster.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": shape.namespace}})
             before = None
         self.shape = None  # until all of it is there
-        patience = FILL_SECONDS + FILL_SECONDS_A_THOUSAND * shape.services / 1000
-        seconds = self.send(shapes.create(shape, before.services if before else 0), patience)
+        seconds = self._store(shapes.members(shape, before.services if before else 0))
         self.shape = shape
         return seconds
 
-    def send(self, requests: Iterable[Request], patience: float = FILL_SECONDS) -> float:
+    def _store(self, objects: Iterable[dict[str, Any]]) -> float:
+        etcd = f"http://{LOCALHOST}:{ETCD_PORT}"
+        return self._run("bench.store", [[*self._access(), etcd], *objects])
+
+    def send(self, requests: Iterable[Request]) -> float:
         """All of them, as fast as the server takes them; seconds."""
-        done = self.cluster.host.netns.run(
-            sys.executable, "-m", "bench.load", stdin=self._lines(requests, None), timeout=patience
-        )
-        return float(done.stdout)
+        return self._run("bench.load", [[*self._access(), None], *requests])
+
+    def _run(self, module: str, lines: Iterable[object]) -> float:
+        argv = (sys.executable, "-m", module)
+        return float(self.cluster.host.netns.run(*argv, stdin=_text(lines), timeout=FILL_SECONDS).stdout)
 
     @contextmanager
     def sending(self, requests: Iterable[Request], rate: float) -> Iterator[subprocess.Popen[str]]:
@@ -86,17 +88,20 @@ class Ground:
         )
         assert child.stdin is not None
         try:
-            child.stdin.write(self._lines(requests, rate))
+            child.stdin.write(_text([[*self._access(), rate], *requests]))
             child.stdin.close()
             yield child
         finally:
             child.kill()
             child.wait()
 
-    def _lines(self, requests: Iterable[Request], rate: float | None) -> str:
+    def _access(self) -> list[str]:
         admin = self.cluster.admin_cert
-        access = [f"https://{LOCALHOST}:{PORT}", str(self.cluster.ca), str(admin.cert), str(admin.key), rate]
-        return "\n".join(json.dumps(line) for line in (access, *requests)) + "\n"
+        return [f"https://{LOCALHOST}:{PORT}", str(self.cluster.ca), str(admin.cert), str(admin.key)]
+
+
+def _text(lines: Iterable[object]) -> str:
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
 class Setting:

@@ -11,7 +11,8 @@ import json
 import ssl
 import sys
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -19,32 +20,57 @@ PARALLEL = 32
 BEHIND = 5.0
 """Seconds. A steady rate that the server does not keep is no steady rate."""
 
+JSON = "application/json"
+T = TypeVar("T")
+
+
+def session(ca: str, certificate: str, key: str) -> aiohttp.ClientSession:
+    """Of as many connections as `each` has in hand."""
+    context = ssl.create_default_context(cafile=ca)
+    context.load_cert_chain(certificate, key)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=PARALLEL))
+
+
+async def call(http: aiohttp.ClientSession, method: str, url: str, body: object, content: str) -> bytes:
+    """What was answered; raises if it was a refusal."""
+    data = None if body is None else json.dumps(body)
+    async with http.request(method, url, data=data, headers={"Content-Type": content}) as answer:
+        said = await answer.read()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {url}: {answer.status} {said[:500]!r}")
+        return said
+
+
+async def each(things: Iterable[T], work: Callable[[T], Awaitable[object]], parallel: int = PARALLEL) -> None:
+    """In order of their starts, so many in hand; raises with the first that does."""
+    queue = iter(things)
+
+    async def worker() -> None:
+        for thing in queue:
+            await work(thing)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(parallel):
+            group.create_task(worker())
+
 
 async def send_all(
     server: str, ca: str, certificate: str, key: str, rate: float | None, requests: list[list[Any]]
 ) -> float:
-    """Every request once, in order of their starts; raises on the first that is refused. The seconds it took."""
-    context = ssl.create_default_context(cafile=ca)
-    context.load_cert_chain(certificate, key)
-    queue = iter(enumerate(requests))
+    """Every request once; raises on the first that is refused. The seconds it took."""
     begun = time.monotonic()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=PARALLEL)) as session:
+    async with session(ca, certificate, key) as http:
 
-        async def worker() -> None:
-            for number, (method, path, body, content) in queue:
-                if rate is not None:
-                    early = begun + number / rate - time.monotonic()
-                    if early < -BEHIND:
-                        raise RuntimeError(f"the API server does not keep {rate:.1f} requests a second")
-                    await asyncio.sleep(max(0.0, early))
-                headers = {"Content-Type": content}
-                data = None if body is None else json.dumps(body)
-                async with session.request(method, server + path, data=data, headers=headers) as answer:
-                    said = await answer.read()
-                    if answer.status >= 400:
-                        raise RuntimeError(f"{method} {path}: {answer.status} {said[:500]!r}")
+        async def send(numbered: tuple[int, list[Any]]) -> None:
+            number, (method, path, body, content) = numbered
+            if rate is not None:
+                early = begun + number / rate - time.monotonic()
+                if early < -BEHIND:
+                    raise RuntimeError(f"the API server does not keep {rate:.1f} requests a second")
+                await asyncio.sleep(max(0.0, early))
+            await call(http, method, server + path, body, content)
 
-        await asyncio.gather(*(worker() for _ in range(PARALLEL if rate is None else 4)))
+        await each(enumerate(requests), send, PARALLEL if rate is None else 4)
     return time.monotonic() - begun
 
 

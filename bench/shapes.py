@@ -19,7 +19,7 @@ from typing import Any
 Request = list[Any]
 """Method, path, body, content type: a line for `bench.load`."""
 
-JSON, MERGE = "application/json", "application/merge-patch+json"
+MERGE = "application/merge-patch+json"
 SLICE_LIMIT = 100
 """Endpoints of one slice, as the controller cuts them."""
 
@@ -181,22 +181,16 @@ def slices(shape: Shape, number: int) -> Iterator[dict[str, Any]]:
             yield endpoint_slice(shape, number, part // SLICE_LIMIT, addresses[part : part + SLICE_LIMIT], v6)
 
 
-def services_path(shape: Shape) -> str:
-    """The collection's."""
-    return f"/api/v1/namespaces/{shape.namespace}/services"
-
-
 def slices_path(shape: Shape) -> str:
     """The collection's."""
     return f"/apis/discovery.k8s.io/v1/namespaces/{shape.namespace}/endpointslices"
 
 
-def create(shape: Shape, first: int = 0) -> Iterator[Request]:
-    """Services and slices from the `first` on; the Namespace is there."""
+def members(shape: Shape, first: int = 0) -> Iterator[dict[str, Any]]:
+    """Services, each before its slices, from the `first` on."""
     for number in range(first, shape.services):
-        yield ["POST", services_path(shape), service(shape, number), JSON]
-        for one in slices(shape, number):
-            yield ["POST", slices_path(shape), one, JSON]
+        yield service(shape, number)
+        yield from slices(shape, number)
 
 
 def patch(shape: Shape, number: int, addresses: list[str], part: int = 0) -> Request:

@@ -60,7 +60,7 @@ def _targets(setting: Setting, protocol: str) -> list[tuple[str, int]]:
     own = {shapes.cluster_ip(n): n for n in range(shape.services) if shapes.protocol(n) == protocol}
     order = list(own)
     if setting.subject != "stock-nftables":
-        chain = verify.save(setting.node.netns, setting.backend).order(protocol.lower())
+        chain = verify.look(setting.node.netns, setting.backend).order(protocol.lower())
         order = [ip for ip in chain if ip in own] or order
     return [(ip, own[ip]) for ip in (order[0], order[len(order) // 2], order[-1])]
 

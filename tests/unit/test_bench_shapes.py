@@ -23,7 +23,7 @@ def test_what_is_no_shape_is_refused_with_its_name(label: str) -> None:
 
 
 def test_the_same_label_gives_the_same_objects() -> None:
-    assert list(shapes.create(shapes.parse("30x4x2-dual"))) == list(shapes.create(shapes.parse("30x4x2-dual")))
+    assert list(shapes.members(shapes.parse("30x4x2-dual"))) == list(shapes.members(shapes.parse("30x4x2-dual")))
     one, other = (shapes.rolling_update(shapes.parse("100x4"), 50, 60) for _ in range(2))
     assert one == other
 
@@ -33,7 +33,7 @@ def test_growing_creates_what_is_missing_and_nothing_else() -> None:
     assert small.grows_into(large)
     assert not large.grows_into(small)
     assert not small.grows_into(shapes.parse("50x5"))
-    assert [*shapes.create(small), *shapes.create(large, small.services)] == list(shapes.create(large))
+    assert [*shapes.members(small), *shapes.members(large, small.services)] == list(shapes.members(large))
 
 
 def test_slices_hold_at_most_a_hundred_endpoints_and_all_of_them() -> None:

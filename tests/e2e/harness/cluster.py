@@ -24,7 +24,7 @@ from tests.e2e.harness.waiting import eventually
 CONTROLPLANE = Path(
     os.environ.get("FERRULE_CONTROLPLANE", str(Path(__file__).parents[3] / "target" / "e2e" / "controlplane"))
 )
-PORT = 6443
+PORT, ETCD_PORT = 6443, 2379
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 LOCALHOST = "127.0.0.1"
 # Those that make a Service's world. No node lifecycle: without kubelets it would call every Pod unready.
@@ -95,7 +95,7 @@ class Cluster:
         keys, own = self.token_keys, self.server_cert
         self.api_server = self._run(
             "kube-apiserver",
-            "--etcd-servers=http://127.0.0.1:2379",
+            f"--etcd-servers=http://{LOCALHOST}:{ETCD_PORT}",
             f"--advertise-address={self.address}",
             f"--secure-port={PORT}",
             f"--tls-cert-file={own.cert}",
@@ -274,8 +274,8 @@ class Cluster:
             "etcd",
             "--name=e2e",
             f"--data-dir={self.folder / 'etcd'}",
-            "--listen-client-urls=http://127.0.0.1:2379",
-            "--advertise-client-urls=http://127.0.0.1:2379",
+            f"--listen-client-urls=http://{LOCALHOST}:{ETCD_PORT}",
+            f"--advertise-client-urls=http://{LOCALHOST}:{ETCD_PORT}",
             "--listen-peer-urls=http://127.0.0.1:2380",
             "--initial-advertise-peer-urls=http://127.0.0.1:2380",
             "--initial-cluster=e2e=http://127.0.0.1:2380",
@@ -322,7 +322,7 @@ class Cluster:
 
     def _etcd(self, verb: str, body: Object) -> Object:
         reply = request(
-            self.host.netns, LOCALHOST, 2379, f"/v3/kv/{verb}", method="POST", body=json.dumps(body).encode()
+            self.host.netns, LOCALHOST, ETCD_PORT, f"/v3/kv/{verb}", method="POST", body=json.dumps(body).encode()
         )
         if reply.status != 200:
             raise RuntimeError(f"etcd {verb}: {reply.status}: {reply.text}")
