@@ -301,7 +301,7 @@ pub enum ChainId {
 }
 
 /// The kernel's limit for a chain's name.
-const NAME_LIMIT: usize = 28;
+pub(crate) const NAME_LIMIT: usize = 28;
 
 /// Begins like the chains of Services, so that kube-proxy, when it takes over, empties and deletes these as it does any
 /// such chain that it does not know. Under a prefix of our own they would stay and still jump to Services, whose chains

@@ -57,18 +57,19 @@ impl Form {
     }
 }
 
-/// When balancing chains become trees and how wide these are. `docs/design/balancing.md` says why these.
+/// How many endpoints a chain may choose from without parts, the root of a tree or one of its parts. With
+/// [`Form::Flat`]: any number. `docs/design/balancing.md` says why these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceLimits {
-    /// Under [`Form::Auto`], sets of more endpoints than this are chosen from by a tree.
-    pub above: usize,
-    /// Endpoints that one part may choose from without further parts.
-    pub leaf: usize,
+    /// Under [`Form::Auto`].
+    pub auto: usize,
+    /// Under [`Form::Tree`].
+    pub tree: usize,
 }
 
 impl Default for BalanceLimits {
     fn default() -> Self {
-        Self { above: 100, leaf: 16 }
+        Self { auto: 100, tree: 16 }
     }
 }
 

@@ -1,8 +1,8 @@
 //! [`Writes`] into `iptables-restore` text.
 //!
 //! A table's part is one block: declarations (which create a chain or empty it), rules, hooks, deletions, COMMIT. It
-//! takes effect as a whole, so order inside it is free and deletions come last only because the rules that pointed
-//! there must be gone. Tables are independent transactions, filter first (see [`Table`]).
+//! takes effect as a whole, so order inside it is free: what the legacy tool reads fastest. Deletions come last, since
+//! the rules that pointed there must be gone. Tables are independent transactions, filter first (see [`Table`]).
 //!
 //! **Ordered blocks.** The nft tool is quadratic in the chains that one block names: it keeps the names in a sorted list
 //! and walks it from the front for every command. So a large write of nat is cut into blocks, each a transaction, in an
@@ -27,7 +27,7 @@ use std::cmp::Reverse;
 use hashbrown::HashMap;
 
 use crate::claims::Claim;
-use crate::names::{ChainId, Prefix, Table};
+use crate::names::{ChainId, FixedChain, NAME_LIMIT, Prefix, Table};
 use crate::options::WriteStrategy;
 use crate::text::{RestoreText, Strategy};
 use crate::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
@@ -124,15 +124,21 @@ pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing
     text
 }
 
-fn one_block(table: Table, part: TableWrites, strategy: WriteStrategy, text: &mut RestoreText) {
+fn one_block(table: Table, mut part: TableWrites, strategy: WriteStrategy, text: &mut RestoreText) {
+    let legacy = strategy == WriteStrategy::OneBlock;
+    let parts = part.parts.iter().map(|p| p.id);
+    let dispatch = part.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
+    let written = part.chains.iter().map(|c| c.id).chain(parts).chain(dispatch);
+    let mut declared: Vec<ChainId> = part.deletions.iter().copied().chain(written).collect();
+    if legacy {
+        declared.sort_by_cached_key(|&id| legacy_order(id));
+        part.chains.sort_by_cached_key(|chain| legacy_order(chain.id));
+    }
     text.block(table, "all", |out| {
         if part.creates_firewall {
             out.declare_firewall();
         }
-        let parts = part.parts.iter().map(|p| p.id);
-        let dispatch = part.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
-        let written = part.chains.iter().map(|c| c.id).chain(parts).chain(dispatch);
-        for id in part.deletions.iter().copied().chain(written) {
+        for id in declared {
             out.declare(id);
         }
         for chain in &part.chains {
@@ -143,7 +149,7 @@ fn one_block(table: Table, part: TableWrites, strategy: WriteStrategy, text: &mu
         }
         for mut chain in part.dispatch {
             // The order is the strategy's, not the write's size's: same state, same rules.
-            if strategy != WriteStrategy::OneBlock {
+            if !legacy {
                 by_target(&mut chain.lines);
             }
             dispatch_rules(table, &chain, out);
@@ -153,6 +159,14 @@ fn one_block(table: Table, part: TableWrites, strategy: WriteStrategy, text: &mu
             out.delete(id);
         }
     });
+}
+
+/// Position among declarations and rules of a block for the legacy tool. It keeps chains in a list in order of names,
+/// which it walks every few hundred new ones: names that come in that order lie in memory as they lie in the list. And
+/// it keeps all names in 512 lists, the latest first, one of which it walks for each rule's target: the target of half
+/// of all rules is declared last.
+fn legacy_order(id: ChainId) -> (bool, [u8; NAME_LIMIT]) {
+    (id == ChainId::Fixed(FixedChain::MarkMasq), id.name_key())
 }
 
 fn ordered_blocks(table: Table, part: TableWrites, limits: Limits, text: &mut RestoreText) {
@@ -309,7 +323,7 @@ mod tests {
     use super::*;
     use crate::address::Family;
     use crate::digest::Digester;
-    use crate::names::{FixedChain, PortName, Protocol};
+    use crate::names::{PortName, Protocol};
     use crate::rule::{Rule, Target};
 
     const CHAIN: ChainId = ChainId::Fixed(FixedChain::Forward);
@@ -337,9 +351,13 @@ mod tests {
             writes.chain(CHAIN, &[Rule::default().target(Target::Reject)], |_| true);
             writes
         };
-        let want = "*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n\
-                    -A KUBE-FORWARD -j REJECT --reject-with icmp6-port-unreachable\n-X KUBE-PROXY-FIREWALL\nCOMMIT\n";
-        for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
+        let (deleted, written) = (":KUBE-PROXY-FIREWALL - [0:0]\n", ":KUBE-FORWARD - [0:0]\n");
+        for (strategy, declared) in [
+            (WriteStrategy::OneBlock, [written, deleted].concat()),
+            (WriteStrategy::OrderedBlocks, [deleted, written].concat()),
+        ] {
+            let rule = "-A KUBE-FORWARD -j REJECT --reject-with icmp6-port-unreachable\n";
+            let want = ["*filter\n", &declared, rule, "-X KUBE-PROXY-FIREWALL\nCOMMIT\n"].concat();
             assert_eq!(text(writes(), strategy), want);
         }
         assert_eq!(writes().rules.iter().sum::<usize>(), 1);
@@ -413,6 +431,20 @@ mod tests {
             lines
         };
         assert_eq!(lines(WriteStrategy::OneBlock), lines(WriteStrategy::OrderedBlocks));
+    }
+
+    #[test]
+    fn the_legacy_tool_reads_names_in_order_and_the_most_wanted_last() {
+        let digester = Digester::new([0; 16]);
+        let text = text(cluster(&digester, 500), WriteStrategy::OneBlock);
+        let nat = &text[text.find("*nat").unwrap()..];
+        let declared: Vec<&str> = nat.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next()).collect();
+        let (last, rest) = declared.split_last().unwrap();
+        assert!(*last == "KUBE-MARK-MASQ" && rest.len() > 1500);
+        assert!(rest.is_sorted());
+        let ruled: Vec<&str> = nat.lines().filter_map(|line| line.strip_prefix("-A ")?.split(' ').next()).collect();
+        let dispatch = ruled.iter().position(|&name| name == "KUBE-SERVICES").unwrap();
+        assert!(ruled[..dispatch - 1].is_sorted());
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn read_back(dispatch: Form, data: &[u8]) {
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
     options.balance = if dispatch == Form::Flat { Form::Flat } else { Form::Tree };
-    options.balance_limits = BalanceLimits { above: 1, leaf: 1 };
+    options.balance_limits = BalanceLimits { auto: 1, tree: 1 };
     let mut engine = Engine::new(options);
     for (kind, list) in [(Kind::Service, SERVICES), (Kind::EndpointSlice, SLICES), (Kind::Node, b"[]".as_slice())] {
         engine.replace(kind, &[list]).expect("a list");

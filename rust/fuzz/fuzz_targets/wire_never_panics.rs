@@ -17,7 +17,7 @@ fn decode(dispatch: Form, data: &[u8]) {
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
     options.balance = if dispatch == Form::Flat { Form::Flat } else { Form::Tree };
-    options.balance_limits = BalanceLimits { above: 1, leaf: 1 };
+    options.balance_limits = BalanceLimits { auto: 1, tree: 1 };
     let mut engine = Engine::new(options);
     for kind in Kind::ALL {
         // Input that is no list changes nothing; the kind still has to be listed for a plan.

@@ -3,8 +3,7 @@
 //! ```text
 //! KUBE-SVC-…        masquerade; remembered clients          both as in the flat chain
 //!                   19 of 300 ─► part, 18 of 281 ─► part…   sixteen branches at most, the last without a condition
-//! KUBE-SVC-BAL-B…   one endpoint ─► its chain, 3 of 18 ─► part, …
-//! KUBE-SVC-BAL-C…   1 of 3 ─► its chain, 1 of 2 ─► its chain, ─► its chain
+//! KUBE-SVC-BAL-B…   1 of 18 ─► its chain, 1 of 17 ─► its chain, …; too many for one chain are parted once more
 //! ```
 //!
 //! Endpoints are parted by the nibbles of the hash that names their chain. So the shape is a pure function of the set,
@@ -41,11 +40,11 @@ pub(super) fn balance(
     }
     let limits = ctx.options.balance_limits;
     let most = match ctx.options.balance {
-        Form::Auto => limits.above,
+        Form::Auto => limits.auto,
         Form::Flat => usize::MAX,
-        Form::Tree => limits.leaf,
+        Form::Tree => limits.tree,
     };
-    Balancing { ctx, view, root, sink }.choose(&[], most, members, rules);
+    Balancing { ctx, view, root, most, sink }.choose(&[], members, rules);
 }
 
 /// A rule about one endpoint, still without condition and target.
@@ -61,19 +60,21 @@ struct Balancing<'a, S> {
     ctx: &'a Context<'a>,
     view: &'a PortView<'a>,
     root: ChainId,
+    /// A chain chooses from so many endpoints itself.
+    most: usize,
     sink: &'a mut S,
 }
 
 impl<S: Sink> Balancing<'_, S> {
-    /// The rules of the chain at `place` (a prefix of its members' hashes), which names up to `most` of them itself.
-    fn choose(&mut self, place: &[u8], most: usize, members: &[&Backend], rules: &mut Vec<Rule>) {
+    /// The rules of the chain at `place`, a prefix of its members' hashes.
+    fn choose(&mut self, place: &[u8], members: &[&Backend], rules: &mut Vec<Rule>) {
         let mut left = members.len();
         let mut branch = |size: usize, rule: Rule, to: ChainId| {
             let rule = if size < left { rule.with(Match::Statistic(Probability::of(size, left))) } else { rule };
             left -= size;
             rules.push(rule.jump(to));
         };
-        if members.len() <= most || place.len() == LEVELS {
+        if members.len() <= self.most || place.len() == LEVELS {
             for backend in members {
                 branch(1, towards(self.ctx, self.view, backend), backend.chain);
             }
@@ -98,7 +99,7 @@ impl<S: Sink> Balancing<'_, S> {
     /// Make a part, with what lies below it.
     fn part(&mut self, place: &[u8], members: &[&Backend]) -> ChainId {
         let mut rules = Vec::with_capacity(16);
-        self.choose(place, self.ctx.options.balance_limits.leaf, members, &mut rules);
+        self.choose(place, members, &mut rules);
         let id = ChainId::balance(self.root, place);
         self.sink.chain(id, &rules);
         id

@@ -35,7 +35,7 @@ pub const MODES: [Form; 3] = [Form::Flat, Form::Tree, Form::Auto];
 pub const BALANCES: [Form; 3] = [Form::Flat, Form::Tree, Form::Auto];
 
 /// Limits by which Services as small as these are balanced by trees of all levels, and cross the threshold.
-pub const FEW: BalanceLimits = BalanceLimits { above: 3, leaf: 1 };
+pub const FEW: BalanceLimits = BalanceLimits { auto: 3, tree: 1 };
 
 /// Limits by which clusters as small as these have trees of several levels, and cross the threshold.
 pub const SMALL: TreeLimits = TreeLimits { grow: 6, shrink: 4, leaf: 2, depth: 3 };
