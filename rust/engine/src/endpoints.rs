@@ -1,13 +1,13 @@
 //! Endpoints: from EndpointSlices to the set of one service port.
 
 use std::cmp::Reverse;
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::address::{AddressError, Family, parse_ip};
 use crate::names::Protocol;
 use crate::problem::Problems;
+use crate::rule::socket;
 use crate::services::port_number;
 use crate::wire::{EndpointWire, SliceWire, Text};
 
@@ -197,10 +197,10 @@ impl Candidate<'_> {
 
     /// `ip:port`, IPv6 in brackets: part of the chain's name, and the sort key.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::with_capacity(24);
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{}", self.address());
-        text
+        let mut text = Vec::with_capacity(24);
+        socket(&mut text, &self.address());
+        // Always text.
+        String::from_utf8(text).unwrap_or_default()
     }
 }
 

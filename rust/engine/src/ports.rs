@@ -293,7 +293,7 @@ impl Ports {
         key: &Arc<str>,
         store: &Store,
         delta: &mut Delta,
-        touched: &mut BTreeSet<PortName>,
+        touched: &mut Vec<PortName>,
     ) {
         let service = store.service(key).filter(|s| s.cluster_ips[self.family.index()].is_some());
         let names: Vec<PortName> = service
@@ -320,12 +320,12 @@ impl Ports {
                     .and_modify(update)
                     .or_insert_with(|| PortState::new(key, service, index));
             }
-            touched.insert(name.clone());
+            touched.push(name.clone());
         }
         self.of_service.insert(key.clone(), names);
     }
 
-    fn enter(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut BTreeSet<PortName>) {
+    fn enter(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut Vec<PortName>) {
         if name.protocol() == Protocol::Udp {
             self.udp.insert(name.clone());
             self.udp_changed = true;
@@ -335,13 +335,13 @@ impl Ports {
         }
     }
 
-    fn withdraw(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut BTreeSet<PortName>) {
+    fn withdraw(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut Vec<PortName>) {
         for (claim, title) in claims_of(self.family, service, &service.ports[index]) {
             touched.extend(self.claims.withdraw(claim, title, name));
         }
     }
 
-    fn drop_port(&mut self, name: &PortName, delta: &mut Delta, touched: &mut BTreeSet<PortName>) {
+    fn drop_port(&mut self, name: &PortName, delta: &mut Delta, touched: &mut Vec<PortName>) {
         let Some(state) = self.states.remove(name) else { return };
         if self.udp.remove(name) {
             self.udp_changed = true;
