@@ -142,8 +142,8 @@ def node_ports(services: Iterable[Object]) -> Object:
 
 
 def put(one: Object) -> Object:
-    """For etcd's JSON gateway. One object a call, each with its own revision: a watch that breaks between two of one loses
-    the second."""
+    """For etcd's JSON gateway. One object a call, each with its own revision: a watch that breaks between two of one
+    loses the second."""
     return {"key": _base64(_filled(KEYS, one)), "value": _base64(json.dumps(one))}
 
 
