@@ -24,6 +24,7 @@ import orjson
 from ferrule._engine import Engine, Plan
 from ferrule.config.schema import Settings
 from ferrule.daemon import lifetime  # noqa: F401 - what the daemon has loaded counts
+from ferrule.dataplane import memory
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.nftables import Trust
 from ferrule.sync.cadence import Cadence
@@ -222,6 +223,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="single changes")
     parser.add_argument("--alone", action="store_true", help="the tool alone, too")
     options = parser.parse_args()
+    memory.keep_large_apart()
     with NetNs("startup") as netns:
         netns.call(lambda: asyncio.run(run(options)))
     if options.alone:

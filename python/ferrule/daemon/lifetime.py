@@ -62,6 +62,7 @@ def run(options: DaemonOptions) -> int:
     """Serve until a signal, or once. Gives the exit code; raises `FerruleError` where it cannot start or go on."""
     if options.init_only:
         return _init(options)
+    memory.keep_large_apart()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(options))
 
