@@ -94,7 +94,7 @@ bench: build net-tools ## engine, tools and daemons beside stock kube-proxy, fiv
 	@hack/quietly $(CARGO) bench -q -p ferrule-bench --bench engine --no-run
 	@CARGO=$(CARGO) hack/in-namespaces $(BIN)/python -m bench $(ARGS)
 
-bench-full: build net-tools ## all sizes, forty minutes; writes docs/performance.md (ARGS='--resume' goes on)
+bench-full: build net-tools ## all sizes, an hour and a quarter; writes docs/performance.md (ARGS='--resume' goes on)
 	@hack/build-controlplane $(CONTROLPLANE)
 	@hack/quietly $(CARGO) bench -q -p ferrule-bench --bench engine --no-run
 	@CARGO=$(CARGO) hack/in-namespaces $(BIN)/python -m bench --full $(ARGS)

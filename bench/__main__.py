@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     words = _words
     parser.add_argument(
-        "--full", action="store_true", help="all sizes and rows (forty minutes) instead of the short run"
+        "--full", action="store_true", help="all sizes and rows (an hour and a quarter) instead of the short run"
     )
     parser.add_argument(
         "--shapes", type=words, help="SERVICESxENDPOINTS[xPORTS][-dual],… with all daemon rows asked for"
@@ -73,7 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--report-only", type=Path, metavar="FILE", help="measure nothing: tables and plots from a file"
     )
-    parser.add_argument("--minutes", type=float, help="begin no row later than that (default: 42 with --full)")
+    parser.add_argument("--minutes", type=float, help="begin no row later than that (default: 80 with --full)")
     parser.add_argument(
         "--patience", type=float, help="seconds for a first sync (default: 300; 60 where it is hopeless)"
     )
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found.machine, found.versions = results.machine(), results.versions(build)
     found.settings = settings(asked)
     every = plan.steps(parts(asked), asked.rows or (*ALONE, *DAEMON), asked.subjects, asked.backends)
-    minutes = asked.minutes or (42.0 if asked.full else None)
+    minutes = asked.minutes or (80.0 if asked.full else None)
     runner = Runner(every, found, path, minutes * 60 if minutes else None, keep=asked.resume, redo=asked.redo)
     say(f"{len(every)} rows, about {sum(step.guess for step in every if not runner.have(step)) / 60:.0f} min; {path}")
     Run(runner, asked).all()

@@ -15,7 +15,7 @@ from ferrule.dataplane.process import Runner
 from ferrule.dataplane.sysctl import ROUTE_LOCALNET, Sysctls
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.testing.netns import NetNs
-from ferrule.types import Backend
+from ferrule.types import FAMILIES, Backend
 from tests.conformance.replay import ALL, load
 
 pytestmark = pytest.mark.netns
@@ -58,6 +58,32 @@ def test_canaries_are_asked_for_in_every_table(plane: IptablesDataplane) -> None
     assert asyncio.run(plane.canary_present())
     asyncio.run(plane.restore(b"*nat\n-X KUBE-PROXY-CANARY\nCOMMIT\n"))
     assert not asyncio.run(plane.canary_present())
+
+
+def test_a_legacy_table_that_did_not_change_is_not_read_again(netns: NetNs) -> None:
+    tools: list[str] = []
+    runner = Runner(observers=[lambda run: tools.append(run.tool)])
+    tables = ("mangle", "nat", "filter")
+
+    def questions(plane: IptablesDataplane) -> tuple[bool, int]:
+        tools.clear()
+        present = netns.call(lambda: asyncio.run(plane.canary_present()))
+        return present, len(tools)
+
+    for family in FAMILIES:
+        elsewhere = IptablesDataplane(family, Backend.LEGACY, Runner(netns.prefix))
+        plane = IptablesDataplane(family, Backend.LEGACY, runner)
+        text = "".join(f"*{t}\n:KUBE-PROXY-CANARY - [0:0]\n:OTHER - [0:0]\nCOMMIT\n" for t in tables)
+        asyncio.run(elsewhere.restore(text.encode()))
+        assert questions(plane) == (True, 3)
+        assert questions(plane) == (True, 0)
+        asyncio.run(elsewhere.restore(b"*nat\n-A OTHER -j RETURN\nCOMMIT\n"))
+        assert questions(plane) == (True, 1)
+        asyncio.run(elsewhere.restore(b"*filter\n-A OTHER -j RETURN\nCOMMIT\n"))
+        assert questions(plane) == (True, 1)
+        asyncio.run(elsewhere.restore(b"*filter\n-X KUBE-PROXY-CANARY\nCOMMIT\n"))
+        assert questions(plane) == (False, 1)
+        assert questions(plane) == (False, 1)
 
 
 def test_version_and_features(plane: IptablesDataplane) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ferrule._engine import NotUnderstood, Plan, RuleReader, RulesChanged
-from ferrule.dataplane import nftables
+from ferrule.dataplane import nftables, xtables
 from ferrule.dataplane.outcome import check, says_missing
 from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
@@ -79,6 +80,8 @@ class IptablesDataplane:
     runner: Runner = field(default_factory=Runner)
     trust: nftables.Trust | None = None
     """Write over netlink while this says so: on nft, in the namespace of this process. None: always with the tool."""
+    _with_canary: dict[str, bytes | None] = field(default_factory=dict, init=False)
+    """What each legacy table looked like from afar when its canary was last seen."""
 
     def tool(self, verb: str = "") -> str:
         """`iptables-nft`, `ip6tables-legacy-restore`, …"""
@@ -156,16 +159,29 @@ class IptablesDataplane:
             check(done, text)
 
     async def canary_present(self) -> bool:
-        """See `Dataplane.canary_present`. Three short processes: a save costs seconds where rules are many."""
+        """See `Dataplane.canary_present`. At most three short processes: a save costs seconds where rules are many. (On
+        legacy each reads a whole table, so one that has not changed since its canary was seen is not asked for.)"""
         for table in CANARY_TABLES:
+            outline = await self._outline(table)
+            if outline is not None and self._with_canary.get(table) == outline:
+                continue
             argv = (self.tool(), "-w", str(LOCK_SECONDS), "-t", table, "-S", CANARY)
             done = await self.runner.run(argv)
             if done.exit_code == 0:
+                self._with_canary[table] = outline
                 continue
             if says_missing(done):
                 return False
             check(done)
         return True
+
+    async def _outline(self, table: str) -> bytes | None:
+        """None where only the tool can tell: on nft, and in another namespace."""
+        if self.backend is not Backend.LEGACY or self.runner.prefix:
+            return None
+        with contextlib.suppress(OSError):
+            return await asyncio.to_thread(xtables.outline, self.family, table)
+        return None
 
     async def version(self) -> tuple[int, ...]:
         """`(1, 8, 9)`; raises `DataplaneError` where the tool does not run."""
