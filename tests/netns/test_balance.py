@@ -112,6 +112,9 @@ def test_trees_are_recognised_and_leave_nothing(node: Node) -> None:
         assert parts(node.saved(family)) > 40
         # What the kernel prints is what we meant, to the last digit of a probability.
         assert node.sync("tree", objects(range(1, 400)), family) is None
+        # The same tree of larger parts.
+        assert node.sync("auto", objects(range(1, 400)), family)
+        assert 0 < parts(node.saved(family)) < 40
         assert node.sync("auto", objects(range(1, 400)), family) is None
         plan = node.sync("auto", objects(range(1, 399)), family)
         assert plan is not None
