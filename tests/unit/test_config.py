@@ -100,13 +100,6 @@ def test_our_own_section() -> None:
     settings, _ = parse_config((HEAD + "ferrule: {backend: legacy}\n").encode(), "c", strict=True)
     assert settings.ferrule.backend == "legacy"
     assert "ferrule.backend" in faults("ferrule: {backend: ebpf}\n")[0]
-
-
-def test_ways_to_write_on_nft() -> None:
-    settings, _ = parse_config((HEAD + "ferrule: {nftWrites: tool}\n").encode(), "c", strict=True)
-    assert settings.ferrule.nft_writes == "tool"
-    (fault,) = faults("ferrule: {nftWrites: maybe}\n")
-    assert fault.endswith('ferrule.nftWrites: Invalid value: "maybe": must be one of netlink, tool')
     assert (settings.ferrule.dispatch, settings.ferrule.balance) == ("auto", "auto")
     settings, _ = parse_config((HEAD + "ferrule: {dispatch: tree}\n").encode(), "c", strict=True)
     assert settings.ferrule.dispatch == "tree"
@@ -114,6 +107,13 @@ def test_ways_to_write_on_nft() -> None:
     settings, _ = parse_config((HEAD + "ferrule: {balance: flat}\n").encode(), "c", strict=True)
     assert settings.ferrule.balance == "flat"
     assert "ferrule.balance" in faults("ferrule: {balance: even}\n")[0]
+
+
+def test_ways_to_write_on_nft() -> None:
+    settings, _ = parse_config((HEAD + "ferrule: {nftWrites: tool}\n").encode(), "c", strict=True)
+    assert settings.ferrule.nft_writes == "tool"
+    (fault,) = faults("ferrule: {nftWrites: maybe}\n")
+    assert fault.endswith('ferrule.nftWrites: Invalid value: "maybe": must be one of netlink, tool')
 
 
 def test_first_services_are_checked_one_by_one() -> None:

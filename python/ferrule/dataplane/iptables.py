@@ -80,7 +80,7 @@ class IptablesDataplane:
     runner: Runner = field(default_factory=Runner)
     trust: nftables.Trust | None = None
     """Write over netlink while this says so: on nft, in the namespace of this process. None: always with the tool."""
-    _with_canary: dict[str, bytes | None] = field(default_factory=dict, init=False)
+    _with_canary: dict[str, bytes | None] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What each legacy table looked like from afar when its canary was last seen."""
 
     def tool(self, verb: str = "") -> str:

@@ -23,7 +23,8 @@ _LEVELS: dict[Family, tuple[socket.AddressFamily, int]] = {
 
 
 def outline(family: Family, table: str) -> bytes:
-    """Number of rules, bytes, and where each hook begins: nobody takes out a chain and leaves all of them as they were.
+    """Number of rules, bytes, and where each hook begins. Whoever flushes a table or takes out a chain changes them;
+    who only renames a chain does not.
 
     In the namespace of the calling thread, with CAP_NET_ADMIN; may wait for somebody who changes the table. Raises
     `OSError`.

@@ -530,7 +530,7 @@ fn dotted(out: &mut Vec<u8>, ip: Ipv4Addr) {
     }
 }
 
-/// Address and port; as `network`.
+/// Address and port. Each endpoint has one, so IPv4 goes without the formatting machinery.
 pub(crate) fn socket(out: &mut Vec<u8>, to: &SocketAddr) {
     match to {
         SocketAddr::V4(to) => {
