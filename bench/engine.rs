@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use ferrule_bench::counting::{ALLOCATIONS, Counting, LIVE};
 use ferrule_bench::{Shape, frame, list, service, slice};
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Form, Options};
 
 #[path = "../rust/engine/tests/common/kernel.rs"]

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use ferrule_bench::counting::{ALLOCATIONS, Counting};
 use ferrule_bench::{Shape, frame, list, service, slice};
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Form, Options};
 
 #[global_allocator]

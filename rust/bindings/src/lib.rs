@@ -9,8 +9,8 @@ mod readback;
 mod values;
 
 use conntrack::{ConntrackView, StaleFlows};
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine as Core, Options, WriteStrategy};
 use plan::{PayloadPieces, Plan, Transaction, Transactions};
 use pyo3::prelude::*;

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use ferrule_engine::address::Family;
+use ferrule_engine::Family;
 use ferrule_engine::text::{Pieces, RestoreText};
 use ferrule_engine::{WriteStrategy, nft};
 use pyo3::prelude::*;

@@ -87,8 +87,8 @@ pub(crate) struct Problem {
     reason: String,
 }
 
-impl From<ferrule_engine::problem::Problem> for Problem {
-    fn from(p: ferrule_engine::problem::Problem) -> Self {
+impl From<ferrule_engine::Problem> for Problem {
+    fn from(p: ferrule_engine::Problem) -> Self {
         Self {
             kind: p.kind.name(),
             object: p.object,

@@ -21,19 +21,19 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::address::{Family, parse_ip};
-use crate::conntrack;
-use crate::digest::Digester;
 use crate::error::{InputError, PlanError};
-use crate::family::FamilyState;
-use crate::nft::Reader;
+use crate::input::problem::Problem;
+use crate::input::wire::Kind;
+use crate::model::address::{Family, parse_ip};
+use crate::model::store::Store;
+use crate::netlink::conntrack;
+use crate::netlink::nft::Reader;
 use crate::options::{Options, WriteStrategy};
-use crate::plan::Plan;
-use crate::problem::Problem;
-use crate::readback;
+use crate::read::readback;
 use crate::report::{DriftReport, FamilyFacts, HealthCheck, IngestReport};
-use crate::store::Store;
-use crate::wire::Kind;
+use crate::state::digest::Digester;
+use crate::state::family::FamilyState;
+use crate::state::plan::Plan;
 
 /// See the module.
 #[derive(Debug)]

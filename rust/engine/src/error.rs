@@ -1,4 +1,4 @@
-//! Errors of the engine: one variant per failed operation. Single bad objects are no errors, see [`crate::problem`].
+//! Errors of the engine: one variant per failed operation. Single bad objects are no errors, see [`crate::input::problem`].
 
 use std::fmt;
 

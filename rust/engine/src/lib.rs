@@ -3,63 +3,47 @@
 //! Nothing in this crate opens a file, starts a process, looks at a clock or knows of Python. It takes bytes (API
 //! lists, watch frames, what `iptables-save` printed) and gives bytes back (what `iptables-restore` must read).
 //!
-//! The modules, in the order data flows through them:
+//! The folders, in the order data flows through them:
 //!
 //! ```text
-//! bytes ─► wire ─► store ─► endpoints ─► topology ─► ruleset ─► delta ─► restore ─► bytes
-//!            │        │          services ┘  claims ┘    │         ▲
-//!         address  problem                  rule ◄─ names         observed ◄─ readback ◄─ iptables-save
-//!                                                                    └────── nft ◄─ netlink
+//! bytes ─► input ─► model ─► rules ─► state ─► write ─► restore text ─► netlink ─► bytes
+//!                                       ▲                                  │
+//!                                       └───────────── read ◄──────────────┘
 //! ```
 //!
-//! [`engine::Engine`] is the façade; everything else is reachable from its seven calls.
+//! | Folder | What it does |
+//! |---|---|
+//! | [`input`] | decodes Services, EndpointSlices and our Node; says what is wrong with them |
+//! | [`model`] | objects by key, service ports, endpoints, claims on addresses |
+//! | [`rules`] | the proxy semantics: typed rules, chain by chain |
+//! | [`state`] | desired, applied and observed digests; plans and their outcome |
+//! | [`mod@write`] | a plan's chains as restore text, cut into transactions |
+//! | [`read`] | the kernel's rules, from `iptables-save` text |
+//! | [`netlink`] | the same two over netlink, and conntrack |
+//!
+//! [`engine::Engine`] is the façade.
 #![forbid(unsafe_code)]
 
-pub mod address;
-pub mod options;
-pub mod problem;
-pub mod wire;
+pub mod input;
+pub mod model;
+pub mod rules;
+pub mod state;
+pub mod write;
 
-mod list;
-mod store;
-
-pub mod names;
-pub mod rule;
-mod rule_parse;
-
-mod digest;
-
-mod claims;
-pub mod conntrack;
-mod endpoints;
-mod node;
-mod services;
-mod topology;
-
-mod hooks;
-mod lines;
-mod netlink;
-mod ruleset;
-
-mod delta;
-mod dispatch;
-mod family;
-pub mod nft;
-mod observed;
-mod ports;
-mod prefix;
-mod readback;
-mod restore;
-mod tree;
-mod writes;
+pub mod netlink;
+pub mod read;
 
 pub mod engine;
 pub mod error;
-pub mod plan;
+pub mod options;
 pub mod report;
-pub mod text;
 
 pub use engine::Engine;
 pub use error::{InputError, PlanError};
+pub use input::problem::Problem;
+pub use input::wire::Kind;
+pub use model::address::Family;
+pub use netlink::{conntrack, nft};
 pub use options::{BalanceLimits, Form, LocalDetector, Options, TreeLimits, WriteStrategy};
-pub use plan::Plan;
+pub use state::plan::Plan;
+pub use write::text;

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::address::{Family, Net, parse_ip};
 use crate::error::InputError;
-use crate::rule::Interface;
+use crate::model::address::{Family, Net, parse_ip};
+use crate::rules::rule::Interface;
 
 /// How traffic from this node's own Pods is told from the rest (kube-proxy's detectLocalMode).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Small frozen values that the engine hands out besides plans.
 
-use crate::wire::Kind;
+use crate::input::wire::Kind;
 
 /// What one batch of objects did.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use common::kernel::Kernel;
 use common::packet::{Fate, Packet, Rules};
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Form, Options, Plan, WriteStrategy};
 use serde_json::{Value, json};
 

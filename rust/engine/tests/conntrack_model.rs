@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Options};
 use proptest::prelude::*;
 use serde_json::{Value, json};

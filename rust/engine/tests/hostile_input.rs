@@ -6,8 +6,8 @@ mod common;
 
 use common::cluster::{MODES, SMALL};
 use common::kernel::Kernel;
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Form, Options, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};

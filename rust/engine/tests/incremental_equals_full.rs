@@ -6,8 +6,8 @@ mod common;
 
 use common::cluster::{BALANCES, Event, FEW, MODES, SMALL, World, event};
 use common::kernel::Kernel;
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Form, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;

@@ -4,9 +4,9 @@
 //! right on the way, so that the fuzzer need not guess them to get anywhere.
 #![no_main]
 
-use ferrule_engine::address::Family;
+use ferrule_engine::Family;
 use ferrule_engine::nft::Step;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Options};
 use libfuzzer_sys::fuzz_target;
 

@@ -1,8 +1,8 @@
 //! Invariant: no text in place of iptables-save's makes read-back panic; after it, one plan brings everything right.
 #![no_main]
 
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{BalanceLimits, Engine, Form, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 

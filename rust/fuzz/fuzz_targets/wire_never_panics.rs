@@ -1,8 +1,8 @@
 //! Invariant: no bytes make decoding panic, and whatever is decoded gives a text whose lines are whole and ASCII.
 #![no_main]
 
-use ferrule_engine::address::Family;
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Family;
+use ferrule_engine::Kind;
 use ferrule_engine::{BalanceLimits, Engine, Form, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 

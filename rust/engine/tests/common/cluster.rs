@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_engine::wire::Kind;
+use ferrule_engine::Kind;
 use ferrule_engine::{BalanceLimits, Form, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};

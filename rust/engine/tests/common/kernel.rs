@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_engine::address::Family;
+use ferrule_engine::Family;
 use ferrule_engine::nft::Transactions;
 use ferrule_engine::text::RestoreText;
 

@@ -1,0 +1,273 @@
+//! A list read while it arrives: any cut of a `List` response in, whole items out.
+//!
+//! An API server's list of a large cluster is a hundred megabytes. Holding it only to cut it up would be the daemon's
+//! largest allocation by far, so the text is scanned as it comes: an item is handed on as soon as its last byte is
+//! there, and only what stands around the items (kind, metadata) is kept until the end.
+
+use crate::error::InputError;
+use crate::input::wire;
+
+/// Where in the list the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Around the items: everything goes to the envelope.
+    Around,
+    /// In `"items": [ … ]`, between two items.
+    Between,
+    /// In an item; its bytes go to `partial` when a chunk ends.
+    Item,
+}
+
+/// See the module. Depth counts open braces and brackets; the list's own is the first.
+#[derive(Debug)]
+pub(crate) struct ListReader {
+    place: Place,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// The last string at depth 1 while it is read, and after: a key of the list once a colon follows.
+    key: Vec<u8>,
+    /// The key whose value comes next.
+    at_items: bool,
+    /// The list without its items.
+    envelope: Vec<u8>,
+    /// Beginning of an item whose end has not arrived.
+    partial: Vec<u8>,
+    items: usize,
+}
+
+/// A list without items is a few hundred bytes. Text that is no list must not be piled up while it is found out.
+const ENVELOPE_LIMIT: usize = 1 << 20;
+
+/// Longer than any key that is looked for.
+const KEY_LIMIT: usize = 16;
+
+/// Gets each item's position and text.
+pub(crate) type TakeItem<'a> = dyn FnMut(usize, &[u8]) -> Result<(), InputError> + 'a;
+
+/// What the end of a list tells.
+#[derive(Debug)]
+pub(crate) struct ListEnd {
+    pub(crate) resource_version: String,
+}
+
+impl ListReader {
+    pub(crate) const fn new() -> Self {
+        Self {
+            place: Place::Around,
+            depth: 0,
+            in_string: false,
+            escaped: false,
+            key: Vec::new(),
+            at_items: false,
+            envelope: Vec::new(),
+            partial: Vec::new(),
+            items: 0,
+        }
+    }
+
+    /// Read on; `item` gets each item's text with its position.
+    pub(crate) fn feed(&mut self, chunk: &[u8], item: &mut TakeItem<'_>) -> Result<(), InputError> {
+        // Where the current item's bytes begin in this chunk; the ones before are in `partial`.
+        let mut start = 0;
+        let mut at = 0;
+        while at < chunk.len() {
+            if self.in_string {
+                at = self.string(chunk, at);
+                continue;
+            }
+            let byte = chunk[at];
+            if self.place == Place::Between && byte == b'{' {
+                start = at;
+                self.place = Place::Item;
+            }
+            match byte {
+                b'"' => {
+                    self.in_string = true;
+                    if self.depth == 1 {
+                        self.key.clear();
+                    }
+                }
+                b':' if self.depth == 1 => self.at_items = self.key == b"items",
+                b',' if self.depth == 1 => self.at_items = false,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+            match self.place {
+                Place::Around => {
+                    self.keep(byte)?;
+                    if byte == b'[' && self.depth == 2 && self.at_items {
+                        self.place = Place::Between;
+                    }
+                }
+                Place::Between if byte == b']' && self.depth == 1 => {
+                    self.place = Place::Around;
+                    self.keep(byte)?;
+                }
+                // What stands between items is a comma or blank. Anything else (a number, a null) goes to the
+                // envelope, which then is no JSON or shows a stray item: either refuses the list.
+                Place::Between if byte == b',' || byte.is_ascii_whitespace() => {}
+                Place::Between => self.keep(byte)?,
+                Place::Item if self.depth == 2 && byte == b'}' => {
+                    self.place = Place::Between;
+                    let position = self.items;
+                    self.items += 1;
+                    if self.partial.is_empty() {
+                        item(position, &chunk[start..=at])?;
+                    } else {
+                        self.partial.extend_from_slice(&chunk[..=at]);
+                        let whole = std::mem::take(&mut self.partial);
+                        item(position, &whole)?;
+                        // The next long item needs the room again.
+                        self.partial = whole;
+                        self.partial.clear();
+                    }
+                }
+                Place::Item => {}
+            }
+            at += 1;
+        }
+        if self.place == Place::Item {
+            let from = if self.partial.is_empty() { start } else { 0 };
+            self.partial.extend_from_slice(&chunk[from..]);
+        }
+        Ok(())
+    }
+
+    /// From inside a string to behind its end, or to the chunk's.
+    fn string(&mut self, chunk: &[u8], from: usize) -> usize {
+        let keeps = self.place != Place::Item;
+        let mut at = from;
+        if !keeps {
+            // Most of an item is strings, and most of a string is neither quote nor backslash.
+            if self.escaped {
+                self.escaped = false;
+                at += 1;
+            }
+            while let Some(found) = memchr::memchr2(b'"', b'\\', chunk.get(at..).unwrap_or_default()) {
+                at += found;
+                if chunk[at] == b'"' {
+                    self.in_string = false;
+                    return at + 1;
+                }
+                if at + 1 == chunk.len() {
+                    self.escaped = true;
+                    return chunk.len();
+                }
+                at += 2;
+            }
+            return chunk.len();
+        }
+        while at < chunk.len() {
+            let byte = chunk[at];
+            self.envelope.push(byte);
+            at += 1;
+            if self.escaped {
+                self.escaped = false;
+            } else if byte == b'\\' {
+                self.escaped = true;
+            } else if byte == b'"' {
+                self.in_string = false;
+                return at;
+            }
+            if self.depth == 1 && self.key.len() < KEY_LIMIT {
+                self.key.push(byte);
+            }
+        }
+        at
+    }
+
+    fn keep(&mut self, byte: u8) -> Result<(), InputError> {
+        if self.envelope.len() >= ENVELOPE_LIMIT {
+            return Err(broken("a mebibyte of text outside its items"));
+        }
+        self.envelope.push(byte);
+        Ok(())
+    }
+
+    /// The text has ended; refuses what is no complete list.
+    pub(crate) fn end(&self) -> Result<ListEnd, InputError> {
+        if self.place != Place::Around || self.depth != 0 {
+            return Err(broken(&format!("it ends in the middle, after {} items", self.items)));
+        }
+        let page = wire::page(0, &self.envelope)?;
+        if !page.items.is_empty() {
+            return Err(broken("an item is not an object"));
+        }
+        Ok(ListEnd { resource_version: page.resource_version })
+    }
+}
+
+fn broken(reason: &str) -> InputError {
+    InputError::Page { page: 0, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, cut: usize) -> Result<(Vec<String>, String), String> {
+        let mut reader = ListReader::new();
+        let mut items = Vec::new();
+        for chunk in text.as_bytes().chunks(cut) {
+            let mut take = |position: usize, raw: &[u8]| {
+                assert_eq!(position, items.len());
+                items.push(String::from_utf8(raw.to_vec()).unwrap());
+                Ok(())
+            };
+            reader.feed(chunk, &mut take).map_err(|e| e.to_string())?;
+        }
+        let end = reader.end().map_err(|e| e.to_string())?;
+        Ok((items, end.resource_version))
+    }
+
+    const LIST: &str = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"12","items":"no"},
+        "items":[{"a":"}]\"{","b":[{"items":[1]}]} , {"x\\":"\\"},
+        {}],"extra":{"items":[{"not":"one"}]}}"#;
+
+    #[test]
+    fn any_cut_gives_the_same_items() {
+        let expected = vec![r#"{"a":"}]\"{","b":[{"items":[1]}]}"#, r#"{"x\\":"\\"}"#, "{}"];
+        for cut in 1..=LIST.len() {
+            let (items, version) = read(LIST, cut).unwrap();
+            assert_eq!(items, expected, "cut {cut}");
+            assert_eq!(version, "12");
+        }
+    }
+
+    #[test]
+    fn metadata_may_come_last_and_items_may_be_null() {
+        let late = r#"{"items":[{"a":1}],"metadata":{"resourceVersion":"7"},"kind":"NodeList"}"#;
+        assert_eq!(read(late, 5).unwrap(), (vec![r#"{"a":1}"#.to_owned()], "7".to_owned()));
+        let null = r#"{"kind":"NodeList","metadata":{"resourceVersion":"7"},"items":null}"#;
+        assert_eq!(read(null, 5).unwrap(), (vec![], "7".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_complete_list_is_refused() {
+        for end in 1..LIST.len() {
+            assert!(read(&LIST[..end], 7).is_err(), "cut off at {end}");
+        }
+        for text in [
+            "",
+            "null",
+            "<html>bad gateway</html>",
+            r#"{"kind":"Status","code":403}"#,
+            r#"{"items":[{},null]}"#,
+            r#"{"items":[1]}"#,
+            r#"{"items":[{}]} trailing"#,
+            r#"{"items":[{}]}}"#,
+        ] {
+            assert!(read(text, 3).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endless_text_is_not_piled_up() {
+        let mut reader = ListReader::new();
+        let chunk = vec![b'x'; 1 << 16];
+        let failed = (0..64).any(|_| reader.feed(&chunk, &mut |_, _| Ok(())).is_err());
+        assert!(failed && reader.envelope.len() <= ENVELOPE_LIMIT);
+    }
+}

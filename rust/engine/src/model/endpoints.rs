@@ -1,0 +1,231 @@
+//! Endpoints: from EndpointSlices to the set of one service port.
+
+use std::cmp::Reverse;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::input::problem::Problems;
+use crate::input::service::port_number;
+use crate::input::wire::{EndpointWire, SliceWire, Text};
+use crate::model::address::{AddressError, Family, parse_ip};
+use crate::model::names::Protocol;
+use crate::rules::rule::socket;
+
+/// One `EndpointSlice` as far as rules go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// `ns/name` of the Service it belongs to.
+    pub(crate) service: Arc<str>,
+    pub(crate) family: Family,
+    ports: Box<[SlicePort]>,
+    endpoints: Box<[Endpoint]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SlicePort {
+    name: Box<str>,
+    protocol: Protocol,
+    port: u16,
+}
+
+/// One address with what the API says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) ip: IpAddr,
+    pub(crate) state: State,
+    /// Zones that should use it; empty when there is no hint.
+    pub(crate) zones: Box<[Box<str>]>,
+    pub(crate) node_hint: NodeHint,
+}
+
+/// Conditions, and whether it runs on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // the API's own conditions, independent of each other
+pub(crate) struct State {
+    pub(crate) ready: bool,
+    pub(crate) serving: bool,
+    pub(crate) terminating: bool,
+    pub(crate) local: bool,
+}
+
+/// `hints.forNodes`, seen from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeHint {
+    None,
+    Ours,
+    Other,
+}
+
+impl Slice {
+    /// `None` when it is of no use to a proxy: headless, FQDN, no Service named (which is worth a note).
+    pub(crate) fn build(
+        wire: &SliceWire<'_>,
+        namespace: &str,
+        node: &str,
+        problems: &mut Problems<'_>,
+    ) -> Option<Self> {
+        let labels = wire.metadata.labels.as_ref();
+        if labels.is_some_and(|l| l.headless) {
+            return None;
+        }
+        let family = match wire.address_type.as_ref().map_or("", Text::as_str) {
+            "IPv4" => Family::V4,
+            "IPv6" => Family::V6,
+            "FQDN" => return None,
+            other => {
+                problems.ignore("addressType", &other, "is none of IPv4, IPv6, FQDN: the slice is left out");
+                return None;
+            }
+        };
+        let Some(service) = labels.and_then(|l| l.service_name.as_ref()).filter(|n| !n.as_str().is_empty()) else {
+            problems.ignore(
+                "metadata.labels[kubernetes.io/service-name]",
+                &"",
+                "is missing: the slice belongs to no Service",
+            );
+            return None;
+        };
+        let ports = wire.ports.as_deref().unwrap_or_default();
+        let endpoints = wire.endpoints.as_deref().unwrap_or_default();
+        Some(Self {
+            service: [namespace, "/", service.as_str()].concat().into(),
+            family,
+            ports: ports.iter().enumerate().filter_map(|(i, p)| slice_port(i, p, problems)).collect(),
+            endpoints: endpoints
+                .iter()
+                .enumerate()
+                .filter_map(|(i, e)| endpoint(i, e, family, node, problems))
+                .collect(),
+        })
+    }
+}
+
+impl Slice {
+    /// Addresses of endpoints on this node that are ready.
+    pub(crate) fn local_ready(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().filter(|e| e.state.local && e.state.ready).map(|e| e.ip)
+    }
+}
+
+fn slice_port(i: usize, wire: &crate::input::wire::PortWire<'_>, problems: &mut Problems<'_>) -> Option<SlicePort> {
+    let field = || format!("ports[{i}]");
+    let Some(number) = wire.port.filter(|&n| n != 0) else {
+        problems.ignore(
+            field() + ".port",
+            &"null",
+            "means all ports, which no Service rule can express: it is left out",
+        );
+        return None;
+    };
+    let protocol_text = wire.protocol.as_ref().map_or("TCP", Text::as_str);
+    let Some(protocol) = Protocol::parse(protocol_text) else {
+        problems.ignore(field() + ".protocol", &protocol_text, "is none of TCP, UDP, SCTP: the port is left out");
+        return None;
+    };
+    let port = port_number(field() + ".port", number, problems)?;
+    Some(SlicePort { name: wire.name.as_ref().map_or("", Text::as_str).into(), protocol, port })
+}
+
+fn endpoint(
+    i: usize,
+    wire: &EndpointWire<'_>,
+    family: Family,
+    node: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Endpoint> {
+    let field = || format!("endpoints[{i}].addresses[0]");
+    // Only the first address counts; further ones never had a meaning.
+    let Some(text) = wire.addresses.as_ref().and_then(|a| a.first()).map(Text::as_str) else {
+        problems.ignore(format!("endpoints[{i}].addresses"), &"", "is empty: the endpoint is left out");
+        return None;
+    };
+    let ip = match parse_ip(text) {
+        Ok(ip) if Family::of(ip) == family => ip,
+        Ok(_) => {
+            problems.ignore(field(), &text, format!("is not of the slice's addressType {}", family_type(family)));
+            return None;
+        }
+        Err(e @ (AddressError::MappedV4 | AddressError::NotAnAddress | AddressError::NotANetwork)) => {
+            problems.ignore(field(), &text, e.to_string());
+            return None;
+        }
+    };
+    let conditions = wire.conditions.unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let hints = wire.hints.as_ref();
+    let names = |list: Option<&Vec<crate::input::wire::Named<'_>>>| -> Vec<String> {
+        let named = list.map(Vec::as_slice).unwrap_or_default().iter();
+        named.filter_map(|n| n.name.as_ref()).map(|n| n.as_str().to_owned()).collect()
+    };
+    let nodes = names(hints.and_then(|h| h.for_nodes.as_ref()));
+    let zones = names(hints.and_then(|h| h.for_zones.as_ref()));
+    Some(Endpoint {
+        ip,
+        state: State {
+            ready,
+            serving: conditions.serving.unwrap_or(true),
+            terminating: conditions.terminating.unwrap_or(false),
+            local: wire.node_name.as_ref().is_some_and(|n| n.as_str() == node),
+        },
+        zones: zones.into_iter().map(String::into_boxed_str).collect(),
+        node_hint: match nodes.as_slice() {
+            [] => NodeHint::None,
+            names if names.iter().any(|n| n == node) => NodeHint::Ours,
+            _ => NodeHint::Other,
+        },
+    })
+}
+
+const fn family_type(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// An endpoint of one service port: the slice's endpoint and the port number it listens on there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) port: u16,
+}
+
+impl Candidate<'_> {
+    pub(crate) const fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.endpoint.ip, self.port)
+    }
+
+    /// `ip:port`, IPv6 in brackets: part of the chain's name, and the sort key.
+    pub(crate) fn text(&self) -> String {
+        let mut text = Vec::with_capacity(24);
+        socket(&mut text, &self.address());
+        // Always text.
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// All endpoints of the port called `name` (any health), each `ip:port` once, ordered by address.
+///
+/// The same `ip:port` in several slices is one endpoint: a Pod that moves between slices, or an address used again
+/// while its last owner still terminates. The one that can serve wins (not terminating, then ready, then local); a
+/// tie goes to the first slice by name.
+pub(crate) fn of_port<'a>(
+    slices: impl Iterator<Item = &'a Slice>,
+    family: Family,
+    name: &str,
+    protocol: Protocol,
+) -> Vec<Candidate<'a>> {
+    let mut all: Vec<Candidate<'a>> = Vec::new();
+    for slice in slices.filter(|s| s.family == family) {
+        for port in slice.ports.iter().filter(|p| &*p.name == name && p.protocol == protocol) {
+            all.extend(slice.endpoints.iter().map(|endpoint| Candidate { endpoint, port: port.port }));
+        }
+    }
+    // Stable, so that the slices' order decides ties.
+    all.sort_by_key(|c| {
+        let s = c.endpoint.state;
+        (c.address(), s.terminating, Reverse(s.ready), Reverse(s.local))
+    });
+    all.dedup_by_key(|c| c.address());
+    all
+}

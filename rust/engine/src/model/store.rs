@@ -1,0 +1,535 @@
+//! Objects by key: what the cluster looks like, and which Services are touched since somebody last looked.
+//!
+//! Ingest is O(message): it decodes, compares, replaces and marks; nothing here renders a rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use serde_json::value::RawValue;
+
+use crate::error::InputError;
+use crate::input::list::ListReader;
+use crate::input::node::Node;
+use crate::input::problem::{Problem, Problems};
+use crate::input::service::Service;
+use crate::input::wire::{self, FrameType, Kind, NodeWire, Rejection, ServiceWire, SliceWire};
+use crate::model::address::Family;
+use crate::model::endpoints::Slice;
+use crate::report::{HealthCheck, IngestReport};
+
+/// What changed since a family last asked. Each family drains its own.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    /// Keys (`ns/name`) of Services whose object or endpoints changed.
+    pub(crate) services: BTreeSet<Arc<str>>,
+    /// Something that every Service's rules may depend on changed.
+    pub(crate) everything: bool,
+}
+
+/// The cluster, reduced to what rules need.
+#[derive(Debug)]
+pub(crate) struct Store {
+    node_name: Box<str>,
+    /// `spec.externalIPs` count.
+    external_ips: bool,
+    services: HashMap<Arc<str>, Arc<Service>>,
+    /// Those with a healthCheckNodePort: few, and asked for after every sync.
+    health_checked: BTreeSet<Arc<str>>,
+    slices: HashMap<Arc<str>, Slice>,
+    /// Slices of each Service, by name: their order breaks ties.
+    slices_of: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    node: Node,
+    listed: [bool; 3],
+    problems: BTreeMap<(Kind, Arc<str>), Vec<Problem>>,
+    /// Complaints about items of the last list that have no name to file them under.
+    nameless: [Vec<Problem>; 3],
+    dirty: [Dirty; 2],
+    /// Lists that are being read.
+    arriving: [Option<Arriving>; 3],
+    triggers: Vec<Box<str>>,
+}
+
+/// A list of one kind, read as far as it has come.
+#[derive(Debug)]
+struct Arriving {
+    reader: ListReader,
+    staged: Staged,
+}
+
+/// A list's items, decoded, before they take effect together.
+#[derive(Debug, Default)]
+struct Staged {
+    new: Vec<Read>,
+    /// As stored already.
+    same: Vec<(Arc<str>, Vec<Problem>)>,
+    rejected: Vec<Rejection>,
+}
+
+/// A decoded object.
+#[derive(Debug)]
+struct Read {
+    key: Arc<str>,
+    object: Object,
+    problems: Vec<Problem>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`.
+    triggered: Option<Box<str>>,
+}
+
+/// `None` inside: of no use to a proxy.
+#[derive(Debug)]
+enum Object {
+    Service(Option<Arc<Service>>),
+    Slice(Option<Slice>),
+    Node(Node),
+    OtherNode,
+}
+
+/// More trigger times than this between two syncs say nothing new.
+const TRIGGER_LIMIT: usize = 10_000;
+
+fn not_arriving(kind: Kind) -> InputError {
+    InputError::Page { page: 0, reason: format!("no list of {} has begun", kind.name()) }
+}
+
+/// What became of one object.
+enum Change {
+    None,
+    Some,
+}
+
+impl Change {
+    const fn count(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Some => 1,
+        }
+    }
+}
+
+impl Store {
+    pub(crate) fn new(node_name: &str, external_ips: bool) -> Self {
+        Self {
+            node_name: node_name.into(),
+            external_ips,
+            services: HashMap::new(),
+            health_checked: BTreeSet::new(),
+            slices: HashMap::new(),
+            slices_of: HashMap::new(),
+            node: Node::default(),
+            listed: [false; 3],
+            problems: BTreeMap::new(),
+            nameless: Default::default(),
+            dirty: Default::default(),
+            arriving: Default::default(),
+            triggers: Vec::new(),
+        }
+    }
+
+    /// The first kind that has not been listed.
+    pub(crate) fn missing(&self) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|&k| !self.listed[k as usize])
+    }
+
+    pub(crate) fn is_listed(&self, kind: Kind) -> bool {
+        self.listed[kind as usize]
+    }
+
+    pub(crate) const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(crate) fn service(&self, key: &str) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    pub(crate) fn service_keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.services.keys()
+    }
+
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.services.len(), self.slices.len())
+    }
+
+    /// A Service's slices, by name.
+    pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &Slice> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// Take what changed for a family since the last call.
+    pub(crate) fn take_dirty(&mut self, family: Family) -> Dirty {
+        std::mem::take(&mut self.dirty[family.index()])
+    }
+
+    /// Everything any Service's rules depend on may have changed.
+    pub(crate) fn touch_everything(&mut self) {
+        self.dirty.iter_mut().for_each(|d| d.everything = true);
+    }
+
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values().flatten().chain(self.nameless.iter().flatten())
+    }
+
+    /// Every healthCheckNodePort with the number of distinct local ready addresses, by Service name.
+    pub(crate) fn health_checks(&self) -> Vec<HealthCheck> {
+        self.health_checked
+            .iter()
+            .filter_map(|key| {
+                let port = self.services.get(key)?.health_check_port?;
+                let (namespace, name) = key.split_once('/')?;
+                let local: BTreeSet<_> = self.slices_of(key).flat_map(Slice::local_ready).collect();
+                Some(HealthCheck {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                    port,
+                    local_endpoints: local.len(),
+                })
+            })
+            .collect()
+    }
+
+    /// Swap in a whole list. Nothing changes unless every page can be read.
+    pub(crate) fn replace(&mut self, kind: Kind, pages: &[&[u8]]) -> Result<IngestReport, InputError> {
+        let mut cut = Vec::with_capacity(pages.len());
+        for (i, bytes) in pages.iter().enumerate() {
+            cut.push(wire::page(i, bytes)?);
+        }
+        let mut staged = Staged::default();
+        let items = cut.iter().flat_map(|p| p.items.iter().copied()).filter(|raw| !wire::is_other_kind(raw, kind));
+        for (position, raw) in items.enumerate() {
+            self.stage(kind, raw, position, &mut staged);
+        }
+        let version = cut.last().map(|p| p.resource_version.clone()).unwrap_or_default();
+        Ok(self.swap(kind, staged, version))
+    }
+
+    /// A list of this kind begins to arrive; one that was arriving is forgotten.
+    pub(crate) fn begin_list(&mut self, kind: Kind) {
+        self.arriving[kind as usize] = Some(Arriving { reader: ListReader::new(), staged: Staged::default() });
+    }
+
+    /// More of the list. After an error it is forgotten, and nothing has changed.
+    pub(crate) fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
+        let mut arriving = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
+        let Arriving { reader, staged } = &mut arriving;
+        reader.feed(chunk, &mut |position, text| {
+            let raw: &RawValue = serde_json::from_slice(text)
+                .map_err(|e| InputError::Page { page: 0, reason: format!("item {position}: {e}") })?;
+            self.stage(kind, raw, position, staged);
+            Ok(())
+        })?;
+        self.arriving[kind as usize] = Some(arriving);
+        Ok(())
+    }
+
+    /// The list is complete: swap it in. Refused, and nothing changed, if its text is not.
+    pub(crate) fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
+        let Arriving { reader, staged } = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
+        let end = reader.end()?;
+        Ok(self.swap(kind, staged, end.resource_version))
+    }
+
+    /// The list will not be completed.
+    pub(crate) fn abort_list(&mut self, kind: Kind) {
+        self.arriving[kind as usize] = None;
+    }
+
+    /// Decode one item of a list. What equals the stored object is not kept a second time.
+    fn stage(&self, kind: Kind, raw: &RawValue, position: usize, staged: &mut Staged) {
+        match self.read(kind, raw, position) {
+            Ok(read) if self.holds(&read) => staged.same.push((read.key, read.problems)),
+            Ok(read) => staged.new.push(read),
+            Err(rejection) => staged.rejected.push(*rejection),
+        }
+    }
+
+    /// Make the staged objects the only ones of their kind.
+    fn swap(&mut self, kind: Kind, staged: Staged, resource_version: String) -> IngestReport {
+        self.arriving[kind as usize] = None;
+        self.nameless[kind as usize].clear();
+        let mut report = self.report(kind);
+        report.resource_version = resource_version;
+        report.applied = staged.same.len() + staged.new.len();
+        report.rejected = staged.rejected.len();
+
+        let mut gone = self.keys(kind);
+        for (key, problems) in staged.same {
+            gone.remove(&key);
+            self.file(kind, &key, problems);
+        }
+        for read in staged.new {
+            gone.remove(&read.key);
+            report.changed += self.put(kind, read).count();
+        }
+        for rejection in staged.rejected {
+            if let Some(key) = self.reject(kind, rejection) {
+                gone.remove(&key);
+            }
+        }
+        for key in gone {
+            report.changed += self.delete(kind, &key).count();
+        }
+        self.listed[kind as usize] = true;
+        report.in_sync = true;
+        report
+    }
+
+    /// Apply newline-delimited watch frames, in order.
+    pub(crate) fn ingest(&mut self, kind: Kind, frames: &[u8]) -> IngestReport {
+        // A staged list holds "as stored" for what has not changed since; a change in between would make that a lie.
+        self.abort_list(kind);
+        let mut report = self.report(kind);
+        let lines = frames.split(|&b| b == b'\n').filter(|l| !l.iter().all(u8::is_ascii_whitespace));
+        for (position, line) in lines.enumerate() {
+            match wire::frame(line) {
+                Ok(frame) => self.apply(kind, &frame, position, &mut report),
+                Err(reason) => _ = report.malformed.get_or_insert(format!("frame {position}: {reason}")),
+            }
+        }
+        report
+    }
+
+    fn apply(&mut self, kind: Kind, frame: &wire::Frame<'_>, position: usize, report: &mut IngestReport) {
+        if frame.type_ == FrameType::Error {
+            report.error_code = Some(wire::status_code(frame.object));
+            return;
+        }
+        if let Some(version) = wire::resource_version(frame.object) {
+            report.resource_version = version;
+        }
+        let change = match frame.type_ {
+            FrameType::Bookmark => {
+                report.bookmark = true;
+                return;
+            }
+            FrameType::Deleted => match wire::decode::<Keyed<'_>>(kind, frame.object, position) {
+                Ok(object) => Ok(wire::key(kind, &object.metadata).map_or(Change::None, |k| self.delete(kind, &k))),
+                Err(rejection) => Err(rejection),
+            },
+            _ => self.read(kind, frame.object, position).map(|mut read| {
+                let triggered = read.triggered.take();
+                let change = self.put(kind, read);
+                if matches!(change, Change::Some) {
+                    self.remember_trigger(triggered);
+                }
+                change
+            }),
+        };
+        match change {
+            Ok(change) => {
+                report.applied += 1;
+                report.changed += change.count();
+            }
+            Err(rejection) => {
+                report.rejected += 1;
+                self.reject(kind, *rejection);
+            }
+        }
+    }
+
+    fn report(&self, kind: Kind) -> IngestReport {
+        IngestReport {
+            kind,
+            resource_version: String::new(),
+            applied: 0,
+            changed: 0,
+            rejected: 0,
+            in_sync: self.is_listed(kind),
+            bookmark: false,
+            error_code: None,
+            malformed: None,
+        }
+    }
+
+    /// Keys that a list of this kind may delete, objects known only by their problems included.
+    fn keys(&self, kind: Kind) -> BTreeSet<Arc<str>> {
+        let mut keys: BTreeSet<Arc<str>> =
+            self.problems.keys().filter(|(k, _)| *k == kind).map(|(_, k)| k.clone()).collect();
+        match kind {
+            Kind::Service => keys.extend(self.services.keys().cloned()),
+            Kind::EndpointSlice => keys.extend(self.slices.keys().cloned()),
+            Kind::Node => _ = keys.insert(Arc::from(&*self.node_name)),
+        }
+        keys
+    }
+
+    /// Decode one object; changes nothing.
+    fn read(&self, kind: Kind, raw: &RawValue, position: usize) -> Result<Read, Box<Rejection>> {
+        let nameless = || Box::new(wire::nameless(kind, position));
+        match kind {
+            Kind::Service => {
+                let mut wire: ServiceWire<'_> = wire::decode(kind, raw, position)?;
+                let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
+                let object = || format!("Service {key}");
+                let mut problems = Problems::new(&object);
+                if !self.external_ips
+                    && let Some(ips) = wire.spec.as_mut().and_then(|s| s.external_ips.take()).filter(|i| !i.is_empty())
+                {
+                    let ips: Vec<&str> = ips.iter().map(wire::Text::as_str).collect();
+                    let reason = "is not programmed: feature gate AllowServiceExternalIPs is off";
+                    problems.ignore("spec.externalIPs", &ips.join(", "), reason);
+                }
+                let service = Service::build(&wire, &mut problems);
+                let problems = problems.into_vec();
+                Ok(Read { key, object: Object::Service(service.map(Arc::new)), problems, triggered: None })
+            }
+            Kind::EndpointSlice => {
+                let wire: SliceWire<'_> = wire::decode(kind, raw, position)?;
+                let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
+                let object = || format!("EndpointSlice {key}");
+                let mut problems = Problems::new(&object);
+                let namespace = wire::namespace(&wire.metadata);
+                let slice = Slice::build(&wire, namespace, &self.node_name, &mut problems);
+                let problems = problems.into_vec();
+                let triggered = wire.metadata.annotations.and_then(|a| a.change_trigger).map(|t| t.as_str().into());
+                Ok(Read { key, object: Object::Slice(slice), problems, triggered })
+            }
+            Kind::Node => {
+                let wire: NodeWire<'_> = wire::decode(kind, raw, position)?;
+                let key: Arc<str> = wire::key(kind, &wire.metadata).ok_or_else(nameless)?.into();
+                if *key != *self.node_name {
+                    return Ok(Read { key, object: Object::OtherNode, problems: Vec::new(), triggered: None });
+                }
+                let object = || format!("Node {key}");
+                let mut problems = Problems::new(&object);
+                let node = Node::build(&wire, &mut problems);
+                let problems = problems.into_vec();
+                Ok(Read { key, object: Object::Node(node), problems, triggered: None })
+            }
+        }
+    }
+
+    /// Whether the store has exactly this.
+    fn holds(&self, read: &Read) -> bool {
+        match &read.object {
+            Object::Service(service) => self.services.get(&read.key) == service.as_ref(),
+            Object::Slice(slice) => self.slices.get(&read.key) == slice.as_ref(),
+            Object::Node(node) => self.node == *node,
+            Object::OtherNode => true,
+        }
+    }
+
+    fn put(&mut self, kind: Kind, read: Read) -> Change {
+        let Read { key, object, problems, .. } = read;
+        self.file(kind, &key, problems);
+        match object {
+            Object::Service(service) => self.put_service(key, service),
+            Object::Slice(slice) => self.put_slice(key, slice),
+            Object::Node(node) => self.put_node(node),
+            Object::OtherNode => Change::None,
+        }
+    }
+
+    /// When the change behind a watch event happened, as its controller wrote it. A burst beyond the limit is
+    /// measured by its beginning.
+    fn remember_trigger(&mut self, triggered: Option<Box<str>>) {
+        if let Some(time) = triggered.filter(|_| self.triggers.len() < TRIGGER_LIMIT) {
+            self.triggers.push(time);
+        }
+    }
+
+    /// Trigger times of endpoint changes since the last call.
+    pub(crate) fn take_triggers(&mut self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.triggers)
+    }
+
+    /// Remember what is wrong with an object that keeps its previous state; gives its key.
+    fn reject(&mut self, kind: Kind, rejection: Rejection) -> Option<Arc<str>> {
+        let Some(key) = rejection.key else {
+            self.nameless[kind as usize].push(rejection.problem);
+            return None;
+        };
+        let key: Arc<str> = key.into();
+        // Another Node's faults are none of our business.
+        if kind != Kind::Node || *key == *self.node_name {
+            self.file(kind, &key, vec![rejection.problem]);
+        }
+        Some(key)
+    }
+
+    fn file(&mut self, kind: Kind, key: &Arc<str>, problems: Vec<Problem>) {
+        if !problems.is_empty() {
+            self.problems.insert((kind, key.clone()), problems);
+        } else if !self.problems.is_empty() {
+            self.problems.remove(&(kind, key.clone()));
+        }
+    }
+
+    fn delete(&mut self, kind: Kind, key: &str) -> Change {
+        let key: Arc<str> = key.into();
+        self.file(kind, &key, Vec::new());
+        match kind {
+            Kind::Service => self.put_service(key, None),
+            Kind::EndpointSlice => self.put_slice(key, None),
+            Kind::Node if *key == *self.node_name => self.put_node(Node::default()),
+            Kind::Node => Change::None,
+        }
+    }
+
+    fn put_service(&mut self, key: Arc<str>, new: Option<Arc<Service>>) -> Change {
+        if self.services.get(&key) == new.as_ref() {
+            return Change::None;
+        }
+        self.touch(&key);
+        if new.as_ref().is_some_and(|s| s.health_check_port.is_some()) {
+            self.health_checked.insert(key.clone());
+        } else {
+            self.health_checked.remove(&key);
+        }
+        match new {
+            Some(service) => _ = self.services.insert(key, service),
+            None => _ = self.services.remove(&key),
+        }
+        Change::Some
+    }
+
+    fn put_slice(&mut self, key: Arc<str>, new: Option<Slice>) -> Change {
+        let old = self.slices.get(&key);
+        if old == new.as_ref() {
+            return Change::None;
+        }
+        // A slice may change its label and so its Service: both are touched.
+        if let Some(old) = old.map(|s| s.service.clone()) {
+            self.touch(&old);
+            if let Some(names) = self.slices_of.get_mut(&old) {
+                names.remove(&key);
+                if names.is_empty() {
+                    self.slices_of.remove(&old);
+                }
+            }
+        }
+        match new {
+            Some(slice) => {
+                self.touch(&slice.service);
+                self.slices_of.entry(slice.service.clone()).or_default().insert(key.clone());
+                self.slices.insert(key, slice);
+            }
+            None => _ = self.slices.remove(&key),
+        }
+        Change::Some
+    }
+
+    fn put_node(&mut self, new: Node) -> Change {
+        if self.node == new {
+            return Change::None;
+        }
+        self.node = new;
+        self.touch_everything();
+        Change::Some
+    }
+
+    fn touch(&mut self, service: &Arc<str>) {
+        for dirty in &mut self.dirty {
+            if !dirty.services.contains(service) {
+                dirty.services.insert(service.clone());
+            }
+        }
+    }
+}
+
+/// Enough of a deleted object to know which it was.
+#[derive(serde::Deserialize)]
+struct Keyed<'a> {
+    #[serde(borrow, default)]
+    metadata: wire::Meta<'a>,
+}

@@ -1,0 +1,217 @@
+//! `nf_tables` over netlink: what is asked, and answers taken apart. Linux UAPI only.
+//!
+//! Nothing is skipped for being unknown: an attribute nobody knows here may change what a rule means, so [`fields`] gives
+//! `None` then. Numbers of `nf_tables` attributes are in network byte order.
+
+use crate::model::address::Family;
+use crate::netlink::framing::{
+    AF_INET, AF_INET6, ATTRIBUTE, HEADER, Header, NFGENMSG, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR,
+    TYPE_MASK, aligned, errno, message, put_text, request,
+};
+
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
+pub(super) const NEWCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 3;
+const GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 4;
+pub(super) const NEWRULE: u16 = NFNL_SUBSYS_NFTABLES | 6;
+const GETRULE: u16 = NFNL_SUBSYS_NFTABLES | 7;
+const NEWGEN: u16 = NFNL_SUBSYS_NFTABLES | 15;
+const GETGEN: u16 = NFNL_SUBSYS_NFTABLES | 16;
+
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
+
+pub(super) const RULE_TABLE: u16 = 1;
+pub(super) const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
+/// For which protocol an extension was checked when the rule was made; it does nothing to a packet.
+pub(super) const RULE_COMPAT: u16 = 5;
+const RULE_POSITION: u16 = 6;
+
+/// A chain as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chain<'a> {
+    pub(super) table: &'a [u8],
+    pub(super) name: &'a [u8],
+    /// The kernel itself leads packets here.
+    pub(super) hooked: bool,
+}
+
+/// A rule, its expressions not yet read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RawRule<'a> {
+    pub(super) table: &'a [u8],
+    pub(super) chain: &'a [u8],
+    pub(super) expressions: &'a [u8],
+    /// It has an attribute that is unknown here.
+    pub(super) more: Option<u16>,
+}
+
+/// What one message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message<'a> {
+    Generation(u32),
+    Chain(Chain<'a>),
+    Rule(RawRule<'a>),
+    /// The end of an answer, with the errno of a refusal.
+    Done(Option<i32>),
+    /// None of these, or cut short.
+    Unreadable,
+}
+
+/// One message with what its headers tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Envelope<'a> {
+    pub(super) sequence: u32,
+    /// The kernel itself says that something changed under the dump.
+    pub(super) interrupted: bool,
+    /// The lower half of the rules' generation, where the message has one.
+    pub(super) generation: Option<u16>,
+    pub(super) message: Message<'a>,
+}
+
+/// The messages of a datagram; ends after the first that is cut short.
+pub(super) fn messages(family: Family, mut data: &[u8]) -> impl Iterator<Item = Envelope<'_>> {
+    std::iter::from_fn(move || {
+        if data.is_empty() {
+            return None;
+        }
+        let envelope = envelope(family, &mut data);
+        if envelope.is_none() {
+            data = &[];
+        }
+        let cut = Envelope { sequence: 0, interrupted: false, generation: None, message: Message::Unreadable };
+        Some(envelope.unwrap_or(cut))
+    })
+}
+
+fn envelope<'a>(family: Family, data: &mut &'a [u8]) -> Option<Envelope<'a>> {
+    let (Header { kind, flags, sequence }, body) = message(data)?;
+    let interrupted = flags & NLM_F_DUMP_INTR != 0;
+    if matches!(kind, NLMSG_DONE | NLMSG_ERROR) {
+        let message = if body.len() < 4 { Message::Unreadable } else { Message::Done(errno(body)) };
+        return Some(Envelope { sequence, interrupted, generation: None, message });
+    }
+    let [of, _, high, low] = *body.first_chunk::<NFGENMSG>()?;
+    let attributes = &body[NFGENMSG..];
+    let read = match kind {
+        NEWGEN => generation(attributes).map(Message::Generation),
+        NEWCHAIN if of == number(family) => chain(attributes).map(Message::Chain),
+        NEWRULE if of == number(family) => rule(attributes).map(Message::Rule),
+        _ => None,
+    };
+    let generation = Some(u16::from_be_bytes([high, low]));
+    Some(Envelope { sequence, interrupted, generation, message: read.unwrap_or(Message::Unreadable) })
+}
+
+fn generation(data: &[u8]) -> Option<u32> {
+    be32(fields::<4>(data)?[1])
+}
+
+/// Chains have attributes that mean nothing to who reads rules: counters, policies, names of devices.
+fn chain(data: &[u8]) -> Option<Chain<'_>> {
+    let (mut table, mut name, mut hooked) = (None, None, false);
+    for attribute in attributes(data) {
+        let (kind, value) = attribute?;
+        match kind {
+            CHAIN_TABLE => table = Some(string(value)?),
+            CHAIN_NAME => name = Some(string(value)?),
+            CHAIN_HOOK => hooked = true,
+            _ => {}
+        }
+    }
+    Some(Chain { table: table?, name: name?, hooked })
+}
+
+fn rule(data: &[u8]) -> Option<RawRule<'_>> {
+    let (mut table, mut chain, mut expressions, mut more) = (None, None, None, None);
+    for attribute in attributes(data) {
+        let (kind, value) = attribute?;
+        match kind {
+            RULE_TABLE => table = Some(string(value)?),
+            RULE_CHAIN => chain = Some(string(value)?),
+            RULE_EXPRESSIONS => expressions = Some(value),
+            RULE_HANDLE | RULE_COMPAT | RULE_POSITION => {}
+            unknown => more = Some(unknown),
+        }
+    }
+    Some(RawRule { table: table?, chain: chain?, expressions: expressions.unwrap_or_default(), more })
+}
+
+/// `(type, value)` of each attribute; `None`, and then the end, where one is cut short.
+pub(super) fn attributes(mut data: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
+    std::iter::from_fn(move || {
+        if data.is_empty() {
+            return None;
+        }
+        let one = attribute(&mut data);
+        if one.is_none() {
+            data = &[];
+        }
+        Some(one)
+    })
+}
+
+fn attribute<'a>(data: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+    let [a, b, c, d] = *data.first_chunk::<ATTRIBUTE>()?;
+    let length = usize::from(u16::from_ne_bytes([a, b]));
+    let value = data.get(ATTRIBUTE..length)?;
+    *data = data.get(aligned(length)..).unwrap_or_default();
+    Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value))
+}
+
+/// Attributes by type, each at most once and none of a type from `N` on; else `None`.
+pub(super) fn fields<const N: usize>(data: &[u8]) -> Option<[Option<&[u8]>; N]> {
+    let mut found = [None; N];
+    for attribute in attributes(data) {
+        let (kind, value) = attribute?;
+        let slot = found.get_mut(usize::from(kind))?;
+        if slot.replace(value).is_some() {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// A number in network byte order.
+pub(super) fn be32(value: Option<&[u8]>) -> Option<u32> {
+    value?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// A text with a NUL at its end and none before.
+pub(super) fn string(value: &[u8]) -> Option<&[u8]> {
+    value.strip_suffix(b"\0").filter(|text| !text.contains(&0))
+}
+
+pub(super) const fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    }
+}
+
+/// Ask for the number that grows with every change of rules.
+pub(super) fn ask_generation(sequence: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER + NFGENMSG);
+    request(GETGEN, 0, sequence, 0, &mut out, |_| {});
+    out
+}
+
+/// Ask for the chains of all tables of a family.
+pub(super) fn ask_chains(family: Family, sequence: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER + NFGENMSG);
+    request(GETCHAIN, NLM_F_DUMP, sequence, number(family), &mut out, |_| {});
+    out
+}
+
+/// Ask for the rules of one chain. (The kernel finds a chain by its hash. A dump of a whole table begins to count from
+/// its first rule again for every datagram: thirty seconds where this takes one.)
+pub(super) fn ask_rules(family: Family, table: &str, chain: &[u8], sequence: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96);
+    request(GETRULE, NLM_F_DUMP, sequence, number(family), &mut out, |out| {
+        put_text(RULE_TABLE, table.as_bytes(), out);
+        put_text(RULE_CHAIN, chain, out);
+    });
+    out
+}

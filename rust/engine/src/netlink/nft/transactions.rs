@@ -1,0 +1,126 @@
+//! A plan's text as batches of netlink requests, which the kernel takes without a tool.
+//!
+//! The nft tool is quadratic in what one transaction names and slows down with every transaction; the kernel is not and
+//! does not. What it takes is the same: each block of the text is a batch, in order, and each rule is encoded from its
+//! line, which is parsed as a line that was read back would be. So there is one source of what is written, whoever
+//! writes it, and a line that means anything else than its rule cannot come about.
+
+use std::fmt;
+
+use super::commands::Batch;
+use super::describe::describe;
+use crate::model::address::Family;
+use crate::model::names::{ChainId, FixedChain, Table};
+use crate::rules::hooks::FIREWALL;
+use crate::rules::rule_parse::parse;
+use crate::write::text::{Command, RestoreText};
+
+/// One transaction: a datagram for the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// A whole batch.
+    pub bytes: Vec<u8>,
+    /// It took effect when the request with this number is acknowledged.
+    pub last: u32,
+}
+
+impl Transaction {
+    /// The request with this number, for people: `-A CHAIN rule` in its table. `None`: the transaction as a whole.
+    #[must_use]
+    pub fn describe(&self, family: Family, sequence: u32) -> Option<String> {
+        describe(family, &self.bytes, sequence)
+    }
+}
+
+/// A line of ours that is not a rule of ours: a fault of this program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotEncodable(pub String);
+
+impl fmt::Display for NotEncodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no netlink request can be made of {:?}", self.0)
+    }
+}
+
+impl std::error::Error for NotEncodable {}
+
+/// See the module. Frees the text once there are no more.
+#[derive(Debug)]
+pub struct Transactions {
+    family: Family,
+    text: RestoreText,
+    step: usize,
+}
+
+impl Transactions {
+    /// Of a text that was made for this family.
+    #[must_use]
+    pub const fn new(family: Family, text: RestoreText) -> Self {
+        Self { family, text, step: 0 }
+    }
+
+    fn encode(&mut self) -> Result<Option<Transaction>, NotEncodable> {
+        let mut commands = self.text.commands(self.step);
+        let Some(Command::Begin(table)) = commands.next() else { return Ok(None) };
+        let mut batch = Batch::new(self.family, table, BATCH_CAPACITY);
+        self.step += 1;
+        for command in commands {
+            self.step += 1;
+            match command {
+                Command::Declare(id) => {
+                    if is_canary(id) {
+                        batch.base();
+                    }
+                    batch.declare(id.name().as_bytes());
+                }
+                Command::DeclareFirewall => batch.declare(FIREWALL.as_bytes()),
+                Command::Lines(lines) => encode_lines(self.family, table, lines, &mut batch)?,
+                Command::Delete(id) => batch.delete(id.name().as_bytes()),
+                Command::Begin(_) | Command::Commit => break,
+            }
+        }
+        let (bytes, last) = batch.finish();
+        Ok(Some(Transaction { bytes, last }))
+    }
+}
+
+/// A usual change.
+const BATCH_CAPACITY: usize = 1 << 12;
+
+/// A canary is written where the table was empty or flushed: then others may have taken its base chains, too.
+const fn is_canary(id: ChainId) -> bool {
+    matches!(id, ChainId::Fixed(FixedChain::NatCanary | FixedChain::FilterCanary | FixedChain::MangleCanary))
+}
+
+fn encode_lines(family: Family, table: Table, lines: &[u8], batch: &mut Batch) -> Result<(), NotEncodable> {
+    for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        let wrong = || NotEncodable(String::from_utf8_lossy(line).into_owned());
+        let text = std::str::from_utf8(line).map_err(|_| wrong())?;
+        let (behind, rest) = match (text.strip_prefix("-A "), text.strip_prefix("-I ")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            (None, None) => return Err(wrong()),
+        };
+        let end = rest.find(' ').unwrap_or(rest.len());
+        let (chain, rule) = rest.split_at(end);
+        if !behind {
+            batch.base();
+        }
+        let rule = parse(family, table, rule).ok_or_else(wrong)?;
+        batch.rule(chain.as_bytes(), &rule, behind);
+    }
+    Ok(())
+}
+
+impl Iterator for Transactions {
+    type Item = Result<Transaction, NotEncodable>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.encode();
+        if !matches!(next, Ok(Some(_))) {
+            self.text = RestoreText::default();
+            self.step = 0;
+        }
+        next.transpose()
+    }
+}

@@ -1,0 +1,83 @@
+//! A rule's expressions one by one, and its verdicts: readable even where the rest of a rule is not.
+
+use super::messages::{attributes, be32, fields, string};
+use crate::model::names::{ChainId, Table};
+use crate::rules::hooks::FIREWALL;
+
+pub(super) const LIST_ELEMENT: u16 = 1;
+
+pub(super) const REGISTER_VERDICT: u32 = 0;
+pub(super) const NF_DROP: u32 = 0;
+pub(super) const NF_ACCEPT: u32 = 1;
+pub(super) const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
+const NFT_GOTO: u32 = 0u32.wrapping_sub(4);
+pub(super) const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
+
+/// Where a packet goes from a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict<'a> {
+    Accept,
+    Drop,
+    Return,
+    Jump(&'a [u8]),
+    Goto(&'a [u8]),
+}
+
+/// `(name, data)` of each expression; `None`, and then the end, where one is malformed.
+pub(super) fn expressions(data: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
+    attributes(data).map(|attribute| {
+        let (LIST_ELEMENT, element) = attribute? else { return None };
+        let [None, Some(name), data] = fields::<3>(element)? else { return None };
+        Some((string(name)?, data.unwrap_or_default()))
+    })
+}
+
+/// Every verdict in a rule, whatever else it holds.
+pub(super) fn verdicts(data: &[u8]) -> impl Iterator<Item = Verdict<'_>> {
+    expressions(data).flatten().filter(|(name, _)| *name == b"immediate").filter_map(|(_, data)| verdict(data))
+}
+
+/// The verdict that an "immediate" expression loads.
+pub(super) fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
+    let [None, register, data] = fields::<3>(data)? else { return None };
+    (be32(register)? == REGISTER_VERDICT).then_some(())?;
+    let [None, None, verdict] = fields::<3>(data?)? else { return None };
+    match fields::<3>(verdict?)? {
+        [None, code, None] => match be32(code)? {
+            NF_DROP => Some(Verdict::Drop),
+            NF_ACCEPT => Some(Verdict::Accept),
+            NFT_RETURN => Some(Verdict::Return),
+            _ => None,
+        },
+        [None, code, Some(chain)] => match be32(code)? {
+            NFT_JUMP => Some(Verdict::Jump(string(chain)?)),
+            NFT_GOTO => Some(Verdict::Goto(string(chain)?)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What a rule that is not understood does to us, going by a verdict in it.
+pub(super) enum Foreign {
+    Nowhere,
+    Holds(ChainId),
+    /// It could be a hook.
+    Hook,
+}
+
+/// See [`Foreign`].
+pub(super) fn leads_to(table: Table, chain: &[u8], verdict: Verdict<'_>) -> Foreign {
+    let firewall = FIREWALL.as_bytes();
+    match verdict {
+        Verdict::Jump(name) if table == Table::Filter && name == firewall => Foreign::Hook,
+        Verdict::Drop if table == Table::Filter && chain == firewall => Foreign::Hook,
+        Verdict::Jump(name) => match ChainId::parse(table, name) {
+            Some(ChainId::Fixed(_)) => Foreign::Hook,
+            Some(id) => Foreign::Holds(id),
+            None => Foreign::Nowhere,
+        },
+        Verdict::Goto(name) => ChainId::parse(table, name).map_or(Foreign::Nowhere, Foreign::Holds),
+        Verdict::Accept | Verdict::Drop | Verdict::Return => Foreign::Nowhere,
+    }
+}

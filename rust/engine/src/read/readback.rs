@@ -1,0 +1,93 @@
+//! `iptables-save` output into observed state.
+//!
+//! A rule of one of our chains that cannot be parsed makes the chain "different": it will be rewritten, never
+//! interpreted.
+
+use hashbrown::HashMap;
+
+use crate::error::InputError;
+use crate::model::address::Family;
+use crate::model::names::{ChainId, Table};
+use crate::rules::hooks::FIREWALL;
+use crate::rules::rule::Rule;
+use crate::rules::rule_parse::parse;
+use crate::state::digest::Digester;
+use crate::state::observed::{Accumulator, Observed};
+
+/// Read what `iptables-save` (of all tables) printed.
+pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<Observed, InputError> {
+    let mut observed = Observed::default();
+    let mut building: HashMap<ChainId, Accumulator> = HashMap::new();
+    let mut table: Option<(Option<Table>, &[u8])> = None;
+    let mut line_again = Vec::new();
+    for line in saved.split(|&b| b == b'\n') {
+        if let Some(name) = line.strip_prefix(b"*") {
+            if let Some((_, open)) = table {
+                return Err(cut_short(open));
+            }
+            table = Some((Table::parse(name), name));
+        } else if line == b"COMMIT" {
+            table = None;
+        } else if let Some((Some(table), _)) = table {
+            if let Some(rest) = line.strip_prefix(b":") {
+                let name = rest.split(|&b| b == b' ').next().unwrap_or_default();
+                if let Some(id) = ChainId::parse(table, name) {
+                    building.entry(id).or_insert_with(|| Accumulator::new(id, digester));
+                } else if table == Table::Filter && name == FIREWALL.as_bytes() {
+                    observed.firewall_exists = true;
+                }
+                continue;
+            }
+            let Some(rest) = without_counters(line).strip_prefix(b"-A ") else { continue };
+            let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+            let (name, body) = rest.split_at(end);
+            let rule = std::str::from_utf8(body).ok().and_then(|text| parse(family, table, text));
+            let Some(id) = ChainId::parse(table, name) else {
+                foreign_chain(&mut observed, table, name, body, rule);
+                continue;
+            };
+            let chain = building.entry(id).or_insert_with(|| Accumulator::new(id, digester));
+            match rule {
+                Some(rule) => {
+                    chain.rule(family, digester, id, &rule, &mut line_again);
+                    observed.ours(id, &rule);
+                }
+                None => chain.foreign(digester, line),
+            }
+        }
+    }
+    if let Some((_, open)) = table {
+        return Err(cut_short(open));
+    }
+    #[allow(clippy::iter_over_hash_type)] // from one map into another
+    for (id, chain) in building {
+        observed.chains.insert(id, chain.finish());
+    }
+    Ok(observed)
+}
+
+fn cut_short(table: &[u8]) -> InputError {
+    InputError::Saved { reason: format!("table {} has no COMMIT", String::from_utf8_lossy(table)) }
+}
+
+/// `[packets:bytes] ` in front of a rule (`iptables-save -c`).
+fn without_counters(line: &[u8]) -> &[u8] {
+    match line.strip_prefix(b"[").and_then(|rest| memchr::memmem::find(rest, b"] ").map(|at| &rest[at + 2..])) {
+        Some(rest) => rest,
+        None => line,
+    }
+}
+
+/// A rule in a chain that is not ours: what it does matters only where it leads.
+fn foreign_chain(observed: &mut Observed, table: Table, name: &[u8], body: &[u8], rule: Option<Rule>) {
+    if let Some(rule) = rule {
+        observed.foreign(table, name, rule);
+        return;
+    }
+    let mut words = body.split(|&b| b == b' ').filter(|w| !w.is_empty());
+    while let Some(word) = words.next() {
+        if word == b"-j" || word == b"-g" {
+            observed.held.extend(words.next().and_then(|target| ChainId::parse(table, target)));
+        }
+    }
+}

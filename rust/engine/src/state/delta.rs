@@ -1,0 +1,206 @@
+//! Which chains differ: desired against applied, the latter learnt from confirmed plans or observed in the kernel.
+//!
+//! ```text
+//!          desired                 applied (what we know the kernel to hold)
+//!      ┌──────────────┬───────────────────────┬──────────────┐
+//!      │   to create  │ same digest: nothing  │    stale:    │
+//!      │              │ other digest: rewrite │    delete,   │
+//!      │              │ unknown: rewrite      │ unless held  │
+//!      └──────────────┴───────────────────────┴──────────────┘
+//! ```
+//!
+//! A pure data structure: "applied" is only a name here, nothing is written anywhere.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+
+use crate::model::names::ChainId;
+use crate::state::digest::Digest;
+
+/// What is believed of a chain in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Applied {
+    Rules(Digest),
+    /// A write whose outcome nobody knows touched it.
+    Unknown,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    desired: HashMap<ChainId, Digest>,
+    applied: HashMap<ChainId, Applied>,
+    /// applied − desired, kept up to date.
+    stale: BTreeSet<ChainId>,
+    /// Chains that rules of others jump to: the kernel would refuse to delete them.
+    held: BTreeSet<ChainId>,
+}
+
+/// How an observation differs from what was believed applied.
+#[derive(Debug, Default)]
+pub(crate) struct Drift {
+    pub(crate) differing: Vec<ChainId>,
+    pub(crate) missing: Vec<ChainId>,
+}
+
+impl Delta {
+    /// This chain shall exist with these rules.
+    pub(crate) fn want(&mut self, chain: ChainId, digest: Digest) {
+        self.desired.insert(chain, digest);
+        self.stale.remove(&chain);
+    }
+
+    /// This chain shall not exist.
+    pub(crate) fn unwant(&mut self, chain: ChainId) {
+        self.desired.remove(&chain);
+        if self.applied.contains_key(&chain) {
+            self.stale.insert(chain);
+        }
+    }
+
+    /// Whether a desired chain must be written.
+    pub(crate) fn differs(&self, chain: ChainId) -> bool {
+        match (self.desired.get(&chain), self.applied.get(&chain)) {
+            (Some(want), Some(Applied::Rules(have))) => want != have,
+            (Some(_), _) => true,
+            (None, _) => false,
+        }
+    }
+
+    /// Chains to delete.
+    pub(crate) fn deletable(&self) -> impl Iterator<Item = ChainId> {
+        self.stale.iter().copied().filter(|c| !self.held.contains(c))
+    }
+
+    pub(crate) fn stale(&self) -> &BTreeSet<ChainId> {
+        &self.stale
+    }
+
+    pub(crate) fn is_held(&self, chain: ChainId) -> bool {
+        self.held.contains(&chain)
+    }
+
+    /// The kernel holds none of our chains.
+    pub(crate) fn nothing_applied(&self) -> bool {
+        self.applied.is_empty()
+    }
+
+    /// Numbers of desired, applied and stale chains.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        (self.desired.len(), self.applied.len(), self.stale.len())
+    }
+
+    /// A write of these chains succeeded. Their desired digests are the ones that were written: nothing changes them
+    /// between a plan and its outcome.
+    pub(crate) fn commit(&mut self, written: &[ChainId], deleted: &[ChainId]) {
+        for &chain in written {
+            if let Some(&digest) = self.desired.get(&chain) {
+                self.applied.insert(chain, Applied::Rules(digest));
+            }
+        }
+        for &chain in deleted {
+            self.applied.remove(&chain);
+            self.stale.remove(&chain);
+        }
+    }
+
+    /// A write of these chains may or may not have happened, in whole or table by table.
+    pub(crate) fn abandon(&mut self, written: &[ChainId], deleted: &[ChainId]) {
+        for &chain in written.iter().chain(deleted) {
+            self.applied.insert(chain, Applied::Unknown);
+        }
+    }
+
+    /// Replace what is believed by what was seen.
+    pub(crate) fn observe(&mut self, seen: HashMap<ChainId, Digest>, held: BTreeSet<ChainId>) -> Drift {
+        let mut drift = Drift::default();
+        let mut applied = HashMap::with_capacity(seen.len());
+        let mut stale = BTreeSet::new();
+        #[allow(clippy::iter_over_hash_type)] // everything collected here is sorted before anyone sees it
+        for (chain, digest) in seen {
+            match self.applied.get(&chain) {
+                Some(Applied::Rules(believed)) if *believed != digest => drift.differing.push(chain),
+                _ => {}
+            }
+            if !self.desired.contains_key(&chain) {
+                stale.insert(chain);
+            }
+            applied.insert(chain, Applied::Rules(digest));
+        }
+        drift.missing.extend(self.applied.keys().filter(|c| !applied.contains_key(*c)));
+        drift.differing.sort_unstable();
+        drift.missing.sort_unstable();
+        self.applied = applied;
+        self.stale = stale;
+        self.held = held;
+        drift
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::FixedChain;
+    use crate::state::digest::Digester;
+
+    const A: ChainId = ChainId::Fixed(FixedChain::NatServices);
+    const B: ChainId = ChainId::Fixed(FixedChain::Forward);
+
+    fn digest(text: &str) -> Digest {
+        Digester::new([0; 16]).text(text.as_bytes())
+    }
+
+    #[test]
+    fn a_chain_is_written_until_it_is_confirmed() {
+        let mut delta = Delta::default();
+        assert!(!delta.differs(A));
+        delta.want(A, digest("1"));
+        assert!(delta.differs(A));
+        delta.commit(&[A], &[]);
+        assert!(!delta.differs(A));
+        delta.want(A, digest("2"));
+        assert!(delta.differs(A));
+        delta.abandon(&[A], &[]);
+        delta.want(A, digest("1"));
+        assert!(delta.differs(A), "the failed write may have happened: the old digest proves nothing any more");
+        delta.commit(&[A], &[]);
+        assert!(!delta.differs(A));
+    }
+
+    #[test]
+    fn deletion_of_an_unconfirmed_chain_is_still_owed() {
+        let mut delta = Delta::default();
+        delta.want(A, digest("1"));
+        delta.abandon(&[A], &[]);
+        delta.unwant(A);
+        assert_eq!(delta.deletable().collect::<Vec<_>>(), [A]);
+        delta.abandon(&[], &[A]);
+        assert_eq!(delta.deletable().collect::<Vec<_>>(), [A]);
+        delta.commit(&[], &[A]);
+        assert!(delta.nothing_applied() && delta.stale().is_empty());
+    }
+
+    #[test]
+    fn a_chain_that_never_was_written_needs_no_deletion() {
+        let mut delta = Delta::default();
+        delta.want(A, digest("1"));
+        delta.unwant(A);
+        assert_eq!(delta.deletable().count(), 0);
+    }
+
+    #[test]
+    fn observation_overrules_belief() {
+        let mut delta = Delta::default();
+        delta.want(A, digest("1"));
+        delta.want(B, digest("1"));
+        delta.commit(&[A, B], &[]);
+        let drift = delta.observe(HashMap::from([(A, digest("x"))]), BTreeSet::new());
+        assert_eq!((drift.differing, drift.missing), (vec![A], vec![B]));
+        assert!(delta.differs(A) && delta.differs(B));
+        delta.unwant(A);
+        assert_eq!(delta.deletable().collect::<Vec<_>>(), [A]);
+        delta.observe(HashMap::from([(A, digest("x"))]), BTreeSet::from([A]));
+        assert_eq!(delta.deletable().count(), 0, "held by a foreign rule");
+    }
+}

@@ -1,0 +1,402 @@
+//! One family's rule set: from what changed in the store to a plan, and from a plan's outcome back.
+//!
+//! Cost follows the change: a touched Service is rendered again, its chains are compared by digest, its share of each
+//! dispatch chain's digest is swapped. Only a flat dispatch chain that really differs is walked over all Services; of one
+//! that is a tree, only the parts that differ are written.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::error::PlanError;
+use crate::input::problem::Problem;
+use crate::model::address::Family;
+use crate::model::names::{ChainId, FixedChain, PortName, Table};
+use crate::model::store::Store;
+use crate::netlink::conntrack::{Latest, NodeAddresses, View};
+use crate::options::{Options, WriteStrategy};
+use crate::report::{DriftReport, FamilyFacts};
+use crate::rules::dispatch_tree::dispatch::Part;
+use crate::rules::hooks::{Hook, hooks};
+use crate::rules::rule::{Match, Rule};
+use crate::rules::ruleset::{NodeFacts, dispatch_tail, fixed_rules};
+use crate::state::delta::Delta;
+use crate::state::digest::Digester;
+use crate::state::lines::Lines;
+use crate::state::observed::Observed;
+use crate::state::plan::Plan;
+use crate::state::ports::{Inputs, Ports, Tally};
+use crate::write::restore::restore_text;
+use crate::write::writes::Writes;
+
+/// The plan whose outcome is awaited.
+#[derive(Debug)]
+struct InFlight {
+    generation: u64,
+    written: Arc<[ChainId]>,
+    deleted: Arc<[ChainId]>,
+    hooked: bool,
+    ports: BTreeSet<PortName>,
+    parts: Vec<Part>,
+    more: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct FamilyState {
+    family: Family,
+    ports: Ports,
+    facts: Option<NodeFacts>,
+    delta: Delta,
+    /// Ports with chains that may differ from the applied ones although nothing about them changed.
+    unconfirmed: BTreeSet<PortName>,
+    /// Rules of ours seen in others' chains; `None`: nobody knows.
+    standing: Option<Standing>,
+    in_flight: Option<InFlight>,
+    generation: u64,
+    /// The last plan is in the kernel, and no rest of it is owed, or there was nothing to write.
+    settled: bool,
+    /// Ports were rendered that are not among the first: from here on there are no stages.
+    begun: bool,
+    /// The last plan was a first stage.
+    rest_owed: bool,
+    tracked: Latest,
+    /// Rules in chains that belong to no port, by table, as of the last plan.
+    fixed: [usize; 3],
+}
+
+/// What an observation, or a confirmed plan since, found in chains that are not ours.
+#[derive(Debug)]
+struct Standing {
+    hooks: Vec<(Table, String, Rule)>,
+    firewall_exists: bool,
+}
+
+impl FamilyState {
+    pub(crate) fn new(family: Family) -> Self {
+        Self {
+            family,
+            ports: Ports::new(family),
+            facts: None,
+            delta: Delta::default(),
+            unconfirmed: BTreeSet::new(),
+            standing: None,
+            in_flight: None,
+            generation: 0,
+            settled: false,
+            begun: false,
+            rest_owed: false,
+            tracked: Latest::default(),
+            fixed: [0; 3],
+        }
+    }
+
+    // ---------------------------------------------------------------- planning
+
+    pub(crate) fn plan(
+        &mut self,
+        store: &mut Store,
+        options: &Options,
+        strategy: WriteStrategy,
+        digester: &Digester,
+        local_addresses: &[IpAddr],
+    ) -> Result<Option<Plan>, PlanError> {
+        if let Some(kind) = store.missing() {
+            return Err(PlanError::NotListed(kind.name()));
+        }
+        if self.in_flight.is_some() {
+            return Err(PlanError::InFlight);
+        }
+        let Some(firewall_missing) = self.standing.as_ref().map(|s| !s.firewall_exists) else {
+            return Err(PlanError::NotObserved);
+        };
+        let facts = NodeFacts::of(self.family, options, store.node(), local_addresses);
+        self.settled = false;
+        let mut touched = self.refresh(store, &facts);
+        let full = self.delta.nothing_applied() || self.rest_owed;
+        let more = self.keep_first(&mut touched, options);
+        let mut writes = Writes::new(self.family, digester);
+        let inputs = Inputs { store, options, facts: &facts, digester };
+        for name in &touched {
+            self.ports.render(name, &inputs, &mut self.delta, &mut writes);
+        }
+        let parts = self.ports.write_trees(&inputs, &mut self.delta, &mut writes);
+        self.fixed_chains(options, &facts, digester, &mut writes);
+        let hooks = self.missing(&facts);
+        if firewall_missing {
+            writes.create_firewall();
+        }
+        for hook in &hooks {
+            writes.hook(hook);
+        }
+        for chain in self.delta.deletable() {
+            writes.delete(chain);
+        }
+        writes.lines = Lines::default();
+        self.facts = Some(facts);
+
+        if writes.is_empty() {
+            self.settled = true;
+            return Ok(None);
+        }
+        let (written, deleted) = (Arc::from(writes.written()), Arc::from(writes.deleted()));
+        self.generation += 1;
+        let plan = Plan {
+            family: self.family,
+            generation: self.generation,
+            written: Arc::clone(&written),
+            deleted: Arc::clone(&deleted),
+            hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
+            rules_written: writes.rules.iter().sum(),
+            rules_by_table: writes.rules,
+            write_strategy: strategy,
+            text: restore_text(writes, strategy, self.delta.counts().1),
+            full,
+            more,
+        };
+        self.in_flight = Some(InFlight {
+            generation: self.generation,
+            written,
+            deleted,
+            hooked: !hooks.is_empty() || firewall_missing,
+            ports: touched,
+            parts,
+            more,
+        });
+        Ok(Some(plan))
+    }
+
+    /// At a large start over an empty kernel, reduce the ports to render to those of the Services that others need to get
+    /// going; the next plan takes the rest. Only as long as no other port was ever rendered: a dispatch chain holds the
+    /// rules of every port that was, and may only be written together with what these jump to.
+    fn keep_first(&mut self, touched: &mut BTreeSet<PortName>, options: &Options) -> bool {
+        self.rest_owed = false;
+        if !self.begun && self.delta.nothing_applied() && self.ports.expected_chains() > options.first_stage_above {
+            let first: Vec<_> = touched.iter().filter(|name| self.ports.is_first(name, options)).cloned().collect();
+            if !first.is_empty() && first.len() < touched.len() {
+                touched.retain(|name| first.binary_search(name).is_err());
+                self.unconfirmed = std::mem::replace(touched, BTreeSet::from_iter(first));
+                self.rest_owed = true;
+                return true;
+            }
+        }
+        self.begun = true;
+        false
+    }
+
+    /// Take over what changed in the store; gives the ports to render.
+    fn refresh(&mut self, store: &mut Store, facts: &NodeFacts) -> BTreeSet<PortName> {
+        let mut dirty = store.take_dirty(self.family);
+        let everything = dirty.everything || self.facts.as_ref() != Some(facts);
+        if everything {
+            dirty.services.extend(store.service_keys().cloned());
+            #[allow(clippy::iter_over_hash_type)] // into an ordered set
+            dirty.services.extend(self.ports.services().cloned());
+        }
+        // A set is built at once from names that come in order, mostly: one by one takes thrice as long.
+        let mut names = Vec::with_capacity(dirty.services.len());
+        for key in &dirty.services {
+            self.ports.restructure(key, store, &mut self.delta, &mut names);
+        }
+        let mut touched = std::mem::take(&mut self.unconfirmed);
+        touched.append(&mut BTreeSet::from_iter(names));
+        self.ports.recount(&mut touched, store);
+        touched
+    }
+
+    /// Everything that is no service port's own chain: dispatch, masquerade, forwarding, canaries.
+    fn fixed_chains(&mut self, options: &Options, facts: &NodeFacts, digester: &Digester, writes: &mut Writes<'_>) {
+        let ctx = self.ports.context(options, facts);
+        let mut flat = Vec::new();
+        let mut counts = [0; 3];
+        for &chain in FixedChain::ALL {
+            let id = ChainId::Fixed(chain);
+            if !chain.is_dispatch() {
+                let delta = &mut self.delta;
+                let rules = fixed_rules(&ctx, chain);
+                counts[chain.table() as usize] += rules.len();
+                writes.chain(id, &rules, |digest| {
+                    delta.want(id, digest);
+                    delta.differs(id)
+                });
+                continue;
+            }
+            let mut digest = self.ports.roots().digest(chain);
+            counts[chain.table() as usize] += self.ports.roots().jumps(chain);
+            if chain == FixedChain::NatServices {
+                let mut line = Vec::new();
+                for rule in dispatch_tail(&ctx) {
+                    counts[chain.table() as usize] += 1;
+                    line.clear();
+                    rule.write_to(self.family, &mut line);
+                    digest.add(digester.ranked(0, &line));
+                }
+            }
+            self.delta.want(id, digest);
+            if self.delta.differs(id) {
+                writes.open(chain);
+                match self.ports.roots().tree_rules(chain) {
+                    Some(rules) => {
+                        for rule in rules {
+                            writes.dispatch(chain, &rule);
+                        }
+                    }
+                    None => flat.push(chain),
+                }
+                if chain == FixedChain::NatServices {
+                    for rule in dispatch_tail(&ctx) {
+                        writes.dispatch_tail(chain, &rule);
+                    }
+                }
+            }
+        }
+        self.fixed = counts;
+        if !flat.is_empty() {
+            self.ports.write_flat(&ctx, &flat, writes);
+        }
+    }
+
+    /// Hooks that the last observation did not show.
+    fn missing(&self, facts: &NodeFacts) -> Vec<Hook> {
+        let stands = |hook: &Hook| {
+            self.standing
+                .iter()
+                .flat_map(|s| &s.hooks)
+                .any(|(table, chain, rule)| *table == hook.table && chain == hook.chain && same_hook(rule, &hook.rule))
+        };
+        hooks(self.family, facts.localhost_node_ports).into_iter().filter(|hook| !stands(hook)).collect()
+    }
+
+    fn describe(&self, hook: &Hook) -> String {
+        let mut text = format!("{} -I {}", hook.table.name(), hook.chain).into_bytes();
+        hook.rule.write_to(self.family, &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    // ---------------------------------------------------------------- outcomes
+
+    fn take_in_flight(&mut self, plan: &Plan) -> Result<InFlight, PlanError> {
+        match self.in_flight.take() {
+            Some(in_flight) if in_flight.generation == plan.generation => Ok(in_flight),
+            other => {
+                self.in_flight = other;
+                Err(PlanError::Stale)
+            }
+        }
+    }
+
+    pub(crate) fn commit(&mut self, plan: &Plan) -> Result<(), PlanError> {
+        let done = self.take_in_flight(plan)?;
+        self.settled = !done.more;
+        self.delta.commit(&done.written, &done.deleted);
+        if done.hooked {
+            let localhost = self.facts.as_ref().is_some_and(|f| f.localhost_node_ports);
+            let wanted = hooks(self.family, localhost).into_iter();
+            let hooks = wanted.map(|h| (h.table, h.chain.to_owned(), h.rule)).collect();
+            self.standing = Some(Standing { hooks, firewall_exists: true });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn abandon(&mut self, plan: &Plan) -> Result<(), PlanError> {
+        let failed = self.take_in_flight(plan)?;
+        self.delta.abandon(&failed.written, &failed.deleted);
+        self.unconfirmed.extend(failed.ports);
+        for part in failed.parts {
+            self.ports.roots_mut().suspect(part);
+        }
+        if failed.hooked {
+            // Inserting a hook twice would leave two: only a look can tell.
+            self.standing = None;
+        }
+        Ok(())
+    }
+
+    /// Take what was seen for the applied state.
+    pub(crate) fn observe(&mut self, observed: Observed) -> DriftReport {
+        if self.facts.is_none() {
+            self.ports.roots_mut().found_trees(observed.trees);
+        }
+        let believed = !self.delta.nothing_applied();
+        let drift = self.delta.observe(observed.chains, observed.held);
+        let had_hooks = self.standing.is_some() && believed;
+        self.standing = Some(Standing { hooks: observed.hooks, firewall_exists: observed.firewall_exists });
+        self.in_flight = None;
+        self.unconfirmed.extend(self.ports.differing(&self.delta).cloned());
+        self.ports.roots_mut().suspect_differing(&self.delta);
+        let mut report = DriftReport::default();
+        // Before the first plan nothing is desired yet, so nothing can be called stale.
+        if let Some(facts) = &self.facts {
+            let names = |chains: &mut dyn Iterator<Item = ChainId>| chains.map(|c| c.to_string()).collect::<Vec<_>>();
+            let stale = self.delta.stale();
+            report.stale = names(&mut stale.iter().copied().filter(|&c| !self.delta.is_held(c)));
+            report.held = names(&mut stale.iter().copied().filter(|&c| self.delta.is_held(c)));
+            report.differing = names(&mut drift.differing.into_iter());
+            report.missing = names(&mut drift.missing.into_iter());
+            if had_hooks {
+                report.hooks_missing = self.missing(facts).iter().map(|h| self.describe(h)).collect();
+            }
+            for list in [&mut report.stale, &mut report.held, &mut report.differing, &mut report.missing] {
+                list.sort_unstable();
+            }
+        }
+        report
+    }
+
+    // ---------------------------------------------------------------- tracked flows
+
+    /// What makes a UDP flow stale now; `None` when nothing that matters to one changed since the last view, or while
+    /// the rules are not what the last plan wanted: a flow deleted then would come back as it was.
+    pub(crate) fn conntrack_view(&mut self, local_addresses: &[IpAddr]) -> Option<Arc<View>> {
+        let facts = self.facts.as_ref().filter(|_| self.settled)?;
+        let node = NodeAddresses::of(self.family, facts, local_addresses);
+        if !self.ports.udp_changed() && self.tracked.node() == Some(&node) {
+            return None;
+        }
+        self.tracked.renew(self.ports.udp_view(node))
+    }
+
+    // ---------------------------------------------------------------- for people
+
+    /// Ports that another port keeps from an address, as of the last plan.
+    pub(crate) fn conflicts(&self) -> Vec<Problem> {
+        self.ports.conflicts()
+    }
+
+    pub(crate) fn localhost_node_ports(&self) -> bool {
+        self.facts.as_ref().is_some_and(|f| f.localhost_node_ports)
+    }
+
+    /// Numbers for metrics, as of the last plan.
+    pub(crate) fn facts(&self) -> FamilyFacts {
+        let (ports, endpoints, large) = self.ports.counts();
+        let Tally { rules, orphaned: [no_local_internal, no_local_external] } = self.ports.tally();
+        FamilyFacts {
+            service_ports: ports,
+            endpoints,
+            large_mode: large,
+            rules: std::array::from_fn(|i| rules[i] + self.fixed[i]),
+            no_local_internal,
+            no_local_external,
+        }
+    }
+
+    /// Numbers for a snapshot: ports, endpoints, large mode, (desired, applied, stale) chains.
+    pub(crate) fn counts(&self) -> (usize, usize, bool, (usize, usize, usize)) {
+        {
+            let (ports, endpoints, large) = self.ports.counts();
+            (ports, endpoints, large, self.delta.counts())
+        }
+    }
+}
+
+/// A jump is the same hook whatever its comment says (another version may word it differently), a rule of
+/// KUBE-FIREWALL only if it is equal.
+fn same_hook(standing: &Rule, wanted: &Rule) -> bool {
+    let bare = |rule: &Rule| {
+        let mut rule = rule.clone();
+        rule.matches.retain(|m| !matches!(m, Match::Comment(_)));
+        rule
+    };
+    bare(standing) == bare(wanted)
+}

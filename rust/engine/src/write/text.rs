@@ -1,0 +1,398 @@
+//! Restore text that nobody puts together until it is read: steps that refer to the rules where they were rendered.
+//!
+//! A full plan of a large cluster is tens of megabytes of rules. They exist once, in the buffers of [`Writes`]; this
+//! holds the order in which they, the declarations and the deletions follow each other. [`RestoreText::pieces`] gives
+//! the text a MiB at a time and frees everything with the last one.
+//!
+//! [`Writes`]: crate::write::writes::Writes
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::model::names::{ChainId, Table};
+use crate::rules::hooks::FIREWALL;
+
+/// Bytes of a piece, or a line more. Where a transaction ends, so does a piece, if half as many bytes went before since
+/// that was so last.
+const PIECE: usize = 1 << 20;
+
+/// What comes next.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Begin(Table),
+    Declare(ChainId),
+    /// kubelet's chain, which is not ours to name.
+    DeclareFirewall,
+    /// Lines of a table's buffer.
+    Lines {
+        start: usize,
+        len: u32,
+        table: Table,
+    },
+    Delete(ChainId),
+    Commit,
+}
+
+/// The same, for who does not want text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Command<'a> {
+    Begin(Table),
+    Declare(ChainId),
+    DeclareFirewall,
+    /// `-A` and `-I` lines.
+    Lines(&'a [u8]),
+    Delete(ChainId),
+    Commit,
+}
+
+/// What the blocks of one kind hold, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// Table.
+    pub table: Table,
+    /// Which part of the write.
+    pub name: &'static str,
+    /// Transactions.
+    pub blocks: usize,
+    /// Chains declared, those to be deleted included.
+    pub chains: usize,
+    /// Rules, hooks included.
+    pub rules: usize,
+    /// Bytes of text.
+    pub bytes: usize,
+}
+
+/// Why a text is cut as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// One block a table: so few chains that cutting gains nothing.
+    #[default]
+    Small,
+    /// One block a table: the tool swaps the whole table at every COMMIT.
+    WholeTable,
+    /// Several blocks in a table that names so many chains.
+    Ordered {
+        /// Where.
+        table: Table,
+        /// Chains written, deleted, or jumped to from elsewhere.
+        names: usize,
+        /// With more than this, it is cut.
+        limit: usize,
+        /// For the kernel alone, where only others' waiting is the reason.
+        netlink: bool,
+    },
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Small => f.write_str("one block a table: the write is small"),
+            Self::WholeTable => f.write_str("one block a table: legacy swaps the whole table at every COMMIT"),
+            Self::Ordered { table, names, limit, netlink } => {
+                let (what, why) =
+                    if *netlink { ("transactions", "others wait too long") } else { ("blocks", "nft is quadratic") };
+                write!(f, "ordered {what}: {} names {names} chains; above {limit}, {why}", table.name())
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Default)]
+pub struct RestoreText {
+    buffers: [Vec<u8>; 3],
+    steps: Vec<Step>,
+    len: usize,
+    phases: Vec<Phase>,
+    /// How it is cut.
+    pub strategy: Strategy,
+}
+
+impl RestoreText {
+    /// Over buffers that are complete, with room for so many steps.
+    pub(crate) fn over(buffers: [Vec<u8>; 3], steps: usize) -> Self {
+        Self { buffers, steps: Vec::with_capacity(steps), ..Self::default() }
+    }
+
+    // ---------------------------------------------------------------- writing
+
+    /// One transaction.
+    pub(crate) fn block(&mut self, table: Table, name: &'static str, write: impl FnOnce(&mut Self)) {
+        if self.phases.last().is_none_or(|p| (p.table, p.name) != (table, name)) {
+            self.phases.push(Phase { table, name, blocks: 0, chains: 0, rules: 0, bytes: 0 });
+        }
+        let before = self.len;
+        self.push(Step::Begin(table));
+        write(self);
+        self.push(Step::Commit);
+        let bytes = self.len - before;
+        self.count(|phase| {
+            phase.blocks += 1;
+            phase.bytes += bytes;
+        });
+    }
+
+    /// Create a chain or empty it.
+    pub(crate) fn declare(&mut self, id: ChainId) {
+        self.push(Step::Declare(id));
+        self.count(|phase| phase.chains += 1);
+    }
+
+    /// Create KUBE-FIREWALL.
+    pub(crate) fn declare_firewall(&mut self) {
+        self.push(Step::DeclareFirewall);
+    }
+
+    /// The chain was declared in the same block, so deleting one that is already gone is no error.
+    pub(crate) fn delete(&mut self, id: ChainId) {
+        self.push(Step::Delete(id));
+    }
+
+    /// `count` rules from a table's buffer.
+    pub(crate) fn lines(&mut self, table: Table, range: Range<usize>, count: usize) {
+        self.count(|phase| phase.rules += count);
+        let Range { mut start, end } = range;
+        if let Some(Step::Lines { start: from, len, table: of }) = self.steps.last_mut() {
+            // Neighbours in the buffer are one step: a whole table in one block is a handful.
+            let more = u32::try_from(end - start).ok().and_then(|more| len.checked_add(more));
+            if let (true, Some(sum)) = (*of == table && *from + *len as usize == start, more) {
+                *len = sum;
+                self.len += end - start;
+                return;
+            }
+        }
+        while start < end {
+            let len = u32::try_from(end - start).unwrap_or(u32::MAX);
+            self.push(Step::Lines { start, len, table });
+            start += len as usize;
+        }
+    }
+
+    fn push(&mut self, step: Step) {
+        self.len += match step {
+            Step::Begin(table) => table.name().len() + 2,
+            Step::Declare(id) => id.name_len() + DECLARED,
+            Step::DeclareFirewall => FIREWALL.len() + DECLARED,
+            Step::Lines { len, .. } => len as usize,
+            Step::Delete(id) => id.name_len() + 4,
+            Step::Commit => COMMIT.len(),
+        };
+        self.steps.push(step);
+    }
+
+    fn count(&mut self, add: impl FnOnce(&mut Phase)) {
+        if let Some(phase) = self.phases.last_mut() {
+            add(phase);
+        }
+    }
+
+    // ---------------------------------------------------------------- reading
+
+    /// Bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing to write.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Transactions.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.phases.iter().map(|phase| phase.blocks).sum()
+    }
+
+    /// What it consists of, in order.
+    #[must_use]
+    pub fn phases(&self) -> &[Phase] {
+        &self.phases
+    }
+
+    /// All of it at once.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len);
+        let mut place = Place::default();
+        self.read(&mut place, usize::MAX..usize::MAX, &mut out);
+        out
+    }
+
+    /// What it says, one by one, from the step with this index on; the first is [`Command::Begin`] where the step
+    /// before was a [`Command::Commit`].
+    pub(crate) fn commands(&self, from: usize) -> impl Iterator<Item = Command<'_>> {
+        self.steps[from..].iter().map(|step| match *step {
+            Step::Begin(table) => Command::Begin(table),
+            Step::Declare(id) => Command::Declare(id),
+            Step::DeclareFirewall => Command::DeclareFirewall,
+            Step::Lines { start, len, table } => {
+                Command::Lines(&self.buffers[table as usize][start..start + len as usize])
+            }
+            Step::Delete(id) => Command::Delete(id),
+            Step::Commit => Command::Commit,
+        })
+    }
+
+    /// A MiB at a time, or less where a transaction ends.
+    #[must_use]
+    pub fn pieces(self) -> Pieces {
+        Pieces { text: self, place: Place::default(), open: 0 }
+    }
+
+    /// Append from a place on until `out` holds so many bytes, the least of the range where a transaction ends then, or
+    /// until there is no more.
+    fn read(&self, place: &mut Place, bytes: Range<usize>, out: &mut Vec<u8>) {
+        let limit = bytes.end;
+        while let Some(step) = self.steps.get(place.step).filter(|_| out.len() < limit) {
+            match *step {
+                Step::Begin(table) => {
+                    out.push(b'*');
+                    out.extend_from_slice(table.name().as_bytes());
+                    out.push(b'\n');
+                }
+                Step::Declare(id) => {
+                    out.push(b':');
+                    id.write_name(out);
+                    out.extend_from_slice(b" - [0:0]\n");
+                }
+                Step::DeclareFirewall => {
+                    out.push(b':');
+                    out.extend_from_slice(FIREWALL.as_bytes());
+                    out.extend_from_slice(b" - [0:0]\n");
+                }
+                Step::Lines { start, len, table } => {
+                    let rest = start + place.within..start + len as usize;
+                    let taken = rest.len().min(limit - out.len());
+                    out.extend_from_slice(&self.buffers[table as usize][rest.start..rest.start + taken]);
+                    if taken < rest.len() {
+                        place.within += taken;
+                        return;
+                    }
+                }
+                Step::Delete(id) => {
+                    out.extend_from_slice(b"-X ");
+                    id.write_name(out);
+                    out.push(b'\n');
+                }
+                Step::Commit => out.extend_from_slice(COMMIT),
+            }
+            *place = Place { step: place.step + 1, within: 0 };
+            if matches!(step, Step::Commit) && out.len() >= bytes.start {
+                return;
+            }
+        }
+    }
+}
+
+/// `:` and ` - [0:0]\n`.
+const DECLARED: usize = 10;
+
+const COMMIT: &[u8] = b"COMMIT\n";
+
+impl fmt::Debug for RestoreText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.to_vec()))
+    }
+}
+
+/// The same text, however it came about.
+impl PartialEq for RestoreText {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.to_vec() == other.to_vec()
+    }
+}
+
+impl Eq for RestoreText {}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    step: usize,
+    /// Bytes of it that were read.
+    within: usize,
+}
+
+/// See [`RestoreText::pieces`].
+#[derive(Debug)]
+pub struct Pieces {
+    text: RestoreText,
+    place: Place,
+    /// Bytes since a piece ended with a transaction.
+    open: usize,
+}
+
+impl Iterator for Pieces {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let mut piece = Vec::with_capacity(self.text.len.min(PIECE + 64));
+        self.text.read(&mut self.place, (PIECE / 2).saturating_sub(self.open)..PIECE, &mut piece);
+        let whole = self.place.within == 0
+            && matches!(self.text.steps.get(self.place.step.wrapping_sub(1)), Some(Step::Commit));
+        self.open = if whole { 0 } else { self.open + piece.len() };
+        if self.place.step >= self.text.steps.len() {
+            self.text = RestoreText::default();
+            self.place = Place::default();
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::FixedChain;
+
+    #[test]
+    fn pieces_are_the_whole_and_no_piece_is_large() {
+        let line = b"-A KUBE-FORWARD -j DROP\n";
+        let buffer = line.repeat(200_000);
+        let chain = ChainId::Fixed(FixedChain::Forward);
+        let mut text = RestoreText::over([buffer.clone(), Vec::new(), Vec::new()], 8);
+        text.block(Table::Filter, "all", |t| {
+            t.declare(chain);
+            t.declare_firewall();
+            for n in 0..200_000 {
+                t.lines(Table::Filter, n * line.len()..(n + 1) * line.len(), 1);
+            }
+            t.delete(chain);
+        });
+        assert_eq!(text.steps.len(), 6, "neighbours are one step");
+        let whole = text.to_vec();
+        assert_eq!(whole.len(), text.len());
+        let want =
+            [&b"*filter\n:KUBE-FORWARD - [0:0]\n:KUBE-FIREWALL - [0:0]\n"[..], &buffer, b"-X KUBE-FORWARD\nCOMMIT\n"];
+        assert!(whole == want.concat());
+        let phase =
+            Phase { table: Table::Filter, name: "all", blocks: 1, chains: 1, rules: 200_000, bytes: whole.len() };
+        assert_eq!(text.phases(), [phase]);
+        let pieces: Vec<Vec<u8>> = text.pieces().collect();
+        assert!(pieces.len() == 5 && pieces.iter().all(|p| p.len() <= PIECE + 64));
+        assert!(pieces.concat() == whole);
+    }
+
+    #[test]
+    fn a_piece_ends_with_a_transaction_where_it_can() {
+        let line = b"-A KUBE-FORWARD -j DROP\n";
+        let mut text = RestoreText::over([line.repeat(100_000), Vec::new(), Vec::new()], 64);
+        for n in 0..10 {
+            text.block(Table::Filter, "all", |t| {
+                t.lines(Table::Filter, n * 10_000 * line.len()..(n + 1) * 10_000 * line.len(), 10_000);
+            });
+        }
+        let whole = text.to_vec();
+        let pieces: Vec<Vec<u8>> = text.pieces().collect();
+        assert!(pieces.concat() == whole);
+        // Three transactions of 240 kB are more than half a piece.
+        assert_eq!(pieces.iter().map(|p| p.len() / (10_000 * line.len())).collect::<Vec<_>>(), [3, 3, 3, 1]);
+        assert!(pieces.iter().all(|p| p.ends_with(COMMIT)));
+    }
+
+    #[test]
+    fn nothing_has_no_pieces() {
+        assert_eq!(RestoreText::default().pieces().count(), 0);
+        assert!(RestoreText::default().is_empty());
+    }
+}
