@@ -25,20 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from ferrule._engine import Engine, EngineOptions, IngestReport, build_info
-from ferrule.api.frames import FrameCutter
 from ferrule.config.schema import Settings
 from ferrule.daemon.aftermath import Aftermath
-from ferrule.daemon.host import Host
-from ferrule.daemon.problems import ProblemBook
 from ferrule.daemon.surface import Surface
-from ferrule.dataplane import memory
 from ferrule.dataplane.backend import Choice
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.process import Runner
+from ferrule.host import memory
+from ferrule.host.probe import Host
 from ferrule.observe import logs
 from ferrule.observe.exposition import render
 from ferrule.observe.health import ProxyHealth, Readiness
 from ferrule.observe.metrics import Metrics
+from ferrule.process.runner import Runner
+from ferrule.source.api.frames import FrameCutter
+from ferrule.source.problems import ProblemBook
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.intake import Batch, Intake
 from ferrule.sync.loop import SyncLoop, SyncReport

@@ -24,9 +24,9 @@ import orjson
 from ferrule._engine import Engine, Plan
 from ferrule.config.schema import Settings
 from ferrule.daemon import lifetime  # noqa: F401 - what the daemon has loaded counts
-from ferrule.dataplane import memory
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.nftables import Trust
+from ferrule.host import memory
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop, SyncReport
 from ferrule.sync.options import HostFacts, engine_options

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ferrule.dataplane.iptables import CANARY, IptablesDataplane
-from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.process.runner import Runner
 from ferrule.types import FAMILIES, Backend, Family
 
 OURS: dict[str, frozenset[str]] = {

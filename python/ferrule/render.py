@@ -12,8 +12,8 @@ import orjson
 from ferrule._engine import Engine, Problem
 from ferrule.config.schema import Settings
 from ferrule.errors import InputError
-from ferrule.manifests.documents import Complaint, Manifest, parse
-from ferrule.manifests.folder import ManifestFolder, as_list
+from ferrule.source.manifests.documents import Complaint, Manifest, parse
+from ferrule.source.manifests.folder import ManifestFolder, as_list
 from ferrule.sync.options import HostFacts, engine_options
 from ferrule.types import FAMILIES, KINDS, Family
 

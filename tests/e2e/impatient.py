@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from ferrule.api import reflector
-from ferrule.api.client import ApiClient, Timeouts
-from ferrule.api.follow import Follower
 from ferrule.cli import main
-from ferrule.daemon import cluster
+from ferrule.source import cluster
+from ferrule.source.api import reflector
+from ferrule.source.api.client import ApiClient, Timeouts
+from ferrule.source.api.follow import Follower
 
 WATCH_SECONDS = (4, 5)
 IDLE_MARGIN = 2.0

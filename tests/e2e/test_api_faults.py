@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrule.api import reflector
+from ferrule.source.api import reflector
 from ferrule.testing.lab import Host, pods
 from tests.e2e import impatient
 from tests.e2e.harness import faults, objects

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from ferrule._engine import ConntrackView, Engine, EngineOptions
-from ferrule.dataplane.addresses import local_addresses
 from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner, clean
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.process import Runner
+from ferrule.host.addresses import local_addresses
+from ferrule.process.runner import Runner
 from ferrule.testing.lab import NODE_IPS, OUTSIDE_IPS, Host, Lab
 from ferrule.testing.netns import NetNs
 from ferrule.types import FAMILIES, KINDS, Backend, Family

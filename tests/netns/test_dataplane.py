@@ -8,12 +8,13 @@ import time
 import pytest
 
 from ferrule.cleanup import cleanup
-from ferrule.dataplane import addresses, nfacct
 from ferrule.dataplane import backend as backends
+from ferrule.dataplane import nfacct
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.process import Runner
-from ferrule.dataplane.sysctl import ROUTE_LOCALNET, Sysctls
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.host import addresses
+from ferrule.host.sysctl import ROUTE_LOCALNET, Sysctls
+from ferrule.process.runner import Runner
 from ferrule.testing.netns import NetNs
 from ferrule.types import FAMILIES, Backend
 from tests.conformance.replay import ALL, load

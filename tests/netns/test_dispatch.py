@@ -14,7 +14,7 @@ import pytest
 from ferrule._engine import Engine, EngineOptions
 from ferrule.cleanup import cleanup
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.process import Runner
+from ferrule.process.runner import Runner
 from ferrule.testing.netns import NetNs, small_transactions_only
 from ferrule.types import FAMILIES, Backend, Family
 from tests.objects import NODE, endpoint, endpoint_slice, service

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.process.runner import Runner
 from ferrule.testing.fake_dataplane import FakeDataplane
 from ferrule.testing.netns import NetNs
 from ferrule.types import Backend

@@ -16,8 +16,8 @@ from ferrule._engine import Engine, EngineOptions, Plan
 from ferrule.dataplane import nfacct, nftables
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.nftables import REFUSALS, Trust
-from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.process.runner import Runner
 from ferrule.testing.netns import NetNs, small_transactions_only
 from ferrule.types import FAMILIES, Backend, Family, Kind
 from tests.conformance.replay import ALL, Case, load

@@ -16,7 +16,7 @@ from ferrule._engine import Engine, EngineOptions, Plan
 from ferrule.dataplane import netlink
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.nftables import Trust
-from ferrule.dataplane.process import Runner, ToolRun
+from ferrule.process.runner import Runner, ToolRun
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
 from ferrule.testing.netns import NetNs, small_transactions_only

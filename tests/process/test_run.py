@@ -327,7 +327,7 @@ def test_without_rights_one_sentence_says_so(netns: NetNs, folder: Path) -> None
 
 def test_a_tool_that_is_missing_is_named(netns: NetNs, folder: Path) -> None:
     script = (
-        "import ferrule.dataplane.process as p, sys, shutil;"
+        "import ferrule.process.runner as p, sys, shutil;"
         "p.resolve = lambda name: None if 'tables' in name else shutil.which(name);"
         f"from ferrule.cli import main; sys.exit(main(['run', '--once', '--manifests', {str(folder)!r}]))"
     )

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from ferrule.api.access import Access, Material
-from ferrule.api.credentials import REREAD_SECONDS, Credentials
-from ferrule.api.exec_plugin import ExecCredential, run_plugin
-from ferrule.api.kubeconfig import find_access, in_cluster, read_kubeconfig
-from ferrule.api.outcome import ApiError, Cause
 from ferrule.errors import InputError
+from ferrule.source.api.access import Access, Material
+from ferrule.source.api.credentials import REREAD_SECONDS, Credentials
+from ferrule.source.api.exec_plugin import ExecCredential, run_plugin
+from ferrule.source.api.kubeconfig import find_access, in_cluster, read_kubeconfig
+from ferrule.source.api.outcome import ApiError, Cause
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
 CA, CERT, KEY = (TLS / name for name in ("ca.pem", "client.pem", "client.key"))
@@ -403,9 +403,9 @@ def test_a_plugin_may_give_a_certificate() -> None:
 
 def test_kubernetes_asyncio_is_never_imported_whole() -> None:
     code = (
-        "import sys; import ferrule.api.events, ferrule.api.follow, ferrule.api.kubeconfig\n"
+        "import sys; import ferrule.source.api.events, ferrule.source.api.follow, ferrule.source.api.kubeconfig\n"
         "assert not any(m.startswith('kubernetes_asyncio') for m in sys.modules)\n"
-        "from ferrule.api.lean import lean_import\n"
+        "from ferrule.source.api.lean import lean_import\n"
         "p = lean_import('kubernetes_asyncio.config.exec_provider').ExecProvider\n"
         "assert not any(m.startswith('kubernetes_asyncio') for m in sys.modules), 'left behind'\n"
         "import kubernetes_asyncio.client; assert kubernetes_asyncio.client.V1Node and kubernetes_asyncio.config\n"

@@ -17,15 +17,15 @@ import pytest
 import uvloop
 
 from ferrule._engine import InputError
-from ferrule.api.access import Access, Material
-from ferrule.api.client import ApiClient, RequestSeen, Timeouts
-from ferrule.api.credentials import Credentials
-from ferrule.api.events import EventRecorder
-from ferrule.api.exec_plugin import ExecCredential
-from ferrule.api.follow import Follower
-from ferrule.api.outcome import ApiError, Cause
-from ferrule.api.resources import resources
 from ferrule.config.schema import ClientConnection
+from ferrule.source.api.access import Access, Material
+from ferrule.source.api.client import ApiClient, RequestSeen, Timeouts
+from ferrule.source.api.credentials import Credentials
+from ferrule.source.api.events import EventRecorder
+from ferrule.source.api.exec_plugin import ExecCredential
+from ferrule.source.api.follow import Follower
+from ferrule.source.api.outcome import ApiError, Cause
+from ferrule.source.api.resources import resources
 from ferrule.testing import fake_api
 from ferrule.testing.fake_api import FakeApi
 from ferrule.types import Kind

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrule.api import own_node
-from ferrule.api.event_book import BURST, PATCH_SECONDS, QUEUE_LIMIT, SERIES_SECONDS, Event, EventBook, Regarding
-from ferrule.api.frames import FrameCutter, FrameTooLarge
-from ferrule.api.limiter import TokenBucket
-from ferrule.api.outcome import Cause, from_answer
-from ferrule.api.peer import subject_and_issuer
-from ferrule.api.resources import resources
 from ferrule.errors import InputError
+from ferrule.source.api import own_node
+from ferrule.source.api.event_book import BURST, PATCH_SECONDS, QUEUE_LIMIT, SERIES_SECONDS, Event, EventBook, Regarding
+from ferrule.source.api.frames import FrameCutter, FrameTooLarge
+from ferrule.source.api.limiter import TokenBucket
+from ferrule.source.api.outcome import Cause, from_answer
+from ferrule.source.api.peer import subject_and_issuer
+from ferrule.source.api.resources import resources
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrule.api.reflector import (
+from ferrule.source.api.reflector import (
     ABSENT_MAX,
     BACKOFF_FIRST,
     BACKOFF_JITTER,

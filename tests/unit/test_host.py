@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ferrule.config.schema import Conntrack, IPTables, Seconds, Settings
-from ferrule.dataplane import host
+from ferrule.host import kernel_settings
 
 NETFILTER = "proc/sys/net/netfilter/nf_conntrack_"
 MAX = NETFILTER + "max"
@@ -22,8 +22,8 @@ ROUTE_LOCALNET = "proc/sys/net/ipv4/conf/all/route_localnet"
 SCORE = "proc/self/oom_score_adj"
 
 FRESH = {
-    host.ONLINE_CPUS: "0-3",
-    host.HASHSIZE: "16384",
+    kernel_settings.ONLINE_CPUS: "0-3",
+    kernel_settings.HASHSIZE: "16384",
     MAX: "65536",
     ESTABLISHED: "432000",
     CLOSE_WAIT: "60",
@@ -63,15 +63,15 @@ def values(root: Path) -> dict[str, str]:
     ],
 )
 def test_size_of_the_conntrack_table(per_core: int, least: int, cores: int, expected: int) -> None:
-    assert host.conntrack_max(Conntrack(max_per_core=per_core, min=least), cores) == expected
+    assert kernel_settings.conntrack_max(Conntrack(max_per_core=per_core, min=least), cores) == expected
 
 
 def test_a_fresh_node_gets_kube_proxys_values(tmp_path: Path) -> None:
     root = make(tmp_path, FRESH)
-    report = host.prepare(Settings(), root)
+    report = kernel_settings.prepare(Settings(), root)
     assert values(root) == FRESH | {
         MAX: "131072",
-        host.HASHSIZE: "32768",
+        kernel_settings.HASHSIZE: "32768",
         ESTABLISHED: "86400",
         CLOSE_WAIT: "3600",
         SCORE: "-999",
@@ -87,18 +87,18 @@ def test_a_fresh_node_gets_kube_proxys_values(tmp_path: Path) -> None:
 
 def test_the_second_time_nothing_is_written(tmp_path: Path) -> None:
     root = make(tmp_path, FRESH)
-    host.prepare(Settings(), root)
+    kernel_settings.prepare(Settings(), root)
     before = {name: (root / name).stat().st_mtime_ns for name in FRESH}
-    assert host.prepare(Settings(), root) == host.HostReport()
+    assert kernel_settings.prepare(Settings(), root) == kernel_settings.HostReport()
     assert {name: (root / name).stat().st_mtime_ns for name in FRESH} == before
 
 
 def test_what_is_larger_stays(tmp_path: Path) -> None:
     """Size and buckets are the whole host's; somebody else asked for more."""
-    larger = FRESH | {MAX: "5000000", host.HASHSIZE: "400000"}
+    larger = FRESH | {MAX: "5000000", kernel_settings.HASHSIZE: "400000"}
     root = make(tmp_path, larger)
-    host.prepare(Settings(), root)
-    assert (values(root)[MAX], values(root)[host.HASHSIZE]) == ("5000000", "400000")
+    kernel_settings.prepare(Settings(), root)
+    assert (values(root)[MAX], values(root)[kernel_settings.HASHSIZE]) == ("5000000", "400000")
 
 
 def test_time_outs_are_exact_and_zero_leaves_them(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_time_outs_are_exact_and_zero_leaves_them(tmp_path: Path) -> None:
         )
     )
     root = make(tmp_path, FRESH)
-    host.prepare(settings, root)
+    kernel_settings.prepare(settings, root)
     assert values(root) == FRESH | {CLOSE_WAIT: "7200", UDP: "1", UDP_STREAM: "90", LIBERAL: "1", SCORE: "-999"}
 
 
 def test_nobody_makes_tracking_strict_again(tmp_path: Path) -> None:
     root = make(tmp_path, FRESH | {LIBERAL: "1"})
-    host.prepare(Settings(), root)
+    kernel_settings.prepare(Settings(), root)
     assert values(root)[LIBERAL] == "1"
 
 
@@ -144,13 +144,13 @@ def test_route_localnet_is_set_where_node_ports_answer_on_loopback(
 ) -> None:
     settings = Settings(iptables=IPTables(localhost_node_ports=enabled), node_port_addresses=addresses)
     root = make(tmp_path, FRESH)
-    host.prepare(settings, root, route_localnet=True)
+    kernel_settings.prepare(settings, root, route_localnet=True)
     assert values(root)[ROUTE_LOCALNET] == str(int(expected))
 
 
 def test_a_normal_start_leaves_route_localnet_to_whoever_wrote_the_guard(tmp_path: Path) -> None:
     root = make(tmp_path, FRESH)
-    host.prepare(Settings(), root)
+    kernel_settings.prepare(Settings(), root)
     assert values(root)[ROUTE_LOCALNET] == "0"
 
 
@@ -168,15 +168,15 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_read_only_and_good_enough_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(tmp_path, FRESH)
-    host.prepare(Settings(), root, route_localnet=True)
+    kernel_settings.prepare(Settings(), root, route_localnet=True)
     read_only(monkeypatch)
-    assert host.prepare(Settings(), root, route_localnet=True) == host.HostReport()
+    assert kernel_settings.prepare(Settings(), root, route_localnet=True) == kernel_settings.HostReport()
 
 
 def test_read_only_and_not_good_enough_names_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(tmp_path, FRESH)
     read_only(monkeypatch)
-    report = host.prepare(Settings(), root)
+    report = kernel_settings.prepare(Settings(), root)
     refused = "and cannot be set: Read-only file system"
     assert report.changed == ()
     assert report.faults == (
@@ -191,7 +191,7 @@ def test_read_only_and_not_good_enough_names_every_setting(tmp_path: Path, monke
 
 def test_one_refusal_does_not_keep_the_rest_from_being_set(tmp_path: Path) -> None:
     root = make(tmp_path, {name: value for name, value in FRESH.items() if name != MAX})
-    report = host.prepare(Settings(), root)
+    report = kernel_settings.prepare(Settings(), root)
     assert report.faults == (
         "sysctl net.netfilter.nf_conntrack_max is unknown, should be 131072, and cannot be set: "
         "No such file or directory",
@@ -202,20 +202,20 @@ def test_one_refusal_does_not_keep_the_rest_from_being_set(tmp_path: Path) -> No
 
 def test_a_host_without_conntrack_or_cores_raises_nothing(tmp_path: Path) -> None:
     settings = replace(Settings(), oom_score_adj=0)
-    assert len(host.prepare(settings, make(tmp_path, {SCORE: "0"})).faults) == 4
+    assert len(kernel_settings.prepare(settings, make(tmp_path, {SCORE: "0"})).faults) == 4
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("0", 1), ("0-3", 4), ("0-3,8,10-11\n", 7), ("0,0-1", 2), ("0-1023", 1024)]
 )
 def test_cpu_lists(text: str, expected: int) -> None:
-    assert host.parse_cpu_list(text) == expected
+    assert kernel_settings.parse_cpu_list(text) == expected
 
 
 def test_cores_are_the_nodes_not_the_processs(tmp_path: Path) -> None:
-    assert host.cores(make(tmp_path, {host.ONLINE_CPUS: "0-95"})) == 96
+    assert kernel_settings.cores(make(tmp_path, {kernel_settings.ONLINE_CPUS: "0-95"})) == 96
 
 
 @pytest.mark.parametrize("text", ["", "many", "3-1"])
 def test_where_the_kernel_does_not_tell_the_process_counts(text: str, tmp_path: Path) -> None:
-    assert host.cores(make(tmp_path, {host.ONLINE_CPUS: text})) == len(os.sched_getaffinity(0))
+    assert kernel_settings.cores(make(tmp_path, {kernel_settings.ONLINE_CPUS: text})) == len(os.sched_getaffinity(0))

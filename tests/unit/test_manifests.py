@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from ferrule.errors import InputError
-from ferrule.manifests.documents import parse
-from ferrule.manifests.folder import ManifestFolder
+from ferrule.source.manifests.documents import parse
+from ferrule.source.manifests.folder import ManifestFolder
 
 SERVICE = "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}\n"
 SLICE = "kind: EndpointSlice\nmetadata: {name: web-1, namespace: shop}\naddressType: IPv4\n"

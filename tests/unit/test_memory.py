@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, sys
-from ferrule.dataplane import memory
+from ferrule.host import memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from ferrule.dataplane.child import high_water
 from ferrule.dataplane.outcome import check, classify, quote
-from ferrule.dataplane.process import STACK_BYTES, STDERR_LIMIT, Completed, Runner, ToolRun
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.process.child import high_water
+from ferrule.process.runner import STACK_BYTES, STDERR_LIMIT, Completed, Runner, ToolRun
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ferrule.dataplane import iptables
 from ferrule.dataplane.iptables import COMMIT, IptablesDataplane
-from ferrule.dataplane.process import Completed, Runner
 from ferrule.errors import DataplaneError
+from ferrule.process.runner import Completed, Runner
 from ferrule.types import Backend
 
 LIMIT = 400

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from ferrule.cleanup import cleanup as remove
-from ferrule.dataplane.process import Runner
+from ferrule.process.runner import Runner
 
 
 def cleanup() -> int:

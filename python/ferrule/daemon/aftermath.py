@@ -14,13 +14,13 @@ from datetime import datetime
 
 from ferrule._engine import ConntrackView, Plan
 from ferrule.cleanup import cleanup
-from ferrule.daemon.host import Host
-from ferrule.daemon.problems import ProblemBook
 from ferrule.dataplane import backend as backends
-from ferrule.dataplane.sysctl import ROUTE_LOCALNET
+from ferrule.host.probe import Host
+from ferrule.host.sysctl import ROUTE_LOCALNET
 from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.metrics import Metrics
+from ferrule.source.problems import ProblemBook
 from ferrule.sync.loop import SyncReport
 from ferrule.types import Backend, Family
 

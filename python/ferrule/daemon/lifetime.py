@@ -16,26 +16,26 @@ from functools import partial
 from typing import Any
 
 from ferrule._engine import ConntrackView, build_info
-from ferrule.api.access import Access
 from ferrule.config import watch
 from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
 from ferrule.daemon.aftermath import Aftermath
-from ferrule.daemon.folder import FolderSource
-from ferrule.daemon.host import Host, probe, tell
-from ferrule.daemon.options import DaemonOptions
-from ferrule.daemon.problems import ProblemBook
+from ferrule.daemon.options import DaemonOptions, node_name
 from ferrule.daemon.surface import Surface
-from ferrule.dataplane import host as host_settings
-from ferrule.dataplane import memory, nfacct
-from ferrule.dataplane.addresses import address_changes, local_addresses
+from ferrule.dataplane import nfacct
 from ferrule.dataplane.instance import InstanceLock
-from ferrule.dataplane.process import ToolRun
 from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
+from ferrule.host import kernel_settings, memory
+from ferrule.host.addresses import address_changes, local_addresses
+from ferrule.host.probe import Host, probe, tell
 from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.metrics import Metrics, sample_loop_lag
 from ferrule.observe.notify import Notifier
+from ferrule.process.runner import ToolRun
+from ferrule.source.api.access import Access
+from ferrule.source.folder import FolderSource
+from ferrule.source.problems import ProblemBook
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop, SyncReport
 from ferrule.types import Family
@@ -69,7 +69,7 @@ def run(options: DaemonOptions) -> int:
 
 def _init(options: DaemonOptions) -> int:
     """What needs every right, so that the daemon needs only CAP_NET_ADMIN."""
-    report = host_settings.prepare(options.settings, route_localnet=True)
+    report = kernel_settings.prepare(options.settings, route_localnet=True)
     tell(report, logging.ERROR)
     log.info("Initialised", extra=kv(changed=len(report.changed), faults=len(report.faults)))
     return 1 if report.faults else 0
@@ -89,7 +89,8 @@ async def _main(options: DaemonOptions) -> int:
     # Before anything is touched: a kubeconfig that cannot be used must leave the kernel's settings as they were.
     access = None if options.manifests is not None else _find_access(options)
     with InstanceLock():
-        daemon = Daemon(options, await probe(options), access)
+        host = await probe(options.settings, node_name(options.settings), options.backend)
+        daemon = Daemon(options, host, access)
         async with contextlib.AsyncExitStack() as stack:
             if options.once:
                 return await daemon.once()
@@ -98,7 +99,7 @@ async def _main(options: DaemonOptions) -> int:
 
 def _find_access(options: DaemonOptions) -> Access:
     # Imported where it is used: a folder needs none of it.
-    from ferrule.api.kubeconfig import find_access  # noqa: PLC0415
+    from ferrule.source.api.kubeconfig import find_access  # noqa: PLC0415
 
     return find_access(options.settings.client_connection.kubeconfig, options.master)
 
@@ -207,10 +208,10 @@ class Daemon:
             self._surface = surface()
         else:
             # Imported where it is used: a folder needs no HTTP client.
-            from ferrule.daemon.cluster import ClusterSource  # noqa: PLC0415
+            from ferrule.source.cluster import ClusterSource  # noqa: PLC0415
 
             source = ClusterSource(
-                options,
+                options.settings,
                 self._access,
                 self._host.node,
                 self._host.engine,

@@ -9,8 +9,8 @@ from ferrule._engine import ConntrackView, build_info
 from ferrule.config import gates
 from ferrule.config.schema import Settings
 from ferrule.config.show import configz
-from ferrule.daemon.host import Host
 from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner
+from ferrule.host.probe import Host
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.metrics import Metrics
 from ferrule.serve import admin, health

@@ -1,4 +1,4 @@
-"""The kernel's edge: processes, netlink, sysctls.
+"""The kernel's rules: iptables, nftables, tracked flows, accounting objects.
 
-Forbidden here: knowledge of Services, decisions about when to sync, and (outside `process.py`) starting a process.
+Forbidden here: knowledge of Services, decisions about when to sync, and starting a process (`ferrule.process` does).
 """

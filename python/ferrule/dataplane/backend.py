@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ferrule.dataplane.iptables import SAVE_TIMEOUT, IptablesDataplane
 from ferrule.dataplane.outcome import classify
-from ferrule.dataplane.process import Completed, Runner
 from ferrule.errors import DataplaneError
+from ferrule.process.runner import Completed, Runner
 from ferrule.types import FAMILIES, Backend, Family
 
 HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")

@@ -13,10 +13,10 @@ from typing import Protocol
 from ferrule._engine import NotUnderstood, Plan, RuleReader, RulesChanged
 from ferrule.dataplane import nftables, xtables
 from ferrule.dataplane.outcome import check, says_missing
-from ferrule.dataplane.process import Runner
 from ferrule.errors import DataplaneError, FailureKind
-from ferrule.memfile import append, memory_file, reading, rewind
 from ferrule.observe.logs import kv
+from ferrule.process.memory_file import append, memory_file, reading, rewind
+from ferrule.process.runner import Runner
 from ferrule.types import Backend, Family
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import IO
 
-from ferrule.dataplane.process import Completed
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.process.runner import Completed
 
 CONTEXT_LINES = 2
 """Neighbours quoted on either side of an offending line."""

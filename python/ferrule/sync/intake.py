@@ -31,7 +31,7 @@ class Batch:
 
 
 class Intake:
-    """What `api.follow` pours into. `on_change` hears of every batch that was taken over."""
+    """What `source.api.follow` pours into. `on_change` hears of every batch that was taken over."""
 
     def __init__(
         self,

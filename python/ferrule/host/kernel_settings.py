@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferrule.config.schema import Conntrack, Seconds, Settings
-from ferrule.dataplane import oom
-from ferrule.dataplane.sysctl import (
+from ferrule.host import oom
+from ferrule.host.sysctl import (
     CONNTRACK_MAX,
     ROUTE_LOCALNET,
     TCP_BE_LIBERAL,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ferrule.errors import InputError
-from ferrule.manifests.documents import Complaint, Manifest, Parsed, parse
+from ferrule.source.manifests.documents import Complaint, Manifest, Parsed, parse
 from ferrule.types import KINDS, Kind
 
 log = logging.getLogger(__name__)

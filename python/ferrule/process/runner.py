@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from ferrule.dataplane.child import Child, Usage
 from ferrule.errors import DataplaneError, FailureKind
-from ferrule.memfile import memory_file
+from ferrule.process.child import Child, Usage
+from ferrule.process.memory_file import memory_file
 
 SEARCH_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin")
 """Where system tools live; looked at before $PATH, so that a stray program earlier in it is not run as root."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ferrule.api.access import Access, Material
 from ferrule.errors import InputError
+from ferrule.source.api.access import Access, Material
 from ferrule.yamljson import YamlError, load_first
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

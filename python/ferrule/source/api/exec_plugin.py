@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ferrule.api.lean import lean_import
 from ferrule.errors import InputError
+from ferrule.source.api.lean import lean_import
 
 PLUGIN_SECONDS = 60
 """How long a plugin may take. It talks to a cloud's token service; the slow ones take a few seconds."""

@@ -14,10 +14,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
 
-from ferrule.api.client import JSON, MERGE_PATCH
-from ferrule.api.event_book import Event, EventBook, Regarding, Request
-from ferrule.api.outcome import ApiError, Cause
 from ferrule.observe.logs import kv
+from ferrule.source.api.client import JSON, MERGE_PATCH
+from ferrule.source.api.event_book import Event, EventBook, Regarding, Request
+from ferrule.source.api.outcome import ApiError, Cause
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ferrule.api.access import Access, Material
-from ferrule.api.exec_plugin import ExecCredential, run_plugin
-from ferrule.api.outcome import ApiError, Cause
 from ferrule.errors import InputError
-from ferrule.memfile import memory_file
 from ferrule.observe.logs import kv
+from ferrule.process.memory_file import memory_file
+from ferrule.source.api.access import Access, Material
+from ferrule.source.api.exec_plugin import ExecCredential, run_plugin
+from ferrule.source.api.outcome import ApiError, Cause
 
 log = logging.getLogger(__name__)
 

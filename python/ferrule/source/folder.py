@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ferrule.api import own_node
-from ferrule.daemon.problems import ProblemBook
-from ferrule.manifests.folder import FolderState, ManifestFolder
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
+from ferrule.source.api import own_node
+from ferrule.source.manifests.folder import FolderState, ManifestFolder
+from ferrule.source.problems import ProblemBook
 from ferrule.sync.loop import Changes, SyncLoop
 
 

@@ -23,11 +23,11 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
-from ferrule.api.credentials import Credentials
-from ferrule.api.limiter import TokenBucket
-from ferrule.api.outcome import ApiError, Cause, from_answer, quote
-from ferrule.api.peer import presented
 from ferrule.config.schema import ClientConnection
+from ferrule.source.api.credentials import Credentials
+from ferrule.source.api.limiter import TokenBucket
+from ferrule.source.api.outcome import ApiError, Cause, from_answer, quote
+from ferrule.source.api.peer import presented
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"

@@ -15,13 +15,13 @@ from typing import NoReturn, Protocol
 
 from ferrule import errors
 from ferrule._engine import IngestReport, InputError
-from ferrule.api import reflector
-from ferrule.api.client import ApiClient, jitter
-from ferrule.api.frames import FRAME_LIMIT, FrameCutter, FrameTooLarge
-from ferrule.api.outcome import ApiError, Cause
-from ferrule.api.reflector import Action, Failed, Failure, List, Reflector, Signal, Wait, Watch
-from ferrule.api.resources import Resource
 from ferrule.observe.logs import kv
+from ferrule.source.api import reflector
+from ferrule.source.api.client import ApiClient, jitter
+from ferrule.source.api.frames import FRAME_LIMIT, FrameCutter, FrameTooLarge
+from ferrule.source.api.outcome import ApiError, Cause
+from ferrule.source.api.reflector import Action, Failed, Failure, List, Reflector, Signal, Wait, Watch
+from ferrule.source.api.resources import Resource
 from ferrule.types import Kind
 
 log = logging.getLogger(__name__)

@@ -12,19 +12,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ferrule._engine import Engine, IngestReport, Problem, build_info
-from ferrule.api import own_node
-from ferrule.api.access import Access
-from ferrule.api.client import ApiClient, RequestSeen
-from ferrule.api.credentials import Credentials
-from ferrule.api.events import EventRecorder
-from ferrule.api.follow import Follower
-from ferrule.api.own_node import OwnNode
-from ferrule.api.resources import resources
-from ferrule.daemon.options import DaemonOptions
+from ferrule.config.schema import Settings
 from ferrule.errors import FerruleError
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.metrics import Metrics
+from ferrule.source.api import own_node
+from ferrule.source.api.access import Access
+from ferrule.source.api.client import ApiClient, RequestSeen
+from ferrule.source.api.credentials import Credentials
+from ferrule.source.api.events import EventRecorder
+from ferrule.source.api.follow import Follower
+from ferrule.source.api.own_node import OwnNode
+from ferrule.source.api.resources import resources
 from ferrule.sync.intake import Batch, Intake
 from ferrule.sync.loop import SyncLoop
 from ferrule.types import Kind, Stage
@@ -43,11 +43,11 @@ class NodeChanged(FerruleError):
 
 
 class ClusterSource:
-    """Follows Services, EndpointSlices and our Node. Also the `api.follow.Sink` and `Observer`."""
+    """Follows Services, EndpointSlices and our Node. Also the `source.api.follow.Sink` and `Observer`."""
 
     def __init__(
         self,
-        options: DaemonOptions,
+        settings: Settings,
         access: Access,
         node: str,
         engine: Engine,
@@ -56,7 +56,6 @@ class ClusterSource:
         health: ProxyHealth,
         readiness: Readiness,
     ) -> None:
-        settings = options.settings
         for warning in access.warnings:
             log.warning("Access to the API server", extra=kv(reason=warning, origin=access.origin))
         self.client = ApiClient(

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ferrule._engine import Engine, build_info
-from ferrule.daemon.options import DaemonOptions, node_name
+from ferrule.config.schema import Settings
 from ferrule.dataplane import backend as backends
-from ferrule.dataplane import host, nfacct
-from ferrule.dataplane.addresses import local_addresses
+from ferrule.dataplane import nfacct
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.nftables import Trust
-from ferrule.dataplane.process import Runner
-from ferrule.dataplane.sysctl import TCP_BE_LIBERAL, Sysctls
+from ferrule.host import kernel_settings
+from ferrule.host.addresses import local_addresses
+from ferrule.host.sysctl import TCP_BE_LIBERAL, Sysctls
 from ferrule.observe.logs import kv
+from ferrule.process.runner import Runner
 from ferrule.sync.options import HostFacts, engine_options
 from ferrule.types import Backend, Family
 
@@ -44,13 +45,14 @@ class Host:
         return [plane.family for plane in self.planes]
 
 
-async def probe(options: DaemonOptions) -> Host:
-    """Raises `DataplaneError` or `InputError` where ferrule cannot work here."""
-    settings, runner, name = options.settings, Runner(), node_name(options.settings)
-    override = options.backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
+async def probe(settings: Settings, name: str, backend: Backend | None = None) -> Host:
+    """`name` is the node's; `backend` overrides the configuration's. Raises `DataplaneError` or `InputError` where
+    ferrule cannot work here."""
+    runner = Runner()
+    override = backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
     choice = await backends.choose(runner, override)
     planes = await _planes(runner, choice.backend, netlink=settings.ferrule.nft_writes == "netlink")
-    tell(host.prepare(settings), logging.WARNING)
+    tell(kernel_settings.prepare(settings), logging.WARNING)
     counters = {name: nfacct.ensure(name) for name in (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)}
     addresses = local_addresses()
     own = node_ips(settings.bind_address, addresses)
@@ -80,7 +82,7 @@ async def probe(options: DaemonOptions) -> Host:
     return Host(name, runner, choice, planes, engine, addresses, own)
 
 
-def tell(report: host.HostReport, level: int) -> None:
+def tell(report: kernel_settings.HostReport, level: int) -> None:
     """Log what became of the kernel's settings; faults at `level`."""
     for change in report.changed:
         log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))

@@ -1,4 +1,4 @@
-"""List and watch as a state machine. Pure: no I/O, no clock, no loop; `api.follow` does what it says.
+"""List and watch as a state machine. Pure: no I/O, no clock, no loop; `source.api.follow` does what it says.
 
     List ──ok──► Watch ──ended──► Watch …            any failure ──► Wait ──► Watch (same version) or List
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ferrule.dataplane.sysctl import read_number, write_number
+from ferrule.host.sysctl import read_number, write_number
 
 SCORE = "proc/self/oom_score_adj"
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ferrule._engine import Problem
-from ferrule.manifests.documents import Complaint
 from ferrule.observe.logs import kv
+from ferrule.source.manifests.documents import Complaint
 
 log = logging.getLogger(__name__)
 
