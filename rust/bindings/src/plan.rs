@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use ferrule_engine::Family;
-use ferrule_engine::text::{Pieces, RestoreText};
+use ferrule_engine::restore_text::{Pieces, RestoreText};
 use ferrule_engine::{WriteStrategy, nft};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};

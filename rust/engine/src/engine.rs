@@ -29,9 +29,9 @@ use crate::model::store::Store;
 use crate::netlink::conntrack;
 use crate::netlink::nft::Reader;
 use crate::options::{Options, WriteStrategy};
-use crate::read::readback;
+use crate::read::saved_text;
 use crate::report::{DriftReport, FamilyFacts, HealthCheck, IngestReport};
-use crate::state::digest::Digester;
+use crate::rules::digest::Digester;
 use crate::state::family::FamilyState;
 use crate::state::plan::Plan;
 
@@ -172,7 +172,7 @@ impl Engine {
     /// # Errors
     /// Output that is cut short; then nothing changed.
     pub fn observe(&mut self, family: Family, saved: &[u8]) -> Result<DriftReport, InputError> {
-        let observed = readback::read(family, &self.digester, saved)?;
+        let observed = saved_text::read(family, &self.digester, saved)?;
         Ok(self.families[family.index()].observe(observed))
     }
 

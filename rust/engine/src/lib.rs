@@ -15,11 +15,14 @@
 //! |---|---|
 //! | [`input`] | decodes Services, EndpointSlices and our Node; says what is wrong with them |
 //! | [`model`] | objects by key, service ports, endpoints, claims on addresses |
-//! | [`rules`] | the proxy semantics: typed rules, chain by chain |
+//! | [`rules`] | the proxy semantics: typed rules, their text, chain by chain |
+//! | [`mod@write`] | one plan's chains as restore text, cut into transactions |
+//! | [`read`] | the kernel's chains as digests, from `iptables-save` text |
+//! | [`netlink`] | reading and writing over netlink, and conntrack |
 //! | [`state`] | desired, applied and observed digests; plans and their outcome |
-//! | [`mod@write`] | a plan's chains as restore text, cut into transactions |
-//! | [`read`] | the kernel's rules, from `iptables-save` text |
-//! | [`netlink`] | the same two over netlink, and conntrack |
+//!
+//! A module imports only from folders above its own in this table: [`state`] decides what is written, so it comes last.
+//! The order is enforced by `make lint`.
 //!
 //! [`engine::Engine`] is the façade.
 #![forbid(unsafe_code)]
@@ -27,11 +30,13 @@
 pub mod input;
 pub mod model;
 pub mod rules;
-pub mod state;
+
+pub mod read;
 pub mod write;
 
 pub mod netlink;
-pub mod read;
+
+pub mod state;
 
 pub mod engine;
 pub mod error;
@@ -46,4 +51,4 @@ pub use model::address::Family;
 pub use netlink::{conntrack, nft};
 pub use options::{BalanceLimits, Form, LocalDetector, Options, TreeLimits, WriteStrategy};
 pub use state::plan::Plan;
-pub use write::text;
+pub use write::restore_text;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::error::InputError;
 use crate::model::address::{Family, Net, parse_ip};
-use crate::rules::rule::Interface;
+use crate::model::interface::Interface;
 
 /// How traffic from this node's own Pods is told from the rest (kube-proxy's detectLocalMode).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

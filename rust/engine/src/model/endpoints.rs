@@ -9,7 +9,7 @@ use crate::input::service::port_number;
 use crate::input::wire::{EndpointWire, SliceWire, Text};
 use crate::model::address::{AddressError, Family, parse_ip};
 use crate::model::names::Protocol;
-use crate::rules::rule::socket;
+use crate::model::text::socket;
 
 /// One `EndpointSlice` as far as rules go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,3 +1,5 @@
-//! What the kernel holds, read from `iptables-save` text. The netlink reader is [`crate::netlink::nft::Reader`].
+//! What the kernel holds: [`observed`] accumulates it, [`saved_text`] reads it from `iptables-save` text. The netlink
+//! reader is [`crate::netlink::nft::Reader`].
 
-pub(crate) mod readback;
+pub(crate) mod observed;
+pub(crate) mod saved_text;

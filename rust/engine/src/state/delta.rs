@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 
 use crate::model::names::ChainId;
-use crate::state::digest::Digest;
+use crate::rules::digest::Digest;
 
 /// What is believed of a chain in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl Delta {
 mod tests {
     use super::*;
     use crate::model::names::FixedChain;
-    use crate::state::digest::Digester;
+    use crate::rules::digest::Digester;
 
     const A: ChainId = ChainId::Fixed(FixedChain::NatServices);
     const B: ChainId = ChainId::Fixed(FixedChain::Forward);

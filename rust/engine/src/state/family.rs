@@ -15,19 +15,20 @@ use crate::model::names::{ChainId, FixedChain, PortName, Table};
 use crate::model::store::Store;
 use crate::netlink::conntrack::{Latest, NodeAddresses, View};
 use crate::options::{Options, WriteStrategy};
+use crate::read::observed::Observed;
 use crate::report::{DriftReport, FamilyFacts};
-use crate::rules::dispatch_tree::dispatch::Part;
-use crate::rules::hooks::{Hook, hooks};
-use crate::rules::rule::{Match, Rule};
+use crate::rules::digest::Digester;
+use crate::rules::dispatch_tree::chains::Part;
+use crate::rules::entry_jumps::{Hook, hooks};
+use crate::rules::matches::Match;
+use crate::rules::rule::Rule;
 use crate::rules::ruleset::{NodeFacts, dispatch_tail, fixed_rules};
 use crate::state::delta::Delta;
-use crate::state::digest::Digester;
-use crate::state::lines::Lines;
-use crate::state::observed::Observed;
 use crate::state::plan::Plan;
 use crate::state::ports::{Inputs, Ports, Tally};
-use crate::write::restore::restore_text;
-use crate::write::writes::Writes;
+use crate::write::batches::restore_text;
+use crate::write::changeset::Writes;
+use crate::write::rendered_rules::Lines;
 
 /// The plan whose outcome is awaited.
 #[derive(Debug)]

@@ -3,8 +3,5 @@
 pub mod plan;
 
 pub(crate) mod delta;
-pub(crate) mod digest;
 pub(crate) mod family;
-pub(crate) mod lines;
-pub(crate) mod observed;
 pub(crate) mod ports;

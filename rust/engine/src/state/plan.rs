@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::model::address::Family;
 use crate::model::names::ChainId;
 use crate::options::WriteStrategy;
-use crate::write::text::RestoreText;
+use crate::write::restore_text::RestoreText;
 
 /// Ends with `Engine::commit` or `Engine::abandon`. Its text may be taken out before that.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,14 +19,14 @@ use crate::model::store::Store;
 use crate::model::topology::{Reach, choose};
 use crate::netlink::conntrack::{NodeAddresses, Target, View};
 use crate::options::Options;
-use crate::rules::dispatch_tree::dispatch::{Part, Roots, Share};
+use crate::rules::digest::Digester;
+use crate::rules::dispatch_tree::chains::{Part, Roots, Share};
 use crate::rules::dispatch_tree::tree::{Body, Entry};
 use crate::rules::rule::Rule;
 use crate::rules::ruleset::{Context, NodeFacts, PortView, Sink, dispatch_rules, port_chains};
 use crate::state::delta::Delta;
-use crate::state::digest::Digester;
-use crate::state::lines::Lines;
-use crate::write::writes::Writes;
+use crate::write::changeset::Writes;
+use crate::write::rendered_rules::Lines;
 
 /// Above this many endpoints in a family, rules about single endpoints carry no comments: 40 % less text, and a
 /// shorter walk per packet (kube-proxy's `largeClusterEndpointsThreshold`).

@@ -1,6 +1,7 @@
 //! A plan's chains as `iptables-restore` text, cut into transactions.
 
-pub mod text;
+pub mod restore_text;
 
-pub(crate) mod restore;
-pub(crate) mod writes;
+pub(crate) mod batches;
+pub(crate) mod changeset;
+pub(crate) mod rendered_rules;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ferrule_engine::Family;
 use ferrule_engine::nft::Transactions;
-use ferrule_engine::text::RestoreText;
+use ferrule_engine::restore_text::RestoreText;
 
 type Table = BTreeMap<String, Vec<String>>;
 

@@ -1,7 +1,7 @@
 //! A request that the kernel refused, in the words of iptables.
 
-use super::commands::{DELCHAIN, DELRULE, NLM_F_APPEND};
-use super::expressions::decode;
+use super::decode::rule::decode;
+use super::encode::batch::{DELCHAIN, DELRULE, NLM_F_APPEND};
 use super::messages::{CHAIN_NAME, NEWCHAIN, NEWRULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, attributes, string};
 use crate::model::address::Family;
 use crate::model::names::Table;

@@ -7,13 +7,13 @@
 
 use std::fmt;
 
-use super::commands::Batch;
 use super::describe::describe;
+use super::encode::batch::Batch;
 use crate::model::address::Family;
 use crate::model::names::{ChainId, FixedChain, Table};
-use crate::rules::hooks::FIREWALL;
-use crate::rules::rule_parse::parse;
-use crate::write::text::{Command, RestoreText};
+use crate::rules::entry_jumps::FIREWALL;
+use crate::rules::save_format::parse::parse;
+use crate::write::restore_text::{Command, RestoreText};
 
 /// One transaction: a datagram for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Dispatch chains of large clusters, cut into a radix tree of short chains.
 
-pub(crate) mod dispatch;
-pub(crate) mod prefix;
+pub(crate) mod chains;
+pub(crate) mod key;
 pub(crate) mod tree;

@@ -24,9 +24,9 @@ use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, PortName};
 use crate::options::TreeLimits;
-use crate::rules::dispatch_tree::prefix::Prefix;
+use crate::rules::digest::{Digest, Digester};
+use crate::rules::dispatch_tree::key::Prefix;
 use crate::rules::rule::Rule;
-use crate::state::digest::{Digest, Digester};
 
 /// One rule of the dispatch chain. Rules of one key keep the order of this type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

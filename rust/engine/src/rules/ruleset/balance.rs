@@ -14,7 +14,9 @@ use super::port::Backend;
 use super::{Context, PortView, Sink};
 use crate::model::names::ChainId;
 use crate::options::Form;
-use crate::rules::rule::{Comment, Match, Probability, Rule};
+use crate::rules::matches::{Comment, Match};
+use crate::rules::probability::Probability;
+use crate::rules::rule::Rule;
 
 /// Parts below one another. The second level's hold what is left, however much: 256 of them are enough for any Service,
 /// and hashes that somebody made alike lead no deeper. The kernel counts nested jumps: nft takes fifteen chains, of which

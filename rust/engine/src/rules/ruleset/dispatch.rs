@@ -8,7 +8,8 @@ use crate::model::address::Net;
 use crate::model::claims::Claim;
 use crate::model::names::{FixedChain, Prefix, Table};
 use crate::model::topology::Reach;
-use crate::rules::rule::{Comment, Counter, Match, Negatable, Rule, Side, Target};
+use crate::rules::matches::{Comment, Counter, Match, Negatable, Side};
+use crate::rules::rule::{Rule, Target};
 
 /// Why traffic is refused.
 enum Refusal {

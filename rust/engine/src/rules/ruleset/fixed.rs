@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::{Context, NodePortsOn};
 use crate::model::address::{Family, Net};
 use crate::model::names::{ChainId, FixedChain};
-use crate::rules::rule::{Comment, Counter, CtState, Match, Negatable, Rule, Side, Target};
+use crate::rules::matches::{Comment, Counter, CtState, Match, Negatable, Side};
+use crate::rules::rule::{Rule, Target};
 
 fn comment(text: &str) -> Rule {
     Rule::commented(Comment::new(&[text]))

@@ -14,10 +14,12 @@ use crate::input::node::Node;
 use crate::input::service::{Service, ServicePort};
 use crate::model::address::{Family, Net};
 use crate::model::claims::Claims;
+use crate::model::interface::Interface;
 use crate::model::names::{ChainId, NameHash, PortName, Prefix};
 use crate::model::topology::Policies;
 use crate::options::{LocalDetector, NodePortAddress, Options};
-use crate::rules::rule::{Interface, Negatable, Rule};
+use crate::rules::matches::Negatable;
+use crate::rules::rule::Rule;
 
 pub(crate) use dispatch::{dispatch_rules, rank_key};
 pub(crate) use fixed::{dispatch_tail, fixed_rules};

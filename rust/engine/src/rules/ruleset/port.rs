@@ -7,7 +7,8 @@ use super::{Context, PortView, Sink};
 use crate::model::address::Net;
 use crate::model::names::{ChainId, FixedChain, NameHash, Prefix};
 use crate::model::topology::{Pick, Reach};
-use crate::rules::rule::{Comment, Match, Negatable, Rule, Side, Target};
+use crate::rules::matches::{Comment, Match, Negatable, Side};
+use crate::rules::rule::{Rule, Target};
 
 const MARK_MASQ: ChainId = ChainId::Fixed(FixedChain::MarkMasq);
 

@@ -4,9 +4,15 @@ mod conversations;
 mod rules;
 mod writes;
 
+use super::decode::rule::decode;
+use super::reader::*;
 use super::*;
+use crate::model::address::Family;
+use crate::model::names::{ChainId, Table};
 use crate::netlink::framing::{nest, put};
-use crate::read::readback;
+use crate::read::observed::Observed;
+use crate::read::saved_text;
+use crate::rules::digest::Digester;
 
 type Bytes = Vec<u8>;
 
@@ -79,7 +85,7 @@ fn recorded_answers_mean_what_the_tool_printed() {
     for (name, recording, saved) in recordings() {
         let family = family_of(name);
         let netlink = read(family, &datagrams(recording)).unwrap();
-        let text = readback::read(family, &digester(), saved).unwrap();
+        let text = saved_text::read(family, &digester(), saved).unwrap();
         assert!(netlink.chains.len() > 15 && netlink.hooks.len() > 10 && netlink.firewall_exists, "{name}");
         assert_eq!(netlink.trees, name.starts_with("tree"), "{name}");
         assert_eq!(facts(&netlink), facts(&text), "{name}");

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::model::address::Net;
+use crate::model::interface::Interface;
 use crate::model::names::{FixedChain, Prefix, Protocol};
-use crate::netlink::nft::commands::Batch;
-use crate::rules::hooks;
-use crate::rules::rule::{Comment, CtState, Interface, Match, Negatable, Rule, Target};
-use crate::rules::rule_parse::parse;
-use crate::write::text::RestoreText;
+use crate::netlink::nft::encode::batch::Batch;
+use crate::rules::entry_jumps;
+use crate::rules::matches::{Comment, CtState, Match, Negatable};
+use crate::rules::rule::{Rule, Target};
+use crate::rules::save_format::parse::parse;
+use crate::write::restore_text::RestoreText;
 
 fn encoded(family: Family, table: Table, rule: &Rule) -> String {
     let mut batch = Batch::new(family, table, 0);
@@ -137,7 +139,7 @@ fn a_block_is_a_transaction_and_the_last_request_asks_for_an_answer() {
 #[test]
 fn base_chains_are_made_once_a_transaction_where_hooks_or_a_canary_are() {
     let mut buffer = Vec::new();
-    for hook in hooks::hooks(Family::V4, true).iter().filter(|hook| hook.table == Table::Nat) {
+    for hook in entry_jumps::hooks(Family::V4, true).iter().filter(|hook| hook.table == Table::Nat) {
         buffer.extend(b"-I ");
         buffer.extend(hook.chain.as_bytes());
         hook.rule.write_to(Family::V4, &mut buffer);

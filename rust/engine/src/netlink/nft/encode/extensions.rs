@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::model::address::Family;
 use crate::model::names::Protocol;
 use crate::netlink::framing::{put, put_text};
-use crate::rules::rule::{CtState, Match, Side, Target};
+use crate::rules::matches::{CtState, Match, Side};
+use crate::rules::rule::Target;
 
 const EXTENSION_NAME: u16 = 1;
 const EXTENSION_REVISION: u16 = 2;
@@ -55,7 +56,7 @@ fn extension(name: &str, revision: u32, info: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The data of a "match" expression.
-pub(super) fn put_match(m: &Match, out: &mut Vec<u8>) {
+pub(in crate::netlink::nft) fn put_match(m: &Match, out: &mut Vec<u8>) {
     match m {
         Match::Comment(comment) => {
             extension("comment", 0, &Structure::<256>::new().bytes(0, comment.as_str().as_bytes()).0, out);
@@ -83,7 +84,7 @@ pub(super) fn put_match(m: &Match, out: &mut Vec<u8>) {
 }
 
 /// The data of a "target" expression; nothing for what is a verdict instead.
-pub(super) fn put_target(family: Family, target: &Target, out: &mut Vec<u8>) {
+pub(in crate::netlink::nft) fn put_target(family: Family, target: &Target, out: &mut Vec<u8>) {
     match target {
         Target::SetXmark { value, mask } => {
             extension("MARK", 2, &Structure::<8>::new().u32(0, *value).u32(4, *mask).0, out);

@@ -1,21 +1,21 @@
 //! A rule's expressions one by one, and its verdicts: readable even where the rest of a rule is not.
 
-use super::messages::{attributes, be32, fields, string};
 use crate::model::names::{ChainId, Table};
-use crate::rules::hooks::FIREWALL;
+use crate::netlink::nft::messages::{attributes, be32, fields, string};
+use crate::rules::entry_jumps::FIREWALL;
 
-pub(super) const LIST_ELEMENT: u16 = 1;
+pub(in crate::netlink::nft) const LIST_ELEMENT: u16 = 1;
 
-pub(super) const REGISTER_VERDICT: u32 = 0;
-pub(super) const NF_DROP: u32 = 0;
-pub(super) const NF_ACCEPT: u32 = 1;
-pub(super) const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
+pub(in crate::netlink::nft) const REGISTER_VERDICT: u32 = 0;
+pub(in crate::netlink::nft) const NF_DROP: u32 = 0;
+pub(in crate::netlink::nft) const NF_ACCEPT: u32 = 1;
+pub(in crate::netlink::nft) const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
 const NFT_GOTO: u32 = 0u32.wrapping_sub(4);
-pub(super) const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
+pub(in crate::netlink::nft) const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
 
 /// Where a packet goes from a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict<'a> {
+pub(in crate::netlink::nft) enum Verdict<'a> {
     Accept,
     Drop,
     Return,
@@ -24,7 +24,7 @@ pub(super) enum Verdict<'a> {
 }
 
 /// `(name, data)` of each expression; `None`, and then the end, where one is malformed.
-pub(super) fn expressions(data: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
+pub(in crate::netlink::nft) fn expressions(data: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
     attributes(data).map(|attribute| {
         let (LIST_ELEMENT, element) = attribute? else { return None };
         let [None, Some(name), data] = fields::<3>(element)? else { return None };
@@ -33,12 +33,12 @@ pub(super) fn expressions(data: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[
 }
 
 /// Every verdict in a rule, whatever else it holds.
-pub(super) fn verdicts(data: &[u8]) -> impl Iterator<Item = Verdict<'_>> {
+pub(in crate::netlink::nft) fn verdicts(data: &[u8]) -> impl Iterator<Item = Verdict<'_>> {
     expressions(data).flatten().filter(|(name, _)| *name == b"immediate").filter_map(|(_, data)| verdict(data))
 }
 
 /// The verdict that an "immediate" expression loads.
-pub(super) fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
+pub(in crate::netlink::nft) fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
     let [None, register, data] = fields::<3>(data)? else { return None };
     (be32(register)? == REGISTER_VERDICT).then_some(())?;
     let [None, None, verdict] = fields::<3>(data?)? else { return None };
@@ -59,7 +59,7 @@ pub(super) fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
 }
 
 /// What a rule that is not understood does to us, going by a verdict in it.
-pub(super) enum Foreign {
+pub(in crate::netlink::nft) enum Foreign {
     Nowhere,
     Holds(ChainId),
     /// It could be a hook.
@@ -67,7 +67,7 @@ pub(super) enum Foreign {
 }
 
 /// See [`Foreign`].
-pub(super) fn leads_to(table: Table, chain: &[u8], verdict: Verdict<'_>) -> Foreign {
+pub(in crate::netlink::nft) fn leads_to(table: Table, chain: &[u8], verdict: Verdict<'_>) -> Foreign {
     let firewall = FIREWALL.as_bytes();
     match verdict {
         Verdict::Jump(name) if table == Table::Filter && name == firewall => Foreign::Hook,

@@ -8,11 +8,11 @@ use hashbrown::HashMap;
 use crate::error::InputError;
 use crate::model::address::Family;
 use crate::model::names::{ChainId, Table};
-use crate::rules::hooks::FIREWALL;
+use crate::read::observed::{Accumulator, Observed};
+use crate::rules::digest::Digester;
+use crate::rules::entry_jumps::FIREWALL;
 use crate::rules::rule::Rule;
-use crate::rules::rule_parse::parse;
-use crate::state::digest::Digester;
-use crate::state::observed::{Accumulator, Observed};
+use crate::rules::save_format::parse::parse;
 
 /// Read what `iptables-save` (of all tables) printed.
 pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<Observed, InputError> {

@@ -29,8 +29,8 @@ use hashbrown::HashMap;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, NAME_LIMIT, Prefix, Table};
 use crate::options::WriteStrategy;
-use crate::write::text::{RestoreText, Strategy};
-use crate::write::writes::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
+use crate::write::changeset::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
+use crate::write::restore_text::{RestoreText, Strategy};
 
 /// Where a write is cut.
 #[derive(Clone, Copy, Debug)]
@@ -323,8 +323,8 @@ mod tests {
     use super::*;
     use crate::model::address::Family;
     use crate::model::names::{PortName, Protocol};
+    use crate::rules::digest::Digester;
     use crate::rules::rule::{Rule, Target};
-    use crate::state::digest::Digester;
 
     const CHAIN: ChainId = ChainId::Fixed(FixedChain::Forward);
 

@@ -8,11 +8,12 @@ use std::ops::Range;
 use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, Table};
-use crate::rules::hooks::Hook;
+use crate::rules::digest::{Digest, Digester};
+use crate::rules::entry_jumps::Hook;
 use crate::rules::rule::Rule;
 use crate::rules::ruleset::rank_key;
-use crate::state::digest::{Digest, Digester};
-use crate::state::lines::{Lines, jump_of};
+use crate::rules::save_format::print::append_line;
+use crate::write::rendered_rules::{Lines, jump_of};
 
 /// A chain with all its rules, as `-A` lines in its table's buffer.
 #[derive(Debug)]
@@ -147,7 +148,7 @@ impl<'a> Writes<'a> {
         let table = self.table(id.table());
         let start = table.text.len();
         for rule in rules {
-            append(family, id, rule, &mut table.text);
+            append_line(family, id, rule, &mut table.text);
         }
         if keep(digester.text(&table.text[start..])) {
             let rules_end = table.text.len();
@@ -168,7 +169,7 @@ impl<'a> Writes<'a> {
     /// One more rule of the part opened last.
     pub(crate) fn part(&mut self, table: Table, rule: &Rule) {
         let family = self.family;
-        self.table(table).part_line(|id, out| append(family, id, rule, out));
+        self.table(table).part_line(|id, out| append_line(family, id, rule, out));
         self.rules[table as usize] += 1;
     }
 
@@ -189,7 +190,7 @@ impl<'a> Writes<'a> {
     /// One more rule of a dispatch chain, if it was opened.
     pub(crate) fn dispatch(&mut self, chain: FixedChain, rule: &Rule) {
         let (family, table) = (self.family, chain.table());
-        let written = self.table(table).dispatch_line(chain, |id, out| append(family, id, rule, out));
+        let written = self.table(table).dispatch_line(chain, |id, out| append_line(family, id, rule, out));
         if let Some((written, rule_text)) = written {
             let key = rank_key(table, Claim::of_rule(rule));
             written.lines.push(DispatchLine { rule: rule_text, target: jump_of(rule), key });
@@ -213,7 +214,7 @@ impl<'a> Writes<'a> {
     /// A rule that ends an opened dispatch chain.
     pub(crate) fn dispatch_tail(&mut self, chain: FixedChain, rule: &Rule) {
         let (family, table) = (self.family, chain.table());
-        let written = self.table(table).dispatch_line(chain, |id, out| append(family, id, rule, out));
+        let written = self.table(table).dispatch_line(chain, |id, out| append_line(family, id, rule, out));
         if let Some((written, rule_text)) = written {
             written.tail.push(rule_text);
             self.rules[table as usize] += 1;
@@ -253,14 +254,6 @@ impl<'a> Writes<'a> {
     pub(crate) fn deleted(&self) -> Vec<ChainId> {
         self.tables.iter().flat_map(|t| t.deletions.iter().copied()).collect()
     }
-}
-
-/// `-A CHAIN rule`, newline at its end: the line that digests are taken of, here and in `readback`.
-pub(crate) fn append(family: Family, id: ChainId, rule: &Rule, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"-A ");
-    id.write_name(out);
-    rule.write_to(family, out);
-    out.push(b'\n');
 }
 
 fn append_text(id: ChainId, rule: &[u8], out: &mut Vec<u8>) {

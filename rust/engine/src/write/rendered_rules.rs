@@ -8,8 +8,8 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use crate::model::names::ChainId;
+use crate::rules::digest::Digest;
 use crate::rules::rule::{Rule, Target};
-use crate::state::digest::Digest;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -5,11 +5,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::messages::{be32, fields, string};
 use crate::model::address::Family;
 use crate::model::names::{ChainId, Protocol, Table};
-use crate::rules::rule::{Comment, Counter, CtState, Match, Negatable, Probability, Side, Target};
-use crate::rules::rule_parse::is_branch;
+use crate::netlink::nft::messages::{be32, fields, string};
+use crate::rules::matches::{Comment, Counter, CtState, Match, Negatable, Side};
+use crate::rules::probability::Probability;
+use crate::rules::rule::Target;
+use crate::rules::save_format::parse::is_branch;
 
 /// `(name, revision, structure)`.
 fn extension(data: &[u8]) -> Option<(&[u8], u32, Info<'_>)> {
@@ -71,7 +73,7 @@ impl<'a> Info<'a> {
 }
 
 /// Read a match; `protocol` is what the rule's header asks for.
-pub(super) fn a_match(family: Family, protocol: Option<Protocol>, data: &[u8]) -> Option<Match> {
+pub(in crate::netlink::nft) fn a_match(family: Family, protocol: Option<Protocol>, data: &[u8]) -> Option<Match> {
     let (name, revision, info) = extension(data)?;
     match (name, revision) {
         (b"comment", 0) => comment(info.sized(256)?),
@@ -89,7 +91,7 @@ pub(super) fn a_match(family: Family, protocol: Option<Protocol>, data: &[u8]) -
 }
 
 /// Read a target.
-pub(super) fn a_target(family: Family, table: Table, data: &[u8]) -> Option<Target> {
+pub(in crate::netlink::nft) fn a_target(family: Family, table: Table, data: &[u8]) -> Option<Target> {
     let (name, revision, info) = extension(data)?;
     match (name, revision) {
         (b"MARK", 2) => {
@@ -104,7 +106,7 @@ pub(super) fn a_target(family: Family, table: Table, data: &[u8]) -> Option<Targ
 }
 
 /// A destination port, or a range as dispatch trees have them.
-pub(super) fn match_ports(protocol: Protocol, low: u16, high: u16) -> Option<Match> {
+pub(in crate::netlink::nft) fn match_ports(protocol: Protocol, low: u16, high: u16) -> Option<Match> {
     if low == high {
         return Some(Match::Port { protocol, destination: Some(low) });
     }

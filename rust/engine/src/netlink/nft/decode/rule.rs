@@ -10,21 +10,23 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::extensions::{a_match, a_target, match_ports};
-use super::messages::{be32, fields};
 use super::verdicts::{REGISTER_VERDICT, Verdict, expressions, verdict};
 use crate::model::address::{Family, Net};
+use crate::model::interface::Interface;
 use crate::model::names::{ChainId, Protocol, Table};
-use crate::rules::rule::{Interface, Match, Negatable, Rule, Target};
+use crate::netlink::nft::messages::{be32, fields};
+use crate::rules::matches::{Match, Negatable};
+use crate::rules::rule::{Rule, Target};
 
-pub(super) const NETWORK_HEADER: u32 = 1;
+pub(in crate::netlink::nft) const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
 const META_MARK: u32 = 3;
-pub(super) const META_IIFNAME: u32 = 6;
-pub(super) const META_L4PROTO: u32 = 16;
+pub(in crate::netlink::nft) const META_IIFNAME: u32 = 6;
+pub(in crate::netlink::nft) const META_L4PROTO: u32 = 16;
 
-pub(super) const CMP_EQ: u32 = 0;
-pub(super) const CMP_NEQ: u32 = 1;
+pub(in crate::netlink::nft) const CMP_EQ: u32 = 0;
+pub(in crate::netlink::nft) const CMP_NEQ: u32 = 1;
 const CMP_LTE: u32 = 3;
 const CMP_GTE: u32 = 5;
 const RANGE_EQ: u32 = 0;
@@ -32,7 +34,7 @@ const BITWISE_MASK_XOR: u32 = 0;
 
 /// The expression at which reading a rule ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Unknown<'a> {
+pub(in crate::netlink::nft) struct Unknown<'a> {
     name: &'a [u8],
     data: &'a [u8],
 }
@@ -50,7 +52,7 @@ impl fmt::Display for Unknown<'_> {
 }
 
 /// Read a rule of `table` from the list of its expressions.
-pub(super) fn decode(family: Family, table: Table, data: &[u8]) -> Result<Rule, Unknown<'_>> {
+pub(in crate::netlink::nft) fn decode(family: Family, table: Table, data: &[u8]) -> Result<Rule, Unknown<'_>> {
     let mut decoder = Decoder { family, table, rule: Rule::default(), loaded: None };
     for expression in expressions(data) {
         let (name, data) = expression.ok_or(Unknown { name: b"a malformed one", data: &[] })?;

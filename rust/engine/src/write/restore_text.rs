@@ -4,13 +4,13 @@
 //! holds the order in which they, the declarations and the deletions follow each other. [`RestoreText::pieces`] gives
 //! the text a MiB at a time and frees everything with the last one.
 //!
-//! [`Writes`]: crate::write::writes::Writes
+//! [`Writes`]: crate::write::changeset::Writes
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::model::names::{ChainId, Table};
-use crate::rules::hooks::FIREWALL;
+use crate::rules::entry_jumps::FIREWALL;
 
 /// Bytes of a piece, or a line more. Where a transaction ends, so does a piece, if half as many bytes went before since
 /// that was so last.

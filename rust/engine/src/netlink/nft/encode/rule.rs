@@ -6,13 +6,15 @@
 
 use std::net::IpAddr;
 
-use super::expressions::{CMP_EQ, CMP_NEQ, META_IIFNAME, META_L4PROTO, NETWORK_HEADER};
-use super::structures::{put_match, put_target};
-use super::verdicts::{LIST_ELEMENT, NF_ACCEPT, NF_DROP, NFT_JUMP, NFT_RETURN, REGISTER_VERDICT};
+use super::extensions::{put_match, put_target};
 use crate::model::address::{Family, Net};
+use crate::model::interface::Interface;
 use crate::netlink::framing::{nest, put, put_text};
-use crate::rules::hooks::FIREWALL;
-use crate::rules::rule::{Interface, Negatable, Rule, Target};
+use crate::netlink::nft::decode::rule::{CMP_EQ, CMP_NEQ, META_IIFNAME, META_L4PROTO, NETWORK_HEADER};
+use crate::netlink::nft::decode::verdicts::{LIST_ELEMENT, NF_ACCEPT, NF_DROP, NFT_JUMP, NFT_RETURN, REGISTER_VERDICT};
+use crate::rules::entry_jumps::FIREWALL;
+use crate::rules::matches::Negatable;
+use crate::rules::rule::{Rule, Target};
 
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -50,7 +52,7 @@ const VERDICT_CHAIN: u16 = 2;
 const IFNAMSIZ: usize = 16;
 
 /// The list of a rule's expressions; `chain` is scratch space.
-pub(super) fn put_expressions(family: Family, rule: &Rule, chain: &mut Vec<u8>, out: &mut Vec<u8>) {
+pub(in crate::netlink::nft) fn put_expressions(family: Family, rule: &Rule, chain: &mut Vec<u8>, out: &mut Vec<u8>) {
     let (source, destination) = match family {
         Family::V4 => (12, 16),
         Family::V6 => (8, 24),

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use crate::model::address::{Family, Net};
 use crate::model::names::{ChainId, FixedChain, Table};
-use crate::rules::rule::{Comment, CtState, Match, Negatable, Rule, Target};
+use crate::rules::matches::{Comment, CtState, Match, Negatable};
+use crate::rules::rule::{Rule, Target};
 
 /// kubelet's chain as much as ours: created if missing, never flushed, never deleted.
 pub(crate) const FIREWALL: &str = "KUBE-FIREWALL";

@@ -1,23 +1,23 @@
 //! Requests that change rules, and the batch around them that makes a transaction. Linux UAPI only.
 
-use super::encode::put_expressions;
-use super::messages::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, NEWCHAIN, NEWRULE, NFNL_SUBSYS_NFTABLES, RULE_CHAIN, RULE_COMPAT,
-    RULE_EXPRESSIONS, RULE_TABLE, number,
-};
+use super::rule::put_expressions;
 use crate::model::address::Family;
 use crate::model::names::{Protocol, Table};
 use crate::netlink::framing::{NLM_F_ACK, nest, put, put_text, request};
+use crate::netlink::nft::messages::{
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, NEWCHAIN, NEWRULE, NFNL_SUBSYS_NFTABLES, RULE_CHAIN, RULE_COMPAT,
+    RULE_EXPRESSIONS, RULE_TABLE, number,
+};
 use crate::rules::rule::Rule;
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = NFNL_SUBSYS_NFTABLES;
-pub(super) const DELCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 5;
-pub(super) const DELRULE: u16 = NFNL_SUBSYS_NFTABLES | 8;
+pub(in crate::netlink::nft) const DELCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 5;
+pub(in crate::netlink::nft) const DELRULE: u16 = NFNL_SUBSYS_NFTABLES | 8;
 
 const NLM_F_CREATE: u16 = 0x400;
-pub(super) const NLM_F_APPEND: u16 = 0x800;
+pub(in crate::netlink::nft) const NLM_F_APPEND: u16 = 0x800;
 
 const TABLE_NAME: u16 = 1;
 
@@ -60,7 +60,7 @@ const fn base_chains(table: Table) -> &'static [BaseChain] {
 
 /// One transaction of one table in the making.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(in crate::netlink::nft) struct Batch {
     family: Family,
     table: Table,
     out: Vec<u8>,
@@ -74,7 +74,7 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Sees to it that the table exists.
-    pub(super) fn new(family: Family, table: Table, capacity: usize) -> Self {
+    pub(in crate::netlink::nft) fn new(family: Family, table: Table, capacity: usize) -> Self {
         let out = Vec::with_capacity(capacity);
         let mut batch = Self { family, table, out, sequence: 0, latest: 0, based: false, scratch: Vec::new() };
         batch.border(BATCH_BEGIN);
@@ -97,7 +97,7 @@ impl Batch {
     }
 
     /// Make the table's base chains, or leave them as they are, policies included.
-    pub(super) fn base(&mut self) {
+    pub(in crate::netlink::nft) fn base(&mut self) {
         if std::mem::replace(&mut self.based, true) {
             return;
         }
@@ -115,14 +115,14 @@ impl Batch {
     }
 
     /// Make a chain, or empty it.
-    pub(super) fn declare(&mut self, name: &[u8]) {
+    pub(in crate::netlink::nft) fn declare(&mut self, name: &[u8]) {
         let table = self.table;
         self.request(NEWCHAIN, NLM_F_CREATE, |out| put_place(CHAIN, table, name, out));
         self.request(DELRULE, 0, |out| put_place(RULE, table, name, out));
     }
 
     /// A rule, behind those that are there or before them.
-    pub(super) fn rule(&mut self, chain: &[u8], rule: &Rule, behind: bool) {
+    pub(in crate::netlink::nft) fn rule(&mut self, chain: &[u8], rule: &Rule, behind: bool) {
         let flags = if behind { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
         let (family, table, mut scratch) = (self.family, self.table, std::mem::take(&mut self.scratch));
         self.request(NEWRULE, flags, |out| {
@@ -136,13 +136,13 @@ impl Batch {
     }
 
     /// Delete an empty chain.
-    pub(super) fn delete(&mut self, name: &[u8]) {
+    pub(in crate::netlink::nft) fn delete(&mut self, name: &[u8]) {
         let table = self.table;
         self.request(DELCHAIN, 0, |out| put_place(CHAIN, table, name, out));
     }
 
     /// The bytes, and the sequence number whose acknowledgement says that all of it took effect.
-    pub(super) fn finish(mut self) -> (Vec<u8>, u32) {
+    pub(in crate::netlink::nft) fn finish(mut self) -> (Vec<u8>, u32) {
         let last = self.sequence - 1;
         let flags = self.latest + FLAGS;
         let with_ack = u16::from_ne_bytes([self.out[flags], self.out[flags + 1]]) | NLM_F_ACK;

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use crate::model::address::{Family, Net};
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, Protocol};
-use crate::rules::rule::{Match, Negatable, Rule, Side};
+use crate::rules::matches::{Match, Negatable, Side};
+use crate::rules::rule::Rule;
 
 /// Nibbles of a port, with its protocol.
 const PORT: u8 = 5;

@@ -9,11 +9,11 @@ use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, PortName};
 use crate::options::{Form, Options};
-use crate::rules::dispatch_tree::prefix::Prefix;
+use crate::rules::digest::{Digest, Digester};
+use crate::rules::dispatch_tree::key::Prefix;
 use crate::rules::dispatch_tree::tree::{Entry, Node, Tree};
 use crate::rules::rule::Rule;
 use crate::state::delta::Delta;
-use crate::state::digest::{Digest, Digester};
 
 /// One rule of a service port in a dispatch chain: not the rule, only what is needed to find it and to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::address::{Family, Net, parse_ip};
+use crate::model::interface::Interface;
 use crate::model::names::{ChainId, Protocol, Table};
-use crate::rules::rule::{Comment, Counter, CtState, Interface, Match, Negatable, Probability, Rule, Side, Target};
+use crate::rules::matches::{Comment, Counter, CtState, Match, Negatable, Side};
+use crate::rules::probability::Probability;
+use crate::rules::rule::{Rule, Target};
 
 /// Split a line into words as iptables-restore does: blanks separate, double quotes group, a backslash escapes inside
 /// quotes. `None` for an unbalanced quote.

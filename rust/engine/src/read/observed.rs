@@ -10,10 +10,10 @@ use hashbrown::HashMap;
 use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, Table};
+use crate::rules::digest::{Digest, Digester, TextHasher};
 use crate::rules::rule::{Rule, Target};
 use crate::rules::ruleset::rank_key;
-use crate::state::digest::{Digest, Digester, TextHasher};
-use crate::write::writes::append;
+use crate::rules::save_format::print::append_line;
 
 /// What the kernel holds, as far as it concerns us.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl Accumulator {
         text.clear();
         match self {
             Self::Ordered(hasher) => {
-                append(family, id, rule, text);
+                append_line(family, id, rule, text);
                 hasher.update(text);
             }
             Self::Dispatch { chain, sum, ranks, tail_seen } => {
