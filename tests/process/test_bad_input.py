@@ -252,7 +252,7 @@ def test_a_server_of_another_authority(netns: NetNs, tmp_path: Path) -> None:
             line = process.wait_for("its certificate is not to be trusted")
             assert server in line
             assert f"Expected: issued by CN=our-ca from {ours.pair.cert}" in line
-            assert "Presented: CN=impostor, issued by CN=their-ca" in line
+            assert f"openssl s_client -connect 127.0.0.1:{port}" in line
             goes_on(process)
 
 

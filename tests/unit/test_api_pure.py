@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import ssl
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from ferrule.source.api.event_book import BURST, PATCH_SECONDS, QUEUE_LIMIT, SER
 from ferrule.source.api.frames import FrameCutter, FrameTooLarge
 from ferrule.source.api.limiter import TokenBucket
 from ferrule.source.api.outcome import Cause, from_answer
-from ferrule.source.api.peer import subject_and_issuer
 from ferrule.source.api.resources import resources
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
@@ -101,17 +98,6 @@ def test_we_ask_for_what_kube_proxy_asks_for() -> None:
         ),
         "Node": ("/api/v1/nodes", {"fieldSelector": "metadata.name=node-1"}),
     }
-
-
-def test_names_are_read_from_a_certificate() -> None:
-    der = ssl.PEM_cert_to_DER_cert((TLS / "other-server.pem").read_text())
-    assert subject_and_issuer(der) == ("CN=kube-apiserver", "O=Somebody,CN=other-authority")
-
-
-@given(st.binary(max_size=200))
-def test_what_is_no_certificate_raises_nothing_unexpected(junk: bytes) -> None:
-    with contextlib.suppress(ValueError, IndexError):
-        subject_and_issuer(junk)
 
 
 # ---------------------------------------------------------------- event book

@@ -27,7 +27,6 @@ from ferrule.config.schema import ClientConnection
 from ferrule.source.api.credentials import Credentials
 from ferrule.source.api.limiter import TokenBucket
 from ferrule.source.api.outcome import ApiError, Cause, from_answer, quote
-from ferrule.source.api.peer import presented
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -99,7 +98,6 @@ class ApiClient:
         machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
         self._headers = {"User-Agent": f"ferrule/{version} (linux/{machine})", "Accept-Encoding": "identity"}
         self._session: aiohttp.ClientSession | None = None
-        self._told: tuple[str, str] = ("", "")
 
     @property
     def server(self) -> str:
@@ -217,11 +215,11 @@ class ApiClient:
             code = str(response.status)
             return response
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
-            raise await self._explain(error) from error
+            raise self._explain(error) from error
         finally:
             self._observer(RequestSeen(method, url.authority, code, time.monotonic() - started))
 
-    async def _explain(self, error: Exception) -> ApiError:
+    def _explain(self, error: Exception) -> ApiError:
         """The failure of a connection as a sentence that says whose it is."""
         access = self._credentials.access
         # An alert about our certificate comes with the first read, wrapped by aiohttp like any other broken connection.
@@ -229,7 +227,7 @@ class ApiClient:
         if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError) or isinstance(
             cause, ssl.SSLCertVerificationError
         ):
-            return ApiError(Cause.TLS, self.server, await self._untrusted(cause or error))
+            return ApiError(Cause.TLS, self.server, self._untrusted(cause or error))
         if isinstance(error, aiohttp.ClientSSLError) or cause is not None:
             return ApiError(Cause.TLS, self.server, f"TLS handshake failed: {getattr(cause, 'reason', None) or error}")
         if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -249,21 +247,16 @@ class ApiClient:
             return ApiError(Cause.CONTENT, self.server, f"what answers speaks no HTTP: {error}")
         return ApiError(Cause.BROKEN, self.server, f"the connection ended without an answer: {error}")
 
-    async def _untrusted(self, error: Exception) -> str:
-        """What was expected and who came; looked up once a change, and remembered."""
+    def _untrusted(self, error: Exception) -> str:
+        """What Python's ssl says, what was expected, and how to see what came."""
         reason = getattr(error, "verify_message", "") or str(error)
-        if self._told[0] == reason:
-            return self._told[1]
         access, url = self._credentials.access, URL(self.server)
         expected = " or ".join(self._credentials.expected_authorities()[:3]) or "one of the system's authorities"
         source = f" from {access.ca}" if access.ca else ""
-        text = f"its certificate is not to be trusted: {reason}. Expected: issued by {expected}{source}"
-        if not access.proxy:
-            found = await asyncio.to_thread(presented, url.host or "", url.port or 443)
-            if found is not None:
-                text += f". Presented: {found[0]}, issued by {found[1]}"
-        self._told = (reason, text)
-        return text
+        return (
+            f"its certificate is not to be trusted: {reason}. Expected: issued by {expected}{source}. "
+            f"To see the one that it shows: openssl s_client -connect {url.host_subcomponent}:{url.port}"
+        )
 
 
 def jitter() -> float:

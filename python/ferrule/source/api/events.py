@@ -1,7 +1,7 @@
 """Events about our Node and about Services, in kube-proxy's words. Fire and forget: nobody waits for one.
 
 Raw JSON through our own client and not kubernetes_asyncio's `EventsV1Api`: that API needs `ApiClient` and all models
-(38 MiB, see `lean`), a second session with its own credentials and TLS context, for one POST of twelve fields.
+(36 MiB), a second session with its own credentials and TLS context, for one POST of twelve fields.
 """
 
 from __future__ import annotations
