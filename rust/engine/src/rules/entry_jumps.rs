@@ -1,7 +1,7 @@
-//! Jump rules from the kernel's built-in chains into ours, and the one rule we keep in kubelet's KUBE-FIREWALL.
+//! Entry jumps: the jump rules from base chains into our chains, and our one rule in kubelet's KUBE-FIREWALL.
 //!
-//! They stand in chains that others use too, so they are never rewritten: each is looked for and, if missing,
-//! inserted at the top, in this order (which leaves the later ones first).
+//! These chains are shared with other programs, so they are never rewritten. A missing jump is inserted at the top, in
+//! this order (which leaves the later ones first).
 
 use std::net::IpAddr;
 
@@ -10,27 +10,27 @@ use crate::model::names::{ChainId, FixedChain, Table};
 use crate::rules::matches::{Comment, CtState, Match, Negatable};
 use crate::rules::rule::{Rule, Target};
 
-/// kubelet's chain as much as ours: created if missing, never flushed, never deleted.
+/// A chain shared with kubelet: created if missing, never flushed, never deleted.
 pub(crate) const FIREWALL: &str = "KUBE-FIREWALL";
 
-/// A rule that must stand in somebody else's chain.
+/// A rule of ours in a chain that is not ours, most often a jump from a base chain.
 #[derive(Clone, Debug)]
-pub(crate) struct Hook {
+pub(crate) struct EntryJump {
     pub(crate) table: Table,
     pub(crate) chain: &'static str,
     pub(crate) rule: Rule,
 }
 
-/// All hooks of a family. `localhost_node_ports` asks for the guard that keeps outsiders from 127.0.0.0/8 once
+/// Returns all entry jumps of a family. `localhost_node_ports` asks for the guard that drops traffic from other hosts to 127.0.0.0/8 once
 /// `route_localnet` is on (CVE-2020-8558).
-pub(crate) fn hooks(family: Family, localhost_node_ports: bool) -> Vec<Hook> {
+pub(crate) fn entry_jumps(family: Family, localhost_node_ports: bool) -> Vec<EntryJump> {
     let new = |rule: Rule| rule.with(Match::Conntrack(Negatable::is(CtState::New)));
     let comment = |text: &str| Match::Comment(Comment::new(&[text]));
     let jump = |chain: &'static str, to: FixedChain, only_new: bool, text: &str| {
         let start = if only_new { new(Rule::default()) } else { Rule::default() };
-        Hook { table: to.table(), chain, rule: start.with(comment(text)).jump(ChainId::Fixed(to)) }
+        EntryJump { table: to.table(), chain, rule: start.with(comment(text)).jump(ChainId::Fixed(to)) }
     };
-    let mut hooks = vec![
+    let mut jumps = vec![
         jump("INPUT", FixedChain::ExternalServices, true, "kubernetes externally-visible service portals"),
         jump("FORWARD", FixedChain::ExternalServices, true, "kubernetes externally-visible service portals"),
         jump("INPUT", FixedChain::FilterNodePorts, false, "kubernetes health check service ports"),
@@ -46,7 +46,7 @@ pub(crate) fn hooks(family: Family, localhost_node_ports: bool) -> Vec<Hook> {
     ];
     for chain in ["INPUT", "OUTPUT"] {
         let rule = Rule::default().target(Target::JumpFirewall);
-        hooks.push(Hook { table: Table::Filter, chain, rule });
+        jumps.push(EntryJump { table: Table::Filter, chain, rule });
     }
     if localhost_node_ports && family == Family::V4 {
         let loopback = Net::new(IpAddr::from([127, 0, 0, 0]), 8);
@@ -55,7 +55,7 @@ pub(crate) fn hooks(family: Family, localhost_node_ports: bool) -> Vec<Hook> {
             .from(Negatable::not(loopback))
             .with(Match::Conntrack(Negatable::not(CtState::RelatedEstablishedDnat)))
             .target(Target::Drop);
-        hooks.push(Hook { table: Table::Filter, chain: FIREWALL, rule });
+        jumps.push(EntryJump { table: Table::Filter, chain: FIREWALL, rule });
     }
-    hooks
+    jumps
 }

@@ -2,7 +2,7 @@
 //!
 //! Cost follows the change: a touched Service is rendered again, its chains are compared by digest, its share of each
 //! dispatch chain's digest is swapped. Only a flat dispatch chain that really differs is walked over all Services; of one
-//! that is a tree, only the parts that differ are written.
+//! that is a tree, only the chains that differ are written.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,17 +18,19 @@ use crate::options::{Options, WriteStrategy};
 use crate::read::observed::Observed;
 use crate::report::{DriftReport, FamilyFacts};
 use crate::rules::digest::Digester;
-use crate::rules::dispatch_tree::chains::Part;
-use crate::rules::entry_jumps::{Hook, hooks};
+use crate::rules::dispatch_tree::chains::TreeChain;
+use crate::rules::entry_jumps::{EntryJump, entry_jumps};
 use crate::rules::matches::Match;
 use crate::rules::rule::Rule;
 use crate::rules::ruleset::{NodeFacts, dispatch_tail, fixed_rules};
 use crate::state::delta::Delta;
 use crate::state::plan::Plan;
-use crate::state::ports::{Inputs, Ports, Tally};
+use crate::state::port_state::Tally;
+use crate::state::ports::Ports;
+use crate::state::rendering::Inputs;
 use crate::write::batches::restore_text;
-use crate::write::changeset::Writes;
-use crate::write::rendered_rules::Lines;
+use crate::write::changeset::Changeset;
+use crate::write::rendered_rules::RenderedRules;
 
 /// The plan whose outcome is awaited.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ struct InFlight {
     deleted: Arc<[ChainId]>,
     hooked: bool,
     ports: BTreeSet<PortName>,
-    parts: Vec<Part>,
+    tree_chains: Vec<TreeChain>,
     more: bool,
 }
 
@@ -116,31 +118,31 @@ impl FamilyState {
         let mut touched = self.refresh(store, &facts);
         let full = self.delta.nothing_applied() || self.rest_owed;
         let more = self.keep_first(&mut touched, options);
-        let mut writes = Writes::new(self.family, digester);
+        let mut changeset = Changeset::new(self.family, digester);
         let inputs = Inputs { store, options, facts: &facts, digester };
         for name in &touched {
-            self.ports.render(name, &inputs, &mut self.delta, &mut writes);
+            self.ports.render(name, &inputs, &mut self.delta, &mut changeset);
         }
-        let parts = self.ports.write_trees(&inputs, &mut self.delta, &mut writes);
-        self.fixed_chains(options, &facts, digester, &mut writes);
+        let tree_chains = self.ports.write_trees(&inputs, &mut self.delta, &mut changeset);
+        self.fixed_chains(options, &facts, digester, &mut changeset);
         let hooks = self.missing(&facts);
         if firewall_missing {
-            writes.create_firewall();
+            changeset.create_firewall();
         }
         for hook in &hooks {
-            writes.hook(hook);
+            changeset.entry_jump(hook);
         }
         for chain in self.delta.deletable() {
-            writes.delete(chain);
+            changeset.delete(chain);
         }
-        writes.lines = Lines::default();
+        changeset.rendered = RenderedRules::default();
         self.facts = Some(facts);
 
-        if writes.is_empty() {
+        if changeset.is_empty() {
             self.settled = true;
             return Ok(None);
         }
-        let (written, deleted) = (Arc::from(writes.written()), Arc::from(writes.deleted()));
+        let (written, deleted) = (Arc::from(changeset.written()), Arc::from(changeset.deleted()));
         self.generation += 1;
         let plan = Plan {
             family: self.family,
@@ -148,10 +150,10 @@ impl FamilyState {
             written: Arc::clone(&written),
             deleted: Arc::clone(&deleted),
             hooks_inserted: hooks.iter().map(|h| self.describe(h)).collect(),
-            rules_written: writes.rules.iter().sum(),
-            rules_by_table: writes.rules,
+            rules_written: changeset.rules.iter().sum(),
+            rules_by_table: changeset.rules,
             write_strategy: strategy,
-            text: restore_text(writes, strategy, self.delta.counts().1),
+            text: restore_text(changeset, strategy, self.delta.counts().1),
             full,
             more,
         };
@@ -161,7 +163,7 @@ impl FamilyState {
             deleted,
             hooked: !hooks.is_empty() || firewall_missing,
             ports: touched,
-            parts,
+            tree_chains,
             more,
         });
         Ok(Some(plan))
@@ -206,7 +208,13 @@ impl FamilyState {
     }
 
     /// Everything that is no service port's own chain: dispatch, masquerade, forwarding, canaries.
-    fn fixed_chains(&mut self, options: &Options, facts: &NodeFacts, digester: &Digester, writes: &mut Writes<'_>) {
+    fn fixed_chains(
+        &mut self,
+        options: &Options,
+        facts: &NodeFacts,
+        digester: &Digester,
+        changeset: &mut Changeset<'_>,
+    ) {
         let ctx = self.ports.context(options, facts);
         let mut flat = Vec::new();
         let mut counts = [0; 3];
@@ -216,14 +224,14 @@ impl FamilyState {
                 let delta = &mut self.delta;
                 let rules = fixed_rules(&ctx, chain);
                 counts[chain.table() as usize] += rules.len();
-                writes.chain(id, &rules, |digest| {
+                changeset.chain(id, &rules, |digest| {
                     delta.want(id, digest);
                     delta.differs(id)
                 });
                 continue;
             }
-            let mut digest = self.ports.roots().digest(chain);
-            counts[chain.table() as usize] += self.ports.roots().jumps(chain);
+            let mut digest = self.ports.dispatch_chains().digest(chain);
+            counts[chain.table() as usize] += self.ports.dispatch_chains().jumps(chain);
             if chain == FixedChain::NatServices {
                 let mut line = Vec::new();
                 for rule in dispatch_tail(&ctx) {
@@ -235,40 +243,40 @@ impl FamilyState {
             }
             self.delta.want(id, digest);
             if self.delta.differs(id) {
-                writes.open(chain);
-                match self.ports.roots().tree_rules(chain) {
+                changeset.open(chain);
+                match self.ports.dispatch_chains().tree_rules(chain) {
                     Some(rules) => {
                         for rule in rules {
-                            writes.dispatch(chain, &rule);
+                            changeset.dispatch(chain, &rule);
                         }
                     }
                     None => flat.push(chain),
                 }
                 if chain == FixedChain::NatServices {
                     for rule in dispatch_tail(&ctx) {
-                        writes.dispatch_tail(chain, &rule);
+                        changeset.dispatch_tail(chain, &rule);
                     }
                 }
             }
         }
         self.fixed = counts;
         if !flat.is_empty() {
-            self.ports.write_flat(&ctx, &flat, writes);
+            self.ports.write_flat(&ctx, &flat, changeset);
         }
     }
 
     /// Hooks that the last observation did not show.
-    fn missing(&self, facts: &NodeFacts) -> Vec<Hook> {
-        let stands = |hook: &Hook| {
+    fn missing(&self, facts: &NodeFacts) -> Vec<EntryJump> {
+        let stands = |hook: &EntryJump| {
             self.standing
                 .iter()
                 .flat_map(|s| &s.hooks)
                 .any(|(table, chain, rule)| *table == hook.table && chain == hook.chain && same_hook(rule, &hook.rule))
         };
-        hooks(self.family, facts.localhost_node_ports).into_iter().filter(|hook| !stands(hook)).collect()
+        entry_jumps(self.family, facts.localhost_node_ports).into_iter().filter(|hook| !stands(hook)).collect()
     }
 
-    fn describe(&self, hook: &Hook) -> String {
+    fn describe(&self, hook: &EntryJump) -> String {
         let mut text = format!("{} -I {}", hook.table.name(), hook.chain).into_bytes();
         hook.rule.write_to(self.family, &mut text);
         String::from_utf8_lossy(&text).into_owned()
@@ -292,7 +300,7 @@ impl FamilyState {
         self.delta.commit(&done.written, &done.deleted);
         if done.hooked {
             let localhost = self.facts.as_ref().is_some_and(|f| f.localhost_node_ports);
-            let wanted = hooks(self.family, localhost).into_iter();
+            let wanted = entry_jumps(self.family, localhost).into_iter();
             let hooks = wanted.map(|h| (h.table, h.chain.to_owned(), h.rule)).collect();
             self.standing = Some(Standing { hooks, firewall_exists: true });
         }
@@ -303,8 +311,8 @@ impl FamilyState {
         let failed = self.take_in_flight(plan)?;
         self.delta.abandon(&failed.written, &failed.deleted);
         self.unconfirmed.extend(failed.ports);
-        for part in failed.parts {
-            self.ports.roots_mut().suspect(part);
+        for part in failed.tree_chains {
+            self.ports.dispatch_chains_mut().mark_dirty(part);
         }
         if failed.hooked {
             // Inserting a hook twice would leave two: only a look can tell.
@@ -316,7 +324,7 @@ impl FamilyState {
     /// Take what was seen for the applied state.
     pub(crate) fn observe(&mut self, observed: Observed) -> DriftReport {
         if self.facts.is_none() {
-            self.ports.roots_mut().found_trees(observed.trees);
+            self.ports.dispatch_chains_mut().found_trees(observed.trees);
         }
         let believed = !self.delta.nothing_applied();
         let drift = self.delta.observe(observed.chains, observed.held);
@@ -324,7 +332,7 @@ impl FamilyState {
         self.standing = Some(Standing { hooks: observed.hooks, firewall_exists: observed.firewall_exists });
         self.in_flight = None;
         self.unconfirmed.extend(self.ports.differing(&self.delta).cloned());
-        self.ports.roots_mut().suspect_differing(&self.delta);
+        self.ports.dispatch_chains_mut().mark_dirty_where(|id| self.delta.differs(id));
         let mut report = DriftReport::default();
         // Before the first plan nothing is desired yet, so nothing can be called stale.
         if let Some(facts) = &self.facts {

@@ -1,4 +1,4 @@
-//! [`Writes`] into `iptables-restore` text.
+//! [`Changeset`] into `iptables-restore` text.
 //!
 //! A table's part is one block: declarations (which create a chain or empty it), rules, hooks, deletions, COMMIT. It
 //! takes effect as a whole, so order inside it is free: what the legacy tool reads fastest. Deletions come last, since
@@ -29,7 +29,9 @@ use hashbrown::HashMap;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, NAME_LIMIT, Prefix, Table};
 use crate::options::WriteStrategy;
-use crate::write::changeset::{DispatchChain, DispatchLine, TableWrites, Writes, WrittenChain, WrittenPart};
+use crate::write::changeset::{
+    Changeset, TableChanges, WrittenChain, WrittenDispatchChain, WrittenDispatchRule, WrittenTreeChain,
+};
 use crate::write::restore_text::{RestoreText, Strategy};
 
 /// Where a write is cut.
@@ -87,18 +89,21 @@ impl Limits {
 }
 
 /// Put everything into text; nothing at all when there is nothing to write. `standing`: chains of ours in the kernel.
-pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing: usize) -> RestoreText {
+pub(crate) fn restore_text(changeset: Changeset<'_>, strategy: WriteStrategy, standing: usize) -> RestoreText {
     let limits = match strategy {
         WriteStrategy::Netlink => Limits::NETLINK,
         WriteStrategy::OneBlock | WriteStrategy::OrderedBlocks => Limits::of_tool(standing),
     };
-    let mut tables = writes.tables;
+    let mut tables = changeset.tables;
     for part in &mut tables {
         let start = part.text.len();
-        part.text.append(&mut part.hooks);
-        part.hook_lines = start..part.text.len();
+        part.text.append(&mut part.entry_jumps);
+        part.entry_jump_lines = start..part.text.len();
     }
-    let steps = tables.iter().map(|t| 2 * (t.chains.len() + t.parts.len() + t.deletions.len()) + t.lines() + 64).sum();
+    let steps = tables
+        .iter()
+        .map(|t| 2 * (t.chains.len() + t.tree_chains.len() + t.deletions.len()) + t.dispatch_rules() + 64)
+        .sum();
     let buffers = tables.each_mut().map(|part| std::mem::take(&mut part.text));
     let mut text = RestoreText::over(buffers, steps);
     if strategy == WriteStrategy::OneBlock {
@@ -109,7 +114,7 @@ pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing
             continue;
         }
         // Each rule of a tree names another chain.
-        let ways = part.parts.iter().map(|p| 1 + p.count).sum::<usize>();
+        let ways = part.tree_chains.iter().map(|p| 1 + p.count).sum::<usize>();
         let names = part.chains.len() + ways + part.deletions.len();
         let jumping = part.chains.iter().filter(|c| !matches!(c.id, ChainId::Hashed(Prefix::Sep, _)));
         let targets = jumping.map(|c| c.count).sum();
@@ -124,9 +129,9 @@ pub(crate) fn restore_text(writes: Writes<'_>, strategy: WriteStrategy, standing
     text
 }
 
-fn one_block(table: Table, mut part: TableWrites, strategy: WriteStrategy, text: &mut RestoreText) {
+fn one_block(table: Table, mut part: TableChanges, strategy: WriteStrategy, text: &mut RestoreText) {
     let legacy = strategy == WriteStrategy::OneBlock;
-    let parts = part.parts.iter().map(|p| p.id);
+    let parts = part.tree_chains.iter().map(|p| p.id);
     let dispatch = part.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
     let written = part.chains.iter().map(|c| c.id).chain(parts).chain(dispatch);
     let mut declared: Vec<ChainId> = part.deletions.iter().copied().chain(written).collect();
@@ -144,17 +149,17 @@ fn one_block(table: Table, mut part: TableWrites, strategy: WriteStrategy, text:
         for chain in &part.chains {
             out.lines(table, chain.rules.clone(), chain.count);
         }
-        for part_of_tree in &part.parts {
+        for part_of_tree in &part.tree_chains {
             out.lines(table, part_of_tree.rules.clone(), part_of_tree.count);
         }
         for mut chain in part.dispatch {
             // The order is the strategy's, not the write's size's: same state, same rules.
             if !legacy {
-                by_target(&mut chain.lines);
+                by_target(&mut chain.rules);
             }
             dispatch_rules(table, &chain, out);
         }
-        out.lines(table, part.hook_lines, 0);
+        out.lines(table, part.entry_jump_lines, 0);
         for &id in &part.deletions {
             out.delete(id);
         }
@@ -169,7 +174,7 @@ fn legacy_order(id: ChainId) -> (bool, [u8; NAME_LIMIT]) {
     (id == ChainId::Fixed(FixedChain::MarkMasq), id.name_key())
 }
 
-fn ordered_blocks(table: Table, part: TableWrites, limits: Limits, text: &mut RestoreText) {
+fn ordered_blocks(table: Table, part: TableChanges, limits: Limits, text: &mut RestoreText) {
     let (mut first, mut endpoints, mut services) = (Vec::new(), Vec::new(), Vec::new());
     for chain in part.chains {
         match chain.id {
@@ -211,7 +216,7 @@ fn ordered_blocks(table: Table, part: TableWrites, limits: Limits, text: &mut Re
     }
     drop(services);
 
-    let mut parts = part.parts;
+    let mut parts = part.tree_chains;
     parts.sort_by_cached_key(|p| Reverse((p.depth, p.id.name_key())));
     for block in part_blocks(&parts, limits) {
         text.block(table, "dispatch parts", |out| {
@@ -222,17 +227,17 @@ fn ordered_blocks(table: Table, part: TableWrites, limits: Limits, text: &mut Re
         });
     }
 
-    if !part.dispatch.is_empty() || !part.hook_lines.is_empty() {
+    if !part.dispatch.is_empty() || !part.entry_jump_lines.is_empty() {
         text.block(table, "dispatch", |out| {
             // They jump to each other, and the tool takes no jump to what it has not seen yet: all declared first.
             for chain in &part.dispatch {
                 out.declare(ChainId::Fixed(chain.chain));
             }
             for mut chain in part.dispatch {
-                by_target(&mut chain.lines);
+                by_target(&mut chain.rules);
                 dispatch_rules(table, &chain, out);
             }
-            out.lines(table, part.hook_lines, 0);
+            out.lines(table, part.entry_jump_lines, 0);
         });
     }
 
@@ -285,7 +290,7 @@ fn port_blocks(chains: &mut [WrittenChain], limits: Limits) -> impl Iterator<Ite
 }
 
 /// Cut parts of trees into blocks by the rules in them.
-fn part_blocks(parts: &[WrittenPart], limits: Limits) -> Vec<&[WrittenPart]> {
+fn part_blocks(parts: &[WrittenTreeChain], limits: Limits) -> Vec<&[WrittenTreeChain]> {
     let mut blocks = Vec::new();
     let (mut start, mut rules) = (0, 0);
     for (at, part) in parts.iter().enumerate() {
@@ -299,7 +304,7 @@ fn part_blocks(parts: &[WrittenPart], limits: Limits) -> Vec<&[WrittenPart]> {
 }
 
 /// Dispatch lines by target, descending; lines that one packet could match stay in their order, behind the first.
-fn by_target(lines: &mut [DispatchLine]) {
+fn by_target(lines: &mut [WrittenDispatchRule]) {
     let mut first_target: HashMap<Claim, Option<ChainId>> = HashMap::with_capacity(lines.len());
     for line in &mut *lines {
         if let Some(key) = line.key {
@@ -309,8 +314,8 @@ fn by_target(lines: &mut [DispatchLine]) {
     lines.sort_by_cached_key(|line| Reverse(line.target.map(ChainId::name_key)));
 }
 
-fn dispatch_rules(table: Table, chain: &DispatchChain, out: &mut RestoreText) {
-    for line in &chain.lines {
+fn dispatch_rules(table: Table, chain: &WrittenDispatchChain, out: &mut RestoreText) {
+    for line in &chain.rules {
         out.lines(table, line.rule.clone(), 1);
     }
     for tail in &chain.tail {
@@ -328,28 +333,28 @@ mod tests {
 
     const CHAIN: ChainId = ChainId::Fixed(FixedChain::Forward);
 
-    fn text(writes: Writes<'_>, strategy: WriteStrategy) -> String {
-        String::from_utf8(restore_text(writes, strategy, 0).to_vec()).unwrap()
+    fn text(changeset: Changeset<'_>, strategy: WriteStrategy) -> String {
+        String::from_utf8(restore_text(changeset, strategy, 0).to_vec()).unwrap()
     }
 
     #[test]
     fn an_empty_text_is_empty() {
         let digester = Digester::new([0; 16]);
-        let mut writes = Writes::new(Family::V4, &digester);
-        writes.chain(CHAIN, &[Rule::default().target(Target::Drop)], |_| false);
-        assert!(writes.is_empty());
-        assert_eq!((writes.rules, writes.written().len()), ([0; 3], 0));
-        assert!(restore_text(writes, WriteStrategy::OrderedBlocks, 0).is_empty());
+        let mut changeset = Changeset::new(Family::V4, &digester);
+        changeset.chain(CHAIN, &[Rule::default().target(Target::Drop)], |_| false);
+        assert!(changeset.is_empty());
+        assert_eq!((changeset.rules, changeset.written().len()), ([0; 3], 0));
+        assert!(restore_text(changeset, WriteStrategy::OrderedBlocks, 0).is_empty());
     }
 
     #[test]
     fn a_block_declares_fills_and_deletes() {
         let digester = Digester::new([0; 16]);
-        let writes = || {
-            let mut writes = Writes::new(Family::V6, &digester);
-            writes.delete(ChainId::Fixed(FixedChain::ProxyFirewall));
-            writes.chain(CHAIN, &[Rule::default().target(Target::Reject)], |_| true);
-            writes
+        let changeset = || {
+            let mut changeset = Changeset::new(Family::V6, &digester);
+            changeset.delete(ChainId::Fixed(FixedChain::ProxyFirewall));
+            changeset.chain(CHAIN, &[Rule::default().target(Target::Reject)], |_| true);
+            changeset
         };
         let (deleted, written) = (":KUBE-PROXY-FIREWALL - [0:0]\n", ":KUBE-FORWARD - [0:0]\n");
         for (strategy, declared) in [
@@ -358,31 +363,31 @@ mod tests {
         ] {
             let rule = "-A KUBE-FORWARD -j REJECT --reject-with icmp6-port-unreachable\n";
             let want = ["*filter\n", &declared, rule, "-X KUBE-PROXY-FIREWALL\nCOMMIT\n"].concat();
-            assert_eq!(text(writes(), strategy), want);
+            assert_eq!(text(changeset(), strategy), want);
         }
-        assert_eq!(writes().rules.iter().sum::<usize>(), 1);
+        assert_eq!(changeset().rules.iter().sum::<usize>(), 1);
     }
 
     /// Each port with an endpoint chain, a balancing chain that jumps there, and a dispatch rule.
-    fn cluster(digester: &Digester, ports: usize) -> Writes<'_> {
-        let mut writes = Writes::new(Family::V4, digester);
-        writes.open(FixedChain::NatServices);
-        writes.open(FixedChain::NatNodePorts);
+    fn cluster(digester: &Digester, ports: usize) -> Changeset<'_> {
+        let mut changeset = Changeset::new(Family::V4, digester);
+        changeset.open(FixedChain::NatServices);
+        changeset.open(FixedChain::NatNodePorts);
         let tail = Rule::default().jump(ChainId::Fixed(FixedChain::NatNodePorts));
-        writes.dispatch_tail(FixedChain::NatServices, &tail);
+        changeset.dispatch_tail(FixedChain::NatServices, &tail);
         for n in 0..ports {
             let port = PortName::new(&format!("ns/s{n}"), "", Protocol::Tcp);
             let (sep, svc) =
                 (ChainId::Hashed(Prefix::Sep, port.endpoint_hash("x")), ChainId::Hashed(Prefix::Svc, port.hash()));
             let ext = ChainId::Hashed(Prefix::Ext, port.hash());
-            writes.next_port();
-            writes.chain(sep, &[Rule::default().jump(ChainId::Fixed(FixedChain::MarkMasq))], |_| true);
-            writes.chain(svc, &[Rule::default().jump(sep)], |_| true);
-            writes.chain(ext, &[Rule::default().jump(svc)], |_| true);
-            writes.dispatch(FixedChain::NatServices, &Rule::default().jump(ext));
+            changeset.next_port();
+            changeset.chain(sep, &[Rule::default().jump(ChainId::Fixed(FixedChain::MarkMasq))], |_| true);
+            changeset.chain(svc, &[Rule::default().jump(sep)], |_| true);
+            changeset.chain(ext, &[Rule::default().jump(svc)], |_| true);
+            changeset.dispatch(FixedChain::NatServices, &Rule::default().jump(ext));
         }
-        writes.chain(ChainId::Fixed(FixedChain::MarkMasq), &[Rule::default().target(Target::Return)], |_| true);
-        writes
+        changeset.chain(ChainId::Fixed(FixedChain::MarkMasq), &[Rule::default().target(Target::Return)], |_| true);
+        changeset
     }
 
     #[test]
@@ -412,15 +417,15 @@ mod tests {
         assert_eq!((blocks(20, 0), blocks(400, 0), blocks(400, 150_000), blocks(500, 150_000)), (1, 5, 1, 5));
         // Few chains, but they name many.
         let many_endpoints = |ports| {
-            let mut writes = Writes::new(Family::V4, &digester);
+            let mut changeset = Changeset::new(Family::V4, &digester);
             for n in 0..ports {
                 let port = PortName::new(&format!("ns/s{n}"), "", Protocol::Tcp);
                 let to = |i| ChainId::Hashed(Prefix::Sep, port.endpoint_hash(&format!("{i}")));
                 let rules: Vec<Rule> = (0..100).map(|i| Rule::default().jump(to(i))).collect();
-                writes.next_port();
-                writes.chain(ChainId::Hashed(Prefix::Svc, port.hash()), &rules, |_| true);
+                changeset.next_port();
+                changeset.chain(ChainId::Hashed(Prefix::Svc, port.hash()), &rules, |_| true);
             }
-            restore_text(writes, WriteStrategy::OrderedBlocks, 0).blocks()
+            restore_text(changeset, WriteStrategy::OrderedBlocks, 0).blocks()
         };
         assert_eq!((many_endpoints(20), many_endpoints(21), many_endpoints(45)), (1, 1, 2));
         let lines = |strategy| {
@@ -450,13 +455,13 @@ mod tests {
     #[test]
     fn deletions_go_from_who_jumps_to_who_is_jumped_to() {
         let digester = Digester::new([0; 16]);
-        let mut writes = Writes::new(Family::V4, &digester);
+        let mut changeset = Changeset::new(Family::V4, &digester);
         for n in 0..4000 {
             let port = PortName::new(&format!("ns/s{n}"), "", Protocol::Tcp);
-            writes.delete(ChainId::Hashed(Prefix::Sep, port.endpoint_hash("x")));
-            writes.delete(ChainId::Hashed(Prefix::Svc, port.hash()));
+            changeset.delete(ChainId::Hashed(Prefix::Sep, port.endpoint_hash("x")));
+            changeset.delete(ChainId::Hashed(Prefix::Svc, port.hash()));
         }
-        let text = text(writes, WriteStrategy::OrderedBlocks);
+        let text = text(changeset, WriteStrategy::OrderedBlocks);
         assert_eq!(text.matches("COMMIT").count(), 2);
         assert!(text.rfind("-X KUBE-SVC-").unwrap() < text.find("-X KUBE-SEP-").unwrap());
     }
@@ -464,15 +469,15 @@ mod tests {
     #[test]
     fn parts_are_deleted_after_the_parts_that_jump_there() {
         let digester = Digester::new([0; 16]);
-        let mut writes = Writes::new(Family::V4, &digester);
+        let mut changeset = Changeset::new(Family::V4, &digester);
         for n in 0..3000 {
             let root = ChainId::Hashed(Prefix::Svl, PortName::new(&format!("ns/s{n}"), "", Protocol::Tcp).hash());
             for place in [&[1, 2, 3][..], &[1], &[1, 2], &[4]] {
-                writes.delete(ChainId::balance(root, place));
+                changeset.delete(ChainId::balance(root, place));
             }
-            writes.delete(root);
+            changeset.delete(root);
         }
-        let text = text(writes, WriteStrategy::OrderedBlocks);
+        let text = text(changeset, WriteStrategy::OrderedBlocks);
         let kinds = text.lines().filter_map(|line| match line.strip_prefix("-X ")?.strip_prefix("KUBE-SVC-BAL-") {
             Some(part) => part.chars().next(),
             None => Some('A'),

@@ -1,7 +1,7 @@
-//! Rules of dispatch chains that a plan has rendered already, found again by their digests.
+//! The text of dispatch rules rendered during one plan, found by their digests.
 //!
 //! A port's rules are rendered to learn their digests. When their chain turns out to be written, the text is needed once
-//! more; a full plan would render every Service twice.
+//! more; without this, a full plan would render every Service twice.
 
 use std::ops::Range;
 
@@ -11,23 +11,23 @@ use crate::model::names::ChainId;
 use crate::rules::digest::Digest;
 use crate::rules::rule::{Rule, Target};
 
-/// See the module.
+/// Text of rules by digest.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub(crate) struct RenderedRules {
     text: Vec<u8>,
-    known: HashMap<Digest, Line>,
+    by_digest: HashMap<Digest, RenderedRule>,
 }
 
-/// One rule, without the chain it stands in.
+/// One rule, without the name of its chain.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct RenderedRule {
     text: Range<usize>,
-    /// Where it leads.
+    /// The chain that it jumps to.
     pub(crate) target: Option<ChainId>,
 }
 
-impl Lines {
-    /// Render a rule; gives what `digest` makes of its text.
+impl RenderedRules {
+    /// Renders a rule and returns its digest, computed by `digest` from the text.
     pub(crate) fn add(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>),
@@ -37,20 +37,22 @@ impl Lines {
         let start = self.text.len();
         write(&mut self.text);
         let digest = digest(&self.text[start..]);
-        self.known.insert(digest, Line { text: start..self.text.len(), target: jump_of(rule) });
+        self.by_digest.insert(digest, RenderedRule { text: start..self.text.len(), target: jump_of(rule) });
         digest
     }
 
-    pub(crate) fn get(&self, digest: Digest) -> Option<&Line> {
-        self.known.get(&digest)
+    /// Returns the rule with this digest, if it was rendered.
+    pub(crate) fn get(&self, digest: Digest) -> Option<&RenderedRule> {
+        self.by_digest.get(&digest)
     }
 
-    pub(crate) fn text(&self, line: &Line) -> &[u8] {
+    /// Returns a rule's text.
+    pub(crate) fn text(&self, line: &RenderedRule) -> &[u8] {
         &self.text[line.text.clone()]
     }
 }
 
-/// Where a rule leads, if to a chain.
+/// Returns the chain that a rule jumps to.
 pub(crate) const fn jump_of(rule: &Rule) -> Option<ChainId> {
     match rule.target {
         Some(Target::Jump(to)) => Some(to),

@@ -1,10 +1,10 @@
-//! Restore text that nobody puts together until it is read: steps that refer to the rules where they were rendered.
+//! Lazily serialised restore payload: steps that refer to the rules where they were rendered.
 //!
-//! A full plan of a large cluster is tens of megabytes of rules. They exist once, in the buffers of [`Writes`]; this
+//! A full plan of a large cluster is tens of megabytes of rules. They exist once, in the buffers of [`Changeset`]; this
 //! holds the order in which they, the declarations and the deletions follow each other. [`RestoreText::pieces`] gives
 //! the text a MiB at a time and frees everything with the last one.
 //!
-//! [`Writes`]: crate::write::changeset::Writes
+//! [`Changeset`]: crate::write::changeset::Changeset
 
 use std::fmt;
 use std::ops::Range;

@@ -1,23 +1,25 @@
-//! The dispatch chains as a whole: what they hold, whether they are chains or trees, and which parts must be written.
+//! All dispatch chains of a family: their rules, whether they are flat chains or trees, and which chains must be written.
 //!
 //! Under `auto` all of a family's turn into trees together, above one number of rules in them, and back below a smaller
-//! one, so that a Service that comes and goes at the threshold does not rewrite everything each time. In between, what
-//! there is stays. That memory is in the kernel: after a restart what is found decides, so a restart writes nothing,
-//! whichever it was.
+//! one, so that a Service that is added and deleted at the threshold does not rewrite everything each time. In between
+//! the layout stays. The kernel itself remembers it: after a restart the observed layout decides, so a restart writes
+//! nothing in either case.
+
+use std::cmp::Reverse;
 
 use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, PortName};
 use crate::options::{Form, Options};
 use crate::rules::digest::{Digest, Digester};
-use crate::rules::dispatch_tree::key::Prefix;
-use crate::rules::dispatch_tree::tree::{Entry, Node, Tree};
+use crate::rules::dispatch_tree::key::KeyPrefix;
+use crate::rules::dispatch_tree::node::{Entry, Node};
+use crate::rules::dispatch_tree::tree::Tree;
 use crate::rules::rule::Rule;
-use crate::state::delta::Delta;
 
-/// One rule of a service port in a dispatch chain: not the rule, only what is needed to find it and to compare.
+/// One rule of a service port in a dispatch chain: its key and digest, from which the rule itself is found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
+pub(crate) struct DispatchRule {
     pub(crate) chain: FixedChain,
     pub(crate) key: Claim,
     /// Position among the port's rules with the same chain and key.
@@ -25,7 +27,7 @@ pub(crate) struct Share {
     pub(crate) digest: Digest,
 }
 
-impl Share {
+impl DispatchRule {
     fn entry(&self, port: &PortName) -> Entry {
         Entry { key: self.key, port: port.clone(), nth: self.nth, digest: self.digest }
     }
@@ -33,152 +35,158 @@ impl Share {
 
 /// One dispatch chain.
 #[derive(Debug, Default)]
-struct Root {
+struct DispatchChain {
     rules: usize,
     sum: Digest,
     tree: Option<Tree>,
 }
 
-/// See the module.
+/// The dispatch chains of one family.
 #[derive(Debug, Default)]
-pub(crate) struct Roots {
-    chains: [Root; FixedChain::ALL.len()],
-    /// Trees, as of the last plan, or of the first observation.
+pub(crate) struct DispatchChains {
+    chains: [DispatchChain; FixedChain::ALL.len()],
+    /// Whether they were trees in the last plan or, before the first one, in the kernel.
     were_trees: bool,
 }
 
-/// A chain of a tree that must be written.
+/// A chain below the root of a dispatch chain's tree.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
-    pub(crate) of: FixedChain,
-    pub(crate) place: Prefix,
+pub(crate) struct TreeChain {
+    /// The dispatch chain that is the tree's root.
+    pub(crate) root: FixedChain,
+    pub(crate) prefix: KeyPrefix,
 }
 
-impl Roots {
-    fn root(&mut self, chain: FixedChain) -> &mut Root {
+/// What changed in the trees since it was last taken.
+#[derive(Debug, Default)]
+pub(crate) struct TreeChanges {
+    /// Chains that are no longer part of a tree.
+    pub(crate) removed: Vec<ChainId>,
+    /// Chains that may have to be written, with their digests; children before parents.
+    pub(crate) changed: Vec<(TreeChain, ChainId, Digest)>,
+}
+
+impl DispatchChains {
+    fn chain(&mut self, chain: FixedChain) -> &mut DispatchChain {
         &mut self.chains[chain as usize]
     }
 
-    /// A port's rules changed.
-    pub(crate) fn replace(&mut self, port: &PortName, old: &[Share], new: &[Share]) {
+    /// Replaces a port's rules.
+    pub(crate) fn replace(&mut self, port: &PortName, old: &[DispatchRule], new: &[DispatchRule]) {
         if old == new {
             return;
         }
-        for share in old {
-            let root = self.root(share.chain);
-            root.rules -= 1;
-            root.sum.subtract(share.digest);
-            if let Some(tree) = &mut root.tree {
-                tree.remove(&share.entry(port));
+        for rule in old {
+            let chain = self.chain(rule.chain);
+            chain.rules -= 1;
+            chain.sum.subtract(rule.digest);
+            if let Some(tree) = &mut chain.tree {
+                tree.remove(&rule.entry(port));
             }
         }
-        for share in new {
-            let root = self.root(share.chain);
-            root.rules += 1;
-            root.sum.add(share.digest);
-            if let Some(tree) = &mut root.tree {
-                tree.insert(share.entry(port));
+        for rule in new {
+            let chain = self.chain(rule.chain);
+            chain.rules += 1;
+            chain.sum.add(rule.digest);
+            if let Some(tree) = &mut chain.tree {
+                tree.insert(rule.entry(port));
             }
         }
     }
 
-    /// What was found in the kernel, before anything was planned.
+    /// Takes over the layout that was found in the kernel before the first plan.
     pub(crate) const fn found_trees(&mut self, trees: bool) {
         self.were_trees = trees;
     }
 
-    /// Make all chains what they shall be; `shares` gives the rules of all ports when a tree has to be made of them.
-    pub(crate) fn settle<'a, I: Iterator<Item = (&'a PortName, &'a [Share])>>(
+    /// Converts every chain to the layout it must have now. `rules` returns the rules of all ports, from which trees are
+    /// built. Returns the chains of trees that were dissolved.
+    pub(crate) fn update_layout<'a, I: Iterator<Item = (&'a PortName, &'a [DispatchRule])>>(
         &mut self,
         family: Family,
         options: &Options,
         digester: &Digester,
-        delta: &mut Delta,
-        shares: impl Fn() -> I,
-    ) {
+        rules: impl Fn() -> I,
+    ) -> Vec<ChainId> {
         let limits = options.tree_limits;
-        let rules: usize = self.chains.iter().map(|root| root.rules).sum();
+        let total: usize = self.chains.iter().map(|chain| chain.rules).sum();
         let trees = match options.dispatch {
             Form::Flat => false,
             Form::Tree => true,
-            Form::Auto => rules > limits.grow || (self.were_trees && rules >= limits.shrink),
+            Form::Auto => total > limits.grow || (self.were_trees && total >= limits.shrink),
         };
         self.were_trees = trees;
-        for &chain in FixedChain::ALL.iter().filter(|chain| chain.is_dispatch()) {
-            let root = self.root(chain);
-            match (trees, &root.tree) {
+        let mut dissolved = Vec::new();
+        for &id in FixedChain::ALL.iter().filter(|chain| chain.is_dispatch()) {
+            let chain = self.chain(id);
+            match (trees, &chain.tree) {
                 (true, None) => {
-                    let of_chain = shares().flat_map(|(port, shares)| {
-                        shares.iter().filter(|s| s.chain == chain).map(|share| share.entry(port))
+                    let entries = rules().flat_map(|(port, rules)| {
+                        rules.iter().filter(|rule| rule.chain == id).map(|rule| rule.entry(port))
                     });
-                    root.tree = Some(Tree::new(family, chain, digester, limits, of_chain.collect()));
+                    chain.tree = Some(Tree::new(family, id, digester, limits, entries.collect()));
                 }
                 (false, Some(_)) => {
-                    // Those that went just now, with the last rules of a part, are as unwanted as those that stand.
-                    let Some(mut tree) = root.tree.take() else { continue };
-                    let (_, gone) = tree.take_changes();
-                    for id in tree.ids().into_iter().chain(gone) {
-                        delta.unwant(id);
-                    }
+                    let Some(mut tree) = chain.tree.take() else { continue };
+                    // Chains removed since the last plan are as unwanted as those that exist.
+                    let (_, removed) = tree.take_changes();
+                    dissolved.extend(tree.ids().into_iter().chain(removed));
                 }
                 _ => {}
             }
         }
+        dissolved
     }
 
-    /// Bring `delta` up to date with what changed in the trees; gives the parts that must be written, children first.
-    pub(crate) fn take_parts(&mut self, delta: &mut Delta) -> Vec<Part> {
-        let mut parts: Vec<(Part, ChainId)> = Vec::new();
-        for &of in FixedChain::ALL {
-            let Some(tree) = &mut self.root(of).tree else { continue };
-            let (changed, gone) = tree.take_changes();
-            for id in gone {
-                delta.unwant(id);
-            }
-            for place in changed {
-                let Some(node) = tree.find(place) else { continue };
-                delta.want(node.id, node.digest);
-                if delta.differs(node.id) {
-                    parts.push((Part { of, place }, node.id));
-                }
+    /// Takes what changed in the trees since the last call.
+    pub(crate) fn take_changes(&mut self) -> TreeChanges {
+        let mut changes = TreeChanges::default();
+        for &root in FixedChain::ALL {
+            let Some(tree) = &mut self.chain(root).tree else { continue };
+            let (dirty, removed) = tree.take_changes();
+            changes.removed.extend(removed);
+            for prefix in dirty {
+                let Some(node) = tree.find(prefix) else { continue };
+                changes.changed.push((TreeChain { root, prefix }, node.id, node.digest));
             }
         }
-        parts.sort_by_cached_key(|(part, id)| (part.of, std::cmp::Reverse((part.place.len, id.name_key()))));
-        parts.into_iter().map(|(part, _)| part).collect()
+        changes.changed.sort_by_cached_key(|(chain, id, _)| (chain.root, Reverse((chain.prefix.len, id.name_key()))));
+        changes
     }
 
-    pub(crate) fn find(&self, part: Part) -> Option<&Node> {
-        self.chains[part.of as usize].tree.as_ref()?.find(part.place)
+    /// Returns the node of a tree chain, if it exists.
+    pub(crate) fn find(&self, chain: TreeChain) -> Option<&Node> {
+        self.chains[chain.root as usize].tree.as_ref()?.find(chain.prefix)
     }
 
-    /// Nobody knows what became of this part.
-    pub(crate) fn suspect(&mut self, part: Part) {
-        if let Some(tree) = &mut self.root(part.of).tree {
-            tree.suspect(part.place);
+    /// Marks a tree chain for the next plan: the outcome of its write is unknown.
+    pub(crate) fn mark_dirty(&mut self, chain: TreeChain) {
+        if let Some(tree) = &mut self.chain(chain.root).tree {
+            tree.mark_dirty(chain.prefix);
         }
     }
 
-    /// After an observation: parts that are not as they shall be.
-    pub(crate) fn suspect_differing(&mut self, delta: &Delta) {
-        for root in &mut self.chains {
-            if let Some(tree) = &mut root.tree {
-                tree.suspect_where(|id| delta.differs(id));
+    /// Marks every tree chain for which `dirty` returns true.
+    pub(crate) fn mark_dirty_where(&mut self, dirty: impl Fn(ChainId) -> bool) {
+        for chain in &mut self.chains {
+            if let Some(tree) = &mut chain.tree {
+                tree.mark_dirty_where(&dirty);
             }
         }
     }
 
-    /// Digest of the chain, its tail aside.
+    /// Returns the digest of a dispatch chain without its tail.
     pub(crate) fn digest(&self, chain: FixedChain) -> Digest {
-        let root = &self.chains[chain as usize];
-        root.tree.as_ref().map_or(root.sum, Tree::digest)
+        let chain = &self.chains[chain as usize];
+        chain.tree.as_ref().map_or(chain.sum, Tree::digest)
     }
 
-    /// Jumps within the chain's tree: the rules that only a tree has.
+    /// Returns the number of jumps within the chain's tree: rules that a flat chain does not have.
     pub(crate) fn jumps(&self, chain: FixedChain) -> usize {
         self.chains[chain as usize].tree.as_ref().map_or(0, Tree::chains)
     }
 
-    /// The rules of a chain that is a tree, its tail aside; `None`: it holds the ports' rules themselves.
+    /// Returns the rules of a chain that is a tree's root, without its tail; `None` if the chain is flat.
     pub(crate) fn tree_rules(&self, chain: FixedChain) -> Option<Vec<Rule>> {
         self.chains[chain as usize].tree.as_ref().map(Tree::root_rules)
     }

@@ -1,4 +1,4 @@
-//! What a dispatch rule goes by, as a string of nibbles; and what a prefix of one is: a match, and a chain's name.
+//! Dispatch keys, encoded as nibble strings. A prefix of a key is a match and the name of a chain.
 //!
 //! ```text
 //! address    0  aaaaaaaa  t  pppp      kind, address (8 nibbles, 32 in IPv6), protocol, port
@@ -16,18 +16,18 @@ use crate::model::names::{ChainId, FixedChain, Protocol};
 use crate::rules::matches::{Match, Negatable, Side};
 use crate::rules::rule::Rule;
 
-/// Nibbles of a port, with its protocol.
+/// Number of nibbles of a port with its protocol.
 const PORT: u8 = 5;
 
 impl Claim {
-    /// What a rule of a dispatch chain goes by: an address, else a port on whatever address is ours.
+    /// Returns the dispatch key of a rule: address, protocol and port, or a port on any local address.
     pub(crate) fn of_rule(rule: &Rule) -> Option<Self> {
         let (protocol, port) = rule.matches.iter().find_map(|m| match m {
             Match::Port { protocol, destination: Some(port) } => Some((*protocol, *port)),
             _ => None,
         })?;
         let host = rule.destination.as_ref().filter(|d| !d.negated && d.value.is_host());
-        // 127.0.0.0/8 is a part of "any local address": both rules of a node port go by the same.
+        // 127.0.0.0/8 is a part of "any local address": both rules of a node port have the same key.
         Some(host.map_or(Self::NodePort(protocol, port), |d| Self::Address(d.value.addr(), protocol, port)))
     }
 
@@ -37,7 +37,7 @@ impl Claim {
         }
     }
 
-    /// Nibbles of the address.
+    /// Returns the number of nibbles of the address.
     const fn address_nibbles(self) -> u8 {
         match self {
             Self::Address(ip, ..) => Family::of(ip).host_bits() / 4,
@@ -45,12 +45,12 @@ impl Claim {
         }
     }
 
-    /// Nibbles in all.
+    /// Returns the number of nibbles.
     pub(crate) const fn nibbles(self) -> u8 {
         1 + self.address_nibbles() + PORT
     }
 
-    /// One nibble; zero beyond the end. The order of keys is that of their nibbles.
+    /// Returns one nibble; zero beyond the end. Keys are ordered as their nibbles.
     pub(crate) fn nibble(self, at: u8) -> u8 {
         let (protocol, port) = self.protocol_and_port();
         let address = self.address_nibbles();
@@ -73,29 +73,29 @@ impl Claim {
         }
     }
 
-    /// Length of the longest common prefix.
+    /// Returns the length of the longest common prefix, in nibbles.
     pub(crate) fn common(self, other: Self) -> u8 {
         let end = self.nibbles().min(other.nibbles());
         (0..end).find(|&at| self.nibble(at) != other.nibble(at)).unwrap_or(end)
     }
 }
 
-/// The first `len` nibbles of a key; the rest of it means nothing.
+/// The first `len` nibbles of a key; the rest of the key is ignored.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Prefix {
+pub(crate) struct KeyPrefix {
     pub(crate) key: Claim,
     pub(crate) len: u8,
 }
 
-impl Prefix {
-    /// A rule of this dispatch chain that matches what lies below, without a target.
+impl KeyPrefix {
+    /// Returns a rule of this dispatch chain that matches every key with this prefix; it has no target.
     pub(crate) fn condition(self, chain: FixedChain) -> Rule {
         let mut rule = Rule::default();
         if let Claim::Address(ip, ..) = self.key {
             let bits = 4 * self.len.saturating_sub(1).min(self.key.address_nibbles());
             rule = rule.to(Negatable::is(Net::new(ip, bits)));
         } else if chain == FixedChain::ExternalServices && self.len == 1 {
-            // In a chain for addresses too: what is not for this node need not look through its ports.
+            // This chain has rules for addresses, too: packets to other nodes skip the node ports.
             rule = rule.with(Match::LocalAddress(Side::Destination));
         }
         let (protocol, port) = self.key.protocol_and_port();
@@ -114,7 +114,7 @@ impl Prefix {
         }
     }
 
-    /// The chain that holds what lies below.
+    /// Returns the chain that holds the rules with this prefix.
     pub(crate) fn chain(self, family: Family, of: FixedChain) -> ChainId {
         let mut text = Vec::with_capacity(64);
         self.condition(of).write_to(family, &mut text);
@@ -132,7 +132,7 @@ mod tests {
 
     fn text(key: Claim, len: u8, chain: FixedChain) -> String {
         let mut out = Vec::new();
-        Prefix { key, len }.condition(chain).write_to(Family::V4, &mut out);
+        KeyPrefix { key, len }.condition(chain).write_to(Family::V4, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(text(key, 1, FixedChain::ExternalServices), " -m addrtype --dst-type LOCAL");
         let v6 = address("fd00:96::1f", Protocol::Tcp, 80);
         let mut out = Vec::new();
-        Prefix { key: v6, len: 29 }.condition(FixedChain::NatServices).write_to(Family::V6, &mut out);
+        KeyPrefix { key: v6, len: 29 }.condition(FixedChain::NatServices).write_to(Family::V6, &mut out);
         assert_eq!(out, b" -d fd00:96::/112");
     }
 

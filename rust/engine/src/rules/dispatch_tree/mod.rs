@@ -2,4 +2,10 @@
 
 pub(crate) mod chains;
 pub(crate) mod key;
+pub(crate) mod node;
 pub(crate) mod tree;
+
+mod builder;
+
+#[cfg(test)]
+mod tests;

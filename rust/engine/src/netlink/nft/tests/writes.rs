@@ -139,7 +139,7 @@ fn a_block_is_a_transaction_and_the_last_request_asks_for_an_answer() {
 #[test]
 fn base_chains_are_made_once_a_transaction_where_hooks_or_a_canary_are() {
     let mut buffer = Vec::new();
-    for hook in entry_jumps::hooks(Family::V4, true).iter().filter(|hook| hook.table == Table::Nat) {
+    for hook in entry_jumps::entry_jumps(Family::V4, true).iter().filter(|hook| hook.table == Table::Nat) {
         buffer.extend(b"-I ");
         buffer.extend(hook.chain.as_bytes());
         hook.rule.write_to(Family::V4, &mut buffer);

@@ -1,0 +1,85 @@
+//! The state that is kept of one service port between plans.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::input::service::{Service, ServicePort};
+use crate::model::endpoints::Candidate;
+use crate::model::names::ChainId;
+use crate::model::topology::Reach;
+use crate::netlink::conntrack::Target;
+use crate::rules::dispatch_tree::chains::DispatchRule;
+
+/// What is remembered of a service port between plans: no rule, only what they amount to.
+#[derive(Debug)]
+pub(super) struct PortState {
+    /// `ns/name` of its Service.
+    pub(super) key: Arc<str>,
+    pub(super) service: Arc<Service>,
+    pub(super) index: usize,
+    pub(super) endpoints: usize,
+    pub(super) reach: Reach,
+    /// Sorted.
+    pub(super) chains: Box<[ChainId]>,
+    pub(super) dispatch_rules: Box<[DispatchRule]>,
+    /// Of a UDP port: who may answer its flows.
+    pub(super) target: Option<Arc<Target>>,
+    pub(super) tally: Tally,
+}
+
+/// What is counted of a port, and of all of them together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    /// Rules by table, dispatch included.
+    pub(crate) rules: [usize; 3],
+    /// Ports whose policy (internal, external) asks for endpoints of this node, and there are endpoints, but none here.
+    pub(crate) orphaned: [usize; 2],
+}
+
+impl Tally {
+    /// Replaces one port's contribution to the totals.
+    pub(super) fn replace(&mut self, old: Self, new: Self) {
+        for (sum, (old, new)) in self.rules.iter_mut().zip(old.rules.into_iter().zip(new.rules)) {
+            *sum = *sum - old + new;
+        }
+        for (sum, (old, new)) in self.orphaned.iter_mut().zip(old.orphaned.into_iter().zip(new.orphaned)) {
+            *sum = *sum - old + new;
+        }
+    }
+}
+
+impl PortState {
+    /// Not rendered yet.
+    pub(super) fn new(key: &Arc<str>, service: &Arc<Service>, index: usize) -> Self {
+        Self {
+            key: key.clone(),
+            service: service.clone(),
+            index,
+            endpoints: 0,
+            reach: Reach::default(),
+            chains: Box::default(),
+            dispatch_rules: Box::default(),
+            tally: Tally::default(),
+            target: None,
+        }
+    }
+
+    /// Takes over who may answer the port's flows; true if that differs from before.
+    pub(super) fn retarget(&mut self, candidates: &[Candidate<'_>]) -> bool {
+        // Ready without serving is what publishNotReadyAddresses makes: rules lead there, so replies may come from it.
+        let able = candidates.iter().filter(|c| c.endpoint.state.serving || c.endpoint.state.ready);
+        let serving: Vec<SocketAddr> = able.map(Candidate::address).collect();
+        if let Some(before) = &self.target {
+            if before.serving() == serving {
+                return false;
+            }
+            before.retire();
+        }
+        self.target = Some(Arc::new(Target::new(serving)));
+        true
+    }
+
+    pub(super) fn port(&self) -> &ServicePort {
+        &self.service.ports[self.index]
+    }
+}
