@@ -86,6 +86,7 @@ lint: build ## formats, types, layers, stubs; warnings are errors
 	@$(BIN)/mypy
 	@$(BIN)/python -m mypy.stubtest ferrule._engine
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import-linter | tail -1
+	@$(BIN)/python hack/check-layers
 	@hack/check-words
 
 .PHONY: bench bench-full

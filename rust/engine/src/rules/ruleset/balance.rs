@@ -10,8 +10,8 @@
 //! and one endpoint more or less changes its own part and the chains above (whose probabilities count it), no other.
 //! `docs/design/balancing.md` says what this costs and saves.
 
-use super::port::Backend;
-use super::{Context, PortView, Sink};
+use super::backend::Backend;
+use super::context::{Context, PortView, Sink};
 use crate::model::names::ChainId;
 use crate::options::Form;
 use crate::rules::matches::{Comment, Match};

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, PortView};
+use super::context::{Context, PortView};
 use crate::model::address::Net;
 use crate::model::claims::Claim;
 use crate::model::names::{FixedChain, Prefix, Table};

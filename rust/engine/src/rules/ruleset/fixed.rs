@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Context, NodePortsOn};
+use super::context::Context;
+use super::node_facts::NodePortsOn;
 use crate::model::address::{Family, Net};
 use crate::model::names::{ChainId, FixedChain};
 use crate::rules::matches::{Comment, Counter, CtState, Match, Negatable, Side};

@@ -1,30 +1,17 @@
 //! The chains of one service port: balancing (SVC, SVL), outside traffic (EXT), source ranges (FW), endpoints (SEP).
 
-use std::net::SocketAddr;
-
+use super::backend::Backend;
 use super::balance::balance;
-use super::{Context, PortView, Sink};
+use super::context::{Context, PortView, Sink};
 use crate::model::address::Net;
-use crate::model::names::{ChainId, FixedChain, NameHash, Prefix};
+use crate::model::names::{ChainId, FixedChain, Prefix};
 use crate::model::topology::{Pick, Reach};
 use crate::rules::matches::{Comment, Match, Negatable, Side};
 use crate::rules::rule::{Rule, Target};
 
 const MARK_MASQ: ChainId = ChainId::Fixed(FixedChain::MarkMasq);
 
-/// An endpoint with its chain.
-pub(super) struct Backend {
-    pub(super) chain: ChainId,
-    /// What its chain is named by.
-    pub(super) hash: NameHash,
-    /// `ip:port`; backends are ordered by it, compared as text.
-    pub(super) text: String,
-    address: SocketAddr,
-    in_cluster: bool,
-    in_local: bool,
-}
-
-/// Write every chain that this port needs now.
+/// Writes every chain that this port needs now.
 pub(crate) fn port_chains(
     ctx: &Context<'_>,
     view: &PortView<'_>,

@@ -2,3 +2,8 @@
 
 pub(crate) mod parse;
 pub(crate) mod print;
+
+mod words;
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! `iptables-save` text back into a [`Rule`]: the inverse of `Rule::write_to`.
+//! Parses a rule from `iptables-save` text: the inverse of [`Rule::write_to`].
 //!
 //! Tolerant in spelling (a missing `/32`, `--or-mark`, options in another order of header fields, other quoting), so
 //! that what a different iptables version prints is still recognised; strict in meaning: anything we would not have
@@ -12,38 +12,9 @@ use crate::model::names::{ChainId, Protocol, Table};
 use crate::rules::matches::{Comment, Counter, CtState, Match, Negatable, Side};
 use crate::rules::probability::Probability;
 use crate::rules::rule::{Rule, Target};
+use crate::rules::save_format::words::words;
 
-/// Split a line into words as iptables-restore does: blanks separate, double quotes group, a backslash escapes inside
-/// quotes. `None` for an unbalanced quote.
-fn words(line: &str) -> Option<Vec<String>> {
-    let mut out = Vec::with_capacity(16);
-    let mut chars = line.chars().peekable();
-    loop {
-        while chars.next_if(char::is_ascii_whitespace).is_some() {}
-        let mut current = String::new();
-        match chars.peek() {
-            None => return Some(out),
-            Some('"') => {
-                chars.next();
-                loop {
-                    match chars.next()? {
-                        '"' => break,
-                        '\\' => current.push(chars.next()?),
-                        c => current.push(c),
-                    }
-                }
-            }
-            Some(_) => {
-                while let Some(c) = chars.next_if(|c| !c.is_ascii_whitespace()) {
-                    current.push(c);
-                }
-            }
-        }
-        out.push(current);
-    }
-}
-
-/// What the current `-m` module has collected; several options make one match.
+/// The options of one `-m recent`, which together make one match.
 #[derive(Default)]
 struct Recent {
     set: bool,
@@ -72,7 +43,7 @@ struct Parser<'a> {
     recent: Option<Recent>,
 }
 
-/// Parse the part of a `-A CHAIN …` line that follows the chain's name.
+/// Parses the part of a `-A CHAIN …` line that follows the chain's name.
 pub(crate) fn parse(family: Family, table: Table, text: &str) -> Option<Rule> {
     let words = words(text)?;
     let mut parser = Parser { family, table, words: words.iter(), rule: Rule::default(), recent: None };
@@ -115,7 +86,27 @@ impl Parser<'_> {
         (net.family() == self.family).then_some(net)
     }
 
+    /// Reads one option of the rule, or of the match whose `-m` came last.
     fn option(&mut self, option: &str, negated: bool) -> Option<()> {
+        match option {
+            "-s" | "-d" | "-i" | "--ctstate" | "--mark" => self.negatable_option(option, negated)?,
+            _ if negated => return None,
+            "-p" => self.rule.protocol = Some(protocol(self.next()?)?),
+            "-m" => self.module()?,
+            "-j" => {
+                self.finish_recent()?;
+                let target = self.target()?;
+                self.rule.target = Some(target);
+            }
+            "--set" | "--rcheck" | "--reap" | "--rsource" | "--seconds" | "--name" | "--mask" => {
+                self.recent_option(option)?;
+            }
+            _ => self.match_option(option)?,
+        }
+        Some(())
+    }
+
+    fn negatable_option(&mut self, option: &str, negated: bool) -> Option<()> {
         match option {
             "-s" => {
                 let value = self.net()?;
@@ -138,14 +129,13 @@ impl Parser<'_> {
                 let (value, mask) = mark(self.next()?)?;
                 self.rule.matches.push(Match::Mark { negated, value, mask });
             }
-            _ if negated => return None,
-            "-p" => self.rule.protocol = Some(protocol(self.next()?)?),
-            "-m" => self.module()?,
-            "-j" => {
-                self.finish_recent()?;
-                let target = self.target()?;
-                self.rule.target = Some(target);
-            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn match_option(&mut self, option: &str) -> Option<()> {
+        match option {
             "--comment" => {
                 let text = self.next()?;
                 let comment = Comment::new(&[text]);
@@ -177,6 +167,13 @@ impl Parser<'_> {
                 let probability = Probability::from_text(self.next()?)?;
                 self.rule.matches.push(Match::Statistic(probability));
             }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn recent_option(&mut self, option: &str) -> Option<()> {
+        match option {
             "--set" => self.recent.as_mut()?.set = true,
             "--rcheck" => self.recent.as_mut()?.check = true,
             "--reap" => self.recent.as_mut()?.reap = true,
@@ -263,7 +260,7 @@ fn protocol(text: &str) -> Option<Protocol> {
     Protocol::ALL.into_iter().find(|p| p.name() == text)
 }
 
-/// `N`, or a branch.
+/// Parses `N` or `LOW:HIGH`, where the range is one that dispatch trees have.
 fn port_or_range(text: &str) -> Option<(u16, u16)> {
     let Some((low, high)) = text.split_once(':') else {
         let port = text.parse().ok()?;
@@ -275,7 +272,7 @@ fn port_or_range(text: &str) -> Option<(u16, u16)> {
     is_branch(low, high).then_some((low, high))
 }
 
-/// A range of ports as dispatch trees have them: a power of sixteen wide, beginning at a multiple of that.
+/// Returns whether a range of ports is one that dispatch trees have: a power of sixteen wide and aligned to its width.
 pub(crate) fn is_branch(low: u16, high: u16) -> bool {
     [0xf, 0xff, 0xfff].into_iter().any(|free| low & free == 0 && high == low | free)
 }
@@ -288,75 +285,5 @@ fn mark(text: &str) -> Option<(u32, u32)> {
     match text.split_once('/') {
         Some((value, mask)) => Some((hex(value)?, hex(mask)?)),
         None => Some((hex(text)?, u32::MAX)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn again(family: Family, table: Table, text: &str) -> Option<String> {
-        let mut out = Vec::new();
-        parse(family, table, text)?.write_to(family, &mut out);
-        Some(String::from_utf8(out).unwrap())
-    }
-
-    #[test]
-    fn other_spellings_mean_the_same_rule() {
-        for (given, canonical) in [
-            (" -m comment --comment x -m tcp -p tcp -d 10.0.0.1 --dport 80 -j DROP", None),
-            (
-                " -d 10.0.0.1 -p tcp -m comment --comment \"a b\" -m tcp --dport 80 -j REJECT",
-                Some(
-                    " -d 10.0.0.1/32 -p tcp -m comment --comment \"a b\" -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable",
-                ),
-            ),
-            (" -p tcp -d 10.0.0.1/32 -j ACCEPT", Some(" -d 10.0.0.1/32 -p tcp -j ACCEPT")),
-            (" -j MARK --or-mark 0x4000", Some(" -j MARK --set-xmark 0x4000/0x4000")),
-            (" -j MARK --xor-mark 0x4000", Some(" -j MARK --set-xmark 0x4000/0x0")),
-            (" -s 0.0.0.0/0 -j DROP", Some(" -j DROP")),
-            (" -p udp -m udp --dport :4095 -j DROP", Some(" -p udp -m udp --dport 0:4095 -j DROP")),
-            (" -p tcp -m tcp --dport 65520: -j DROP", Some(" -p tcp -m tcp --dport 65520:65535 -j DROP")),
-        ] {
-            // `--dport` before its `-m tcp` has nothing to belong to; iptables-save never prints that.
-            if let Some(canonical) = canonical {
-                assert_eq!(again(Family::V4, Table::Filter, given).as_deref(), Some(canonical), "{given}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_we_would_not_write_is_not_recognised() {
-        for foreign in [
-            " -m comment --comment \"open -j DROP",
-            " -m limit --limit 3/min -j DROP",
-            " -d 10.0.0.1/32 -g KUBE-SERVICES",
-            " ! -j DROP",
-            " ! ! -d 10.0.0.1/32",
-            " -j DOCKER",
-            " -j DNAT --to-destination 10.0.0.1",
-            " -j DNAT --to-destination [fd00::1]:80",
-            " -d fd00::1/128 -j DROP",
-            " -m recent --set -j DROP",
-            " -m tcp --dport 80:90 -j DROP",
-            " -m tcp --dport 80:81 --dport 80",
-            " -m tcp --dport 16:15",
-            " -m tcp --sport 80",
-            " -j REJECT --reject-with tcp-reset",
-            " --dport 80",
-            " -m statistic --mode nth --every 2",
-            " -m comment --comment \"semi'quote\"",
-            " -j",
-            " -m",
-            " -d",
-        ] {
-            assert_eq!(again(Family::V4, Table::Nat, foreign), None, "{foreign}");
-        }
-    }
-
-    #[test]
-    fn escapes_inside_quotes_are_undone() {
-        assert_eq!(words(r#"a "b \" c" d"#), Some(vec!["a".into(), "b \" c".into(), "d".into()]));
-        assert_eq!(words("a \"b"), None);
     }
 }

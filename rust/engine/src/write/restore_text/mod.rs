@@ -6,11 +6,15 @@
 //!
 //! [`Changeset`]: crate::write::changeset::Changeset
 
+mod summary;
+
 use std::fmt;
 use std::ops::Range;
 
 use crate::model::names::{ChainId, Table};
 use crate::rules::entry_jumps::FIREWALL;
+
+pub use summary::{Phase, Strategy};
 
 /// Bytes of a piece, or a line more. Where a transaction ends, so does a piece, if half as many bytes went before since
 /// that was so last.
@@ -33,7 +37,7 @@ enum Step {
     Commit,
 }
 
-/// The same, for who does not want text.
+/// One step, for a consumer that does not want text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Command<'a> {
     Begin(Table),
@@ -45,59 +49,7 @@ pub(crate) enum Command<'a> {
     Commit,
 }
 
-/// What the blocks of one kind hold, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Phase {
-    /// Table.
-    pub table: Table,
-    /// Which part of the write.
-    pub name: &'static str,
-    /// Transactions.
-    pub blocks: usize,
-    /// Chains declared, those to be deleted included.
-    pub chains: usize,
-    /// Rules, hooks included.
-    pub rules: usize,
-    /// Bytes of text.
-    pub bytes: usize,
-}
-
-/// Why a text is cut as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Strategy {
-    /// One block a table: so few chains that cutting gains nothing.
-    #[default]
-    Small,
-    /// One block a table: the tool swaps the whole table at every COMMIT.
-    WholeTable,
-    /// Several blocks in a table that names so many chains.
-    Ordered {
-        /// Where.
-        table: Table,
-        /// Chains written, deleted, or jumped to from elsewhere.
-        names: usize,
-        /// With more than this, it is cut.
-        limit: usize,
-        /// For the kernel alone, where only others' waiting is the reason.
-        netlink: bool,
-    },
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Small => f.write_str("one block a table: the write is small"),
-            Self::WholeTable => f.write_str("one block a table: legacy swaps the whole table at every COMMIT"),
-            Self::Ordered { table, names, limit, netlink } => {
-                let (what, why) =
-                    if *netlink { ("transactions", "others wait too long") } else { ("blocks", "nft is quadratic") };
-                write!(f, "ordered {what}: {} names {names} chains; above {limit}, {why}", table.name())
-            }
-        }
-    }
-}
-
-/// See the module.
+/// The text of one plan, as steps over the buffers that hold its rules.
 #[derive(Clone, Default)]
 pub struct RestoreText {
     buffers: [Vec<u8>; 3],
@@ -314,7 +266,7 @@ struct Place {
     within: usize,
 }
 
-/// See [`RestoreText::pieces`].
+/// An iterator over the text, a MiB at a time.
 #[derive(Debug)]
 pub struct Pieces {
     text: RestoreText,
@@ -341,58 +293,4 @@ impl Iterator for Pieces {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::names::FixedChain;
-
-    #[test]
-    fn pieces_are_the_whole_and_no_piece_is_large() {
-        let line = b"-A KUBE-FORWARD -j DROP\n";
-        let buffer = line.repeat(200_000);
-        let chain = ChainId::Fixed(FixedChain::Forward);
-        let mut text = RestoreText::over([buffer.clone(), Vec::new(), Vec::new()], 8);
-        text.block(Table::Filter, "all", |t| {
-            t.declare(chain);
-            t.declare_firewall();
-            for n in 0..200_000 {
-                t.lines(Table::Filter, n * line.len()..(n + 1) * line.len(), 1);
-            }
-            t.delete(chain);
-        });
-        assert_eq!(text.steps.len(), 6, "neighbours are one step");
-        let whole = text.to_vec();
-        assert_eq!(whole.len(), text.len());
-        let want =
-            [&b"*filter\n:KUBE-FORWARD - [0:0]\n:KUBE-FIREWALL - [0:0]\n"[..], &buffer, b"-X KUBE-FORWARD\nCOMMIT\n"];
-        assert!(whole == want.concat());
-        let phase =
-            Phase { table: Table::Filter, name: "all", blocks: 1, chains: 1, rules: 200_000, bytes: whole.len() };
-        assert_eq!(text.phases(), [phase]);
-        let pieces: Vec<Vec<u8>> = text.pieces().collect();
-        assert!(pieces.len() == 5 && pieces.iter().all(|p| p.len() <= PIECE + 64));
-        assert!(pieces.concat() == whole);
-    }
-
-    #[test]
-    fn a_piece_ends_with_a_transaction_where_it_can() {
-        let line = b"-A KUBE-FORWARD -j DROP\n";
-        let mut text = RestoreText::over([line.repeat(100_000), Vec::new(), Vec::new()], 64);
-        for n in 0..10 {
-            text.block(Table::Filter, "all", |t| {
-                t.lines(Table::Filter, n * 10_000 * line.len()..(n + 1) * 10_000 * line.len(), 10_000);
-            });
-        }
-        let whole = text.to_vec();
-        let pieces: Vec<Vec<u8>> = text.pieces().collect();
-        assert!(pieces.concat() == whole);
-        // Three transactions of 240 kB are more than half a piece.
-        assert_eq!(pieces.iter().map(|p| p.len() / (10_000 * line.len())).collect::<Vec<_>>(), [3, 3, 3, 1]);
-        assert!(pieces.iter().all(|p| p.ends_with(COMMIT)));
-    }
-
-    #[test]
-    fn nothing_has_no_pieces() {
-        assert_eq!(RestoreText::default().pieces().count(), 0);
-        assert!(RestoreText::default().is_empty());
-    }
-}
+mod tests;
