@@ -263,7 +263,7 @@ class Daemon:
             on_sync=self._after_sync,
             on_request=self.aftermath.requested,
         )
-        self.intake = Intake(self.engine, self.loop.engine_lock, self._taken)
+        self.intake = Intake(self.engine, self.loop.engine_lock, self._taken, clock=time.monotonic)
 
     def _after_sync(self, report: SyncReport) -> None:
         self.aftermath.after_sync(report, pending=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ def test_an_intake(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = json.dumps({"type": "DELETED", "object": items[0]}).encode() + b"\n"
 
     async def scenario() -> None:
-        taking = Intake(watched.as_engine, asyncio.Lock(), lambda *batch: batches.append(batch))
+        taking = Intake(watched.as_engine, asyncio.Lock(), lambda *batch: batches.append(batch), clock=time.monotonic)
         await taking.begin_list("Service")
         await taking.feed_list("Service", text)
         await taking.end_list("Service")

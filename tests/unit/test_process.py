@@ -16,7 +16,8 @@ import uvloop
 from ferrule.dataplane.outcome import check, classify, quote
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.process.child import high_water
-from ferrule.process.runner import STACK_BYTES, STDERR_LIMIT, Completed, Runner, ToolRun
+from ferrule.process.completed import Completed
+from ferrule.process.runner import STACK_BYTES, STDERR_LIMIT, Runner, ToolRun
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

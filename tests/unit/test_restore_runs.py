@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ferrule.dataplane import iptables
 from ferrule.dataplane.iptables import COMMIT, IptablesDataplane
 from ferrule.errors import DataplaneError
-from ferrule.process.runner import Completed, Runner
+from ferrule.process.completed import Completed
+from ferrule.process.runner import Runner
 from ferrule.types import Backend
 
 LIMIT = 400

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ferrule.dataplane.iptables import SAVE_TIMEOUT, IptablesDataplane
 from ferrule.dataplane.outcome import classify
 from ferrule.errors import DataplaneError
-from ferrule.process.runner import Completed, Runner
+from ferrule.process.completed import Completed
+from ferrule.process.runner import Runner
 from ferrule.types import FAMILIES, Backend, Family
 
 HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from ferrule.errors import DataplaneError, FailureKind
-from ferrule.process.runner import Completed
+from ferrule.process.completed import Completed
 
 CONTEXT_LINES = 2
 """Neighbours quoted on either side of an offending line."""

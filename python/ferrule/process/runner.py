@@ -20,6 +20,7 @@ from functools import cache
 
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.process.child import Child, Usage
+from ferrule.process.completed import Completed
 from ferrule.process.memory_file import memory_file
 
 SEARCH_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin")
@@ -33,17 +34,6 @@ INLINE_BYTES = 256 * 1024
 
 REAP_SECONDS = 5.0
 """How long a killed child may take to die before we stop waiting (it may sit in the kernel)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A process that ended by itself."""
-
-    argv: tuple[str, ...]
-    exit_code: int
-    """Negative: killed by that signal."""
-    stdout: bytes
-    stderr: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -70,7 +71,7 @@ class ClusterSource:
         self._metrics = metrics
         self._health = health
         self._readiness = readiness
-        self._intake = Intake(engine, loop.engine_lock, self._taken)
+        self._intake = Intake(engine, loop.engine_lock, self._taken, clock=time.monotonic)
         self._needs_pod_cidrs = settings.detect_local_mode == "NodeCIDR"
         self._node: OwnNode | None = None
         self._node_list = bytearray()

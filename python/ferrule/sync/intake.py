@@ -7,7 +7,6 @@ Long work goes to a thread, so that the event loop is never held up for more tha
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ class Intake:
         lock: asyncio.Lock,
         on_change: Callable[[Batch, IngestReport], None],
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         """`clock` is the sync loop's."""
         self._engine = engine
