@@ -81,6 +81,8 @@ fuzz: $(STAMPS)/tools ## each fuzz target for a minute
 lint: build ## formats, types, layers, stubs; warnings are errors
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy -q --workspace --all-targets -- -D warnings
+	@# Docs of private items are for readers of the code: public ones may link to them.
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc -q -p ferrule-engine --no-deps --document-private-items
 	@$(BIN)/ruff format -q --check python tests bench examples
 	@$(BIN)/ruff check -q python tests bench examples
 	@$(BIN)/mypy

@@ -1,22 +1,41 @@
-//! The façade: bytes in, plans out.
+//! The engine's façade: API objects and observed rules in, plans out.
 //!
 //! Goals
 //! 1. The kernel never gets a rule that the current objects do not ask for.
 //! 2. Writing costs what changed, not what exists.
 //! 3. Nothing is written before every kind has been listed.
-//! 4. One bad object costs nobody else anything.
-//! 5. What is believed of the kernel is what it confirmed.
+//! 4. An invalid object affects no other object.
+//! 5. The applied state is what the kernel confirmed.
 //! 6. Same state, same bytes.
 //!
 //! How
 //! 1. `store` keeps decoded objects only; rules are derived from it by pure functions (`ruleset`).
 //! 2. `store` marks Services dirty, `family` renders those, `delta` compares chains by digest.
 //! 3. [`Engine::plan`] refuses with [`PlanError::NotListed`].
-//! 4. `wire` decodes item by item; [`Engine::problems`] says what is wrong now.
+//! 4. `wire` decodes item by item; [`Engine::problems`] reports what is invalid now.
 //! 5. `commit` advances the applied state, `abandon` makes it unknown, `observe` replaces it.
 //! 6. Services are walked in name order; no clock, no random number, no hash order reaches the text.
 //!
-//! Thread safety: `&mut self` everywhere state changes; the caller owns the engine from one thread at a time.
+//! Thread safety: methods that change state take `&mut self`; the caller uses the engine from one thread at a time.
+//!
+//! # Example
+//!
+//! One sync of one family: list, observe, plan, write, commit.
+//!
+//! ```
+//! use ferrule_engine::{Engine, Family, Kind, Options};
+//!
+//! let mut engine = Engine::new(Options::new("node-1"));
+//! for kind in Kind::ALL {
+//!     engine.replace(kind, &[br#"{"items": []}"#])?;
+//! }
+//! engine.observe(Family::V4, b"")?; // the output of iptables-save
+//! let plan = engine.plan(Family::V4)?.expect("the fixed chains are missing");
+//! assert!(plan.payload().starts_with(b"*filter\n"));
+//! engine.commit(&plan)?; // iptables-restore succeeded
+//! assert!(engine.plan(Family::V4)?.is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +54,7 @@ use crate::rules::digest::Digester;
 use crate::state::family::FamilyState;
 use crate::state::plan::Plan;
 
-/// See the module.
+/// The state of the cluster and of both families' rules. See the [module](self) for its guarantees.
 #[derive(Debug)]
 pub struct Engine {
     options: Options,
@@ -46,7 +65,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine that knows nothing yet.
+    /// Returns an engine without objects and with unknown rules.
+    ///
+    /// ```
+    /// use ferrule_engine::{Engine, Family, Options, PlanError};
+    ///
+    /// let mut engine = Engine::new(Options::new("node-1"));
+    /// assert!(matches!(engine.plan(Family::V4), Err(PlanError::NotListed(_))));
+    /// ```
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
@@ -58,66 +84,83 @@ impl Engine {
         }
     }
 
-    /// Swap in a whole list of a kind: each page a `List` response or a JSON array (items of other kinds are skipped).
+    /// Replaces all objects of a kind. Each page is a `List` response or a JSON array; items of other kinds are skipped.
+    ///
+    /// ```
+    /// # use ferrule_engine::{Engine, Kind, Options};
+    /// let mut engine = Engine::new(Options::new("node-1"));
+    /// let page = br#"{"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "web", "namespace": "app"}}]}"#;
+    /// let report = engine.replace(Kind::Service, &[page])?;
+    /// assert!(report.in_sync);
+    /// assert_eq!(report.resource_version, "7");
+    /// # Ok::<(), ferrule_engine::InputError>(())
+    /// ```
     ///
     /// # Errors
-    /// A page that is no list; then nothing changed.
+    /// [`InputError::Page`] if a page is not a list; nothing changed then.
     pub fn replace(&mut self, kind: Kind, pages: &[&[u8]]) -> Result<IngestReport, InputError> {
         self.store.replace(kind, pages)
     }
 
-    /// A list of this kind begins to arrive; one that was arriving is forgotten.
+    /// Begins a list that arrives in chunks. Discards an unfinished one of the same kind.
     pub fn begin_list(&mut self, kind: Kind) {
         self.store.begin_list(kind);
     }
 
-    /// More of the list's text, cut anywhere.
+    /// Takes the next chunk of the list; chunks may end anywhere.
     ///
     /// # Errors
-    /// Text that is no list. The list is forgotten, and nothing has changed.
+    /// The text is not a list. The list is discarded, nothing changed.
     pub fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
         self.store.feed_list(kind, chunk)
     }
 
-    /// The list is complete: swap it in whole.
+    /// Ends the list and replaces all objects of its kind.
     ///
     /// # Errors
-    /// Text that ends too early. The list is forgotten, and nothing has changed.
+    /// The text is cut short. The list is discarded, nothing changed.
     pub fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
         self.store.end_list(kind)
     }
 
-    /// The rest of the list will not come.
+    /// Discards an unfinished list.
     pub fn abort_list(&mut self, kind: Kind) {
         self.store.abort_list(kind);
     }
 
-    /// Trigger times (as annotated) of endpoint changes seen by watches since the last call.
+    /// Takes the annotated trigger times of endpoint changes that watches delivered since the last call.
     pub fn take_change_triggers(&mut self) -> Vec<Box<str>> {
         self.store.take_triggers()
     }
 
-    /// Services and `EndpointSlices` in the store.
+    /// Returns the number of Services and of `EndpointSlices`.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         self.store.counts()
     }
 
-    /// Numbers for metrics, as of the family's last plan.
+    /// Returns a family's figures for metrics, as of its last plan.
     #[must_use]
     pub fn facts(&self, family: Family) -> FamilyFacts {
         self.families[family.index()].facts()
     }
 
-    /// Apply newline-delimited watch frames.
+    /// Applies newline-delimited watch frames. Invalid objects and frames are reported, the rest is applied.
+    ///
+    /// ```
+    /// # use ferrule_engine::{Engine, Kind, Options};
+    /// let mut engine = Engine::new(Options::new("node-1"));
+    /// let gone = br#"{"type": "ERROR", "object": {"kind": "Status", "code": 410}}"#;
+    /// assert_eq!(engine.ingest(Kind::Service, gone).error_code, Some(410));
+    /// ```
     pub fn ingest(&mut self, kind: Kind, frames: &[u8]) -> IngestReport {
         self.store.ingest(kind, frames)
     }
 
-    /// The host's own addresses, both families; true if they differ from before.
+    /// Sets the host's own addresses, of both families. Returns whether they changed.
     ///
     /// # Errors
-    /// A text that is no address; then nothing changed.
+    /// A text is not an address; nothing changed then.
     pub fn set_local_addresses<S: AsRef<str>>(&mut self, addresses: &[S]) -> Result<bool, InputError> {
         let parse = |text: &S| {
             parse_ip(text.as_ref()).map_err(|e| InputError::Option {
@@ -134,15 +177,17 @@ impl Engine {
         Ok(changed)
     }
 
-    /// Bytes for exactly what differs from the confirmed state; `None` when nothing does.
+    /// Plans the write of exactly what differs from the applied state. Returns `None` if nothing does. See the
+    /// [example](self#example).
     ///
     /// # Errors
-    /// A kind that was never listed, hooks of unknown state, or a plan still in flight.
+    /// [`PlanError::NotListed`] before every kind was listed, [`PlanError::NotObserved`] while the entry jumps are unknown,
+    /// [`PlanError::InFlight`] before the previous plan was committed or abandoned.
     pub fn plan(&mut self, family: Family) -> Result<Option<Plan>, PlanError> {
         self.plan_for(family, self.options.write_strategy)
     }
 
-    /// The same, cut for this way to write instead of the usual one.
+    /// Like [`Engine::plan`], with another write strategy than the configured one.
     ///
     /// # Errors
     /// As [`Engine::plan`].
@@ -151,55 +196,76 @@ impl Engine {
         family.plan(&mut self.store, &self.options, strategy, &self.digester, &self.local_addresses)
     }
 
-    /// The plan was written: its chains are applied.
+    /// Reports that a plan was written: its chains become the applied state.
     ///
     /// # Errors
-    /// Not the plan in flight.
+    /// [`PlanError::Stale`] if it is not the plan in flight.
     pub fn commit(&mut self, plan: &Plan) -> Result<(), PlanError> {
         self.families[plan.family.index()].commit(plan)
     }
 
-    /// Nobody knows what became of the plan: its chains will be written again.
+    /// Reports that the outcome of a plan is unknown: the next plan writes its chains again. If it inserted entry jumps, the
+    /// rules must be observed first.
+    ///
+    /// ```
+    /// # use ferrule_engine::{Engine, Family, Kind, Options, PlanError};
+    /// # let mut engine = Engine::new(Options::new("node-1"));
+    /// # for kind in Kind::ALL {
+    /// #     engine.replace(kind, &[br#"{"items": []}"#])?;
+    /// # }
+    /// # engine.observe(Family::V4, b"")?;
+    /// let plan = engine.plan(Family::V4)?.expect("the fixed chains are missing");
+    /// engine.abandon(&plan)?;
+    /// assert_eq!(engine.plan(Family::V4), Err(PlanError::NotObserved));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// Not the plan in flight.
+    /// [`PlanError::Stale`] if it is not the plan in flight.
     pub fn abandon(&mut self, plan: &Plan) -> Result<(), PlanError> {
         self.families[plan.family.index()].abandon(plan)
     }
 
-    /// Take `iptables-save` output for the applied state. A plan in flight is forgotten: whatever it did is in there.
+    /// Replaces the applied state by `iptables-save` output and returns the difference. A plan in flight is forgotten: the
+    /// output shows its outcome.
+    ///
+    /// ```
+    /// # use ferrule_engine::{Engine, Family, Options};
+    /// let mut engine = Engine::new(Options::new("node-1"));
+    /// assert!(engine.observe(Family::V4, b"*nat\n:KUBE-SERVICES - [0:0]\n").is_err(), "COMMIT is missing");
+    /// ```
     ///
     /// # Errors
-    /// Output that is cut short; then nothing changed.
+    /// [`InputError::Saved`] if the output is cut short; nothing changed then.
     pub fn observe(&mut self, family: Family, saved: &[u8]) -> Result<DriftReport, InputError> {
         let observed = saved_text::read(family, &self.digester, saved)?;
         Ok(self.families[family.index()].observe(observed))
     }
 
-    /// Reads a family's rules over netlink, for [`Engine::observe_read`]; independent of the engine meanwhile.
+    /// Returns a reader of a family's rules over netlink, for [`Engine::observe_read`]. It works without the engine.
     #[must_use]
     pub fn rule_reader(&self, family: Family) -> Reader {
         Reader::new(family, self.digester.clone())
     }
 
-    /// The same as [`Engine::observe`] with what a reader has read.
+    /// Like [`Engine::observe`], with the rules that a reader has read.
     ///
     /// # Errors
-    /// It has not come to its end, or belongs to another family; then nothing changed.
+    /// [`InputError::NotRead`] if the reader is not done or belongs to another family; nothing changed then.
     pub fn observe_read(&mut self, family: Family, reader: &mut Reader) -> Result<DriftReport, InputError> {
         let observed = if reader.family() == family { reader.take() } else { None };
         let observed = observed.ok_or(InputError::NotRead)?;
         Ok(self.families[family.index()].observe(observed))
     }
 
-    /// What makes a tracked UDP flow stale, as of the last confirmed plan; `None` when nothing that matters to one has
-    /// changed since the last view, or while a plan's outcome is unknown. The first call after the first plan always
-    /// gives a view: flows may be older than we are.
+    /// Returns what makes a tracked UDP flow stale, as of the last confirmed plan. Returns `None` if nothing relevant changed
+    /// since the last view, or while a plan's outcome is unknown. The first call after the first plan always returns a
+    /// view, because flows may be older than this process.
     pub fn conntrack_view(&mut self, family: Family) -> Option<Arc<conntrack::View>> {
         self.families[family.index()].conntrack_view(&self.local_addresses)
     }
 
-    /// Everything that is wrong with the objects now; conflicts as of the last plan.
+    /// Returns all problems of the current objects; conflicts are those of the last plan.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut all: Vec<Problem> = self.store.problems().cloned().collect();
@@ -209,19 +275,19 @@ impl Engine {
         all
     }
 
-    /// Every healthCheckNodePort with the number of local ready addresses behind its Service.
+    /// Returns every healthCheckNodePort with the number of local ready addresses behind its Service.
     #[must_use]
     pub fn health_checks(&self) -> Vec<HealthCheck> {
         self.store.health_checks()
     }
 
-    /// Rules for node ports on 127.0.0.0/8 are in force, so `route_localnet` is needed.
+    /// Returns whether rules for node ports on 127.0.0.0/8 exist, which need `route_localnet`.
     #[must_use]
     pub fn localhost_node_ports(&self) -> bool {
         self.families[Family::V4.index()].localhost_node_ports()
     }
 
-    /// A JSON object for people: counts per family, what is listed.
+    /// Returns a JSON object for debugging: counts per family, and which kinds were listed.
     #[must_use]
     pub fn snapshot(&self) -> String {
         let (services, slices) = self.store.counts();

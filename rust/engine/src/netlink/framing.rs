@@ -1,9 +1,9 @@
-//! The framing that all of netlink shares: aligned attributes, nested or not. Linux UAPI only.
+//! Netlink framing, encoded and decoded: messages, and attributes with their nesting and alignment. Linux UAPI only.
 
 /// `struct nlmsghdr`, `struct nfgenmsg`, `struct nlattr`.
 pub(crate) const HEADER: usize = 16;
 pub(crate) const NFGENMSG: usize = 4;
-pub(crate) const ATTRIBUTE: usize = 4;
+const ATTRIBUTE: usize = 4;
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(crate) const NLMSG_DONE: u16 = 3;
@@ -17,21 +17,21 @@ pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 
 const NESTED: u16 = 0x8000;
-/// Without the flags for nesting and byte order.
-pub(crate) const TYPE_MASK: u16 = 0x3fff;
+/// Masks the flags for nesting and byte order.
+const TYPE_MASK: u16 = 0x3fff;
 
-/// Everything begins at a multiple of four.
-pub(crate) const fn aligned(length: usize) -> usize {
+/// Rounds up to the alignment of netlink, four bytes.
+const fn aligned(length: usize) -> usize {
     length.saturating_add(3) & !3
 }
 
-/// Both kinds of ending begin with a negative errno, or 0.
+/// Returns the error of a `NLMSG_DONE` or `NLMSG_ERROR` body, which begins with a negative errno or 0.
 pub(crate) fn errno(body: &[u8]) -> Option<i32> {
     let code = i32::from_ne_bytes(*body.first_chunk()?);
     (code != 0).then(|| code.saturating_abs())
 }
 
-/// What a message's header tells.
+/// The fields of a message's header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     pub(crate) kind: u16,
@@ -39,7 +39,7 @@ pub(crate) struct Header {
     pub(crate) sequence: u32,
 }
 
-/// The next message: its header, and what follows it. `None` where it is cut short.
+/// Returns the next message as header and body, or `None` if it is cut short.
 pub(crate) fn message<'a>(data: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     let header = data.first_chunk::<HEADER>()?;
     let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -51,7 +51,7 @@ pub(crate) fn message<'a>(data: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     Some((read, body))
 }
 
-/// Append one request whose attributes `fill` appends.
+/// Appends one request; `fill` appends its attributes.
 pub(crate) fn request(
     kind: u16,
     flags: u16,
@@ -65,19 +65,19 @@ pub(crate) fn request(
     out.extend(kind.to_ne_bytes());
     out.extend((flags | NLM_F_REQUEST).to_ne_bytes());
     out.extend(sequence.to_ne_bytes());
-    out.extend([0; 4]); // from nobody in particular: the kernel fills it in
+    out.extend([0; 4]); // port ID: the kernel fills it in
     out.extend([family, 0, 0, 0]);
     fill(out);
     let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
-/// Append one attribute, padded.
+/// Appends one attribute, padded.
 pub(crate) fn put(kind: u16, value: &[u8], out: &mut Vec<u8>) {
     put_parts(kind, [value, &[]], out);
 }
 
-/// The same of a text, which gets a NUL at its end.
+/// Appends a text attribute, terminated by NUL.
 pub(crate) fn put_text(kind: u16, text: &[u8], out: &mut Vec<u8>) {
     put_parts(kind, [text, b"\0"], out);
 }
@@ -91,11 +91,33 @@ fn put_parts(kind: u16, [value, end]: [&[u8]; 2], out: &mut Vec<u8>) {
     out.resize(aligned(out.len()), 0);
 }
 
-/// Append an attribute made of attributes.
+/// Appends a nested attribute; `fill` appends its content.
 pub(crate) fn nest(kind: u16, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     put(kind | NESTED, &[], out);
     fill(out);
     let length = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
     out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// Iterates over attributes as `(type, value)`, flags removed from the type. Yields `None` and ends where one is cut short.
+pub(crate) fn attributes(mut data: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
+    std::iter::from_fn(move || {
+        if data.is_empty() {
+            return None;
+        }
+        let one = attribute(&mut data);
+        if one.is_none() {
+            data = &[];
+        }
+        Some(one)
+    })
+}
+
+fn attribute<'a>(data: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+    let [a, b, c, d] = *data.first_chunk::<ATTRIBUTE>()?;
+    let length = usize::from(u16::from_ne_bytes([a, b]));
+    let value = data.get(ATTRIBUTE..length)?;
+    *data = data.get(aligned(length)..).unwrap_or_default();
+    Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value))
 }

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::netlink::framing::{
-    AF_INET, AF_INET6, ATTRIBUTE, Header, NFGENMSG, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    TYPE_MASK, aligned, errno, message, nest, put, request,
+    AF_INET, AF_INET6, Header, NFGENMSG, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    attributes, errno, message, nest, put, request,
 };
 
 const CT_NEW: u16 = 0x0100;
@@ -75,15 +75,9 @@ pub(super) fn messages(mut data: &[u8]) -> impl Iterator<Item = (Message, bool)>
     })
 }
 
-/// `(type, value)` of each attribute, in any order; ends at the first that is cut short.
-fn attributes(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let [a, b, c, d] = *data.first_chunk::<ATTRIBUTE>()?;
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let value = data.get(ATTRIBUTE..length)?;
-        data = data.get(aligned(length)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value))
-    })
+/// Iterates over attributes in any order; ends at the first that is cut short.
+fn complete_attributes(data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    attributes(data).map_while(|attribute| attribute)
 }
 
 #[derive(Default)]
@@ -108,7 +102,7 @@ impl Tuple {
 
 fn flow(entry: &[u8]) -> Option<Flow> {
     let (mut original, mut reply, mut zone, mut id) = (None, None, 0, None);
-    for (kind, value) in attributes(entry) {
+    for (kind, value) in complete_attributes(entry) {
         match kind {
             CTA_TUPLE_ORIG => original = Some(tuple(value)),
             CTA_TUPLE_REPLY => reply = Some(tuple(value)),
@@ -132,10 +126,10 @@ fn flow(entry: &[u8]) -> Option<Flow> {
 
 fn tuple(value: &[u8]) -> Tuple {
     let mut tuple = Tuple::default();
-    for (kind, value) in attributes(value) {
+    for (kind, value) in complete_attributes(value) {
         match kind {
             CTA_TUPLE_IP => {
-                for (kind, value) in attributes(value) {
+                for (kind, value) in complete_attributes(value) {
                     match kind {
                         CTA_IP_V4_SRC | CTA_IP_V6_SRC => tuple.source = address(value),
                         CTA_IP_V4_DST | CTA_IP_V6_DST => tuple.destination = address(value),
@@ -144,7 +138,7 @@ fn tuple(value: &[u8]) -> Tuple {
                 }
             }
             CTA_TUPLE_PROTO => {
-                for (kind, value) in attributes(value) {
+                for (kind, value) in complete_attributes(value) {
                     match kind {
                         CTA_PROTO_NUM => tuple.protocol = value.first().copied(),
                         CTA_PROTO_SRC_PORT => tuple.source_port = be16(value),

@@ -2,10 +2,10 @@
 
 use super::decode::rule::decode;
 use super::encode::batch::{DELCHAIN, DELRULE, NLM_F_APPEND};
-use super::messages::{CHAIN_NAME, NEWCHAIN, NEWRULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, attributes, string};
+use super::messages::{CHAIN_NAME, NEWCHAIN, NEWRULE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, string};
 use crate::model::address::Family;
 use crate::model::names::Table;
-use crate::netlink::framing::{Header, NFGENMSG, message};
+use crate::netlink::framing::{Header, NFGENMSG, attributes, message};
 
 /// The request with this number in a batch of ours, say `nat: -A KUBE-SVC-… -j KUBE-SEP-…`; `None` for what is no change of
 /// a chain.

@@ -5,8 +5,8 @@
 
 use crate::model::address::Family;
 use crate::netlink::framing::{
-    AF_INET, AF_INET6, ATTRIBUTE, HEADER, Header, NFGENMSG, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR,
-    TYPE_MASK, aligned, errno, message, put_text, request,
+    AF_INET, AF_INET6, HEADER, Header, NFGENMSG, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, attributes,
+    errno, message, put_text, request,
 };
 
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
@@ -137,28 +137,6 @@ fn rule(data: &[u8]) -> Option<RawRule<'_>> {
         }
     }
     Some(RawRule { table: table?, chain: chain?, expressions: expressions.unwrap_or_default(), more })
-}
-
-/// `(type, value)` of each attribute; `None`, and then the end, where one is cut short.
-pub(super) fn attributes(mut data: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
-    std::iter::from_fn(move || {
-        if data.is_empty() {
-            return None;
-        }
-        let one = attribute(&mut data);
-        if one.is_none() {
-            data = &[];
-        }
-        Some(one)
-    })
-}
-
-fn attribute<'a>(data: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let [a, b, c, d] = *data.first_chunk::<ATTRIBUTE>()?;
-    let length = usize::from(u16::from_ne_bytes([a, b]));
-    let value = data.get(ATTRIBUTE..length)?;
-    *data = data.get(aligned(length)..).unwrap_or_default();
-    Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value))
 }
 
 /// Attributes by type, each at most once and none of a type from `N` on; else `None`.

@@ -1,4 +1,4 @@
-//! The text form of rules, as `iptables-save` prints it: [`print`] writes it, [`parse`] reads it back.
+//! The text form of rules, as `iptables-save` prints it: [`mod@print`] writes it, [`parse`] reads it back.
 
 pub(crate) mod parse;
 pub(crate) mod print;

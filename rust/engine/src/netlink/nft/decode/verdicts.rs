@@ -1,7 +1,8 @@
 //! A rule's expressions one by one, and its verdicts: readable even where the rest of a rule is not.
 
 use crate::model::names::{ChainId, Table};
-use crate::netlink::nft::messages::{attributes, be32, fields, string};
+use crate::netlink::framing::attributes;
+use crate::netlink::nft::messages::{be32, fields, string};
 use crate::rules::entry_jumps::FIREWALL;
 
 pub(in crate::netlink::nft) const LIST_ELEMENT: u16 = 1;
