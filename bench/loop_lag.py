@@ -1,6 +1,6 @@
 """How late the event loop is while a large cluster is taken over: `python -m bench.loop_lag [--services 30000]`.
 
-The daemon's own parts (intake, engine, sync loop, aftermath, surface) over synthetic lists and watches; processes stand
+The daemon's own parts (intake, engine, sync loop, effects, endpoints) over synthetic lists and watches; processes stand
 in for the tools, so that payloads and read-backs travel as they do on a node. A task that wants to run every two
 milliseconds tells how late it was in each phase. What the kernel made our thread wait for a core is taken off, and of
 several rounds the best one counts: what is late in each of them is ours, not the machine's. Ends with 1 where a phase
@@ -26,8 +26,8 @@ from typing import Any
 
 from ferrule._engine import Engine, EngineOptions, IngestReport, build_info
 from ferrule.config.schema import Settings
-from ferrule.daemon.aftermath import Aftermath
-from ferrule.daemon.surface import Surface
+from ferrule.daemon.after_sync import AfterSync
+from ferrule.daemon.endpoints import Endpoints
 from ferrule.dataplane.backend import Choice
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.host import memory
@@ -253,20 +253,20 @@ class Daemon:
         self.metrics = Metrics(build_info())
         health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
         readiness = Readiness({}, on_change=self.metrics.readiness)
-        surface = Surface(Settings(), health, readiness, self.metrics, host, flags={})
-        self.aftermath = Aftermath(host, ProblemBook(), self.metrics, health, readiness, on_synced=surface.after_sync)
+        endpoints = Endpoints(Settings(), health, readiness, self.metrics, host, flags={})
+        self.effects = AfterSync(host, ProblemBook(), self.metrics, health, readiness, on_synced=endpoints.after_sync)
         self.loop = SyncLoop(
             self.engine,
             self.planes,
             Cadence(0.0),
             clock=time.monotonic,
             on_sync=self._after_sync,
-            on_request=self.aftermath.requested,
+            on_request=self.effects.requested,
         )
         self.intake = Intake(self.engine, self.loop.engine_lock, self._taken, clock=time.monotonic)
 
     def _after_sync(self, report: SyncReport) -> None:
-        self.aftermath.after_sync(report, pending=False)
+        self.effects.after_sync(report, pending=False)
 
     def _taken(self, batch: Batch, report: IngestReport) -> None:
         if report.changed:

@@ -1,6 +1,6 @@
 """`ferrule run`: puts the parts together, starts the tasks, ends them.
 
-`options` what was asked for · `aftermath` what a sync means to everyone else · `surface` HTTP endpoints ·
+`options` what was asked for · `after_sync` what a sync means to everyone else · `endpoints` what is served over HTTP ·
 `lifetime` tasks, signals, exit codes.
 """
 

@@ -19,15 +19,15 @@ from ferrule._engine import ConntrackView, build_info
 from ferrule.config import watch
 from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
-from ferrule.daemon.aftermath import Aftermath
+from ferrule.daemon.after_sync import AfterSync
+from ferrule.daemon.endpoints import Endpoints
 from ferrule.daemon.options import DaemonOptions, node_name
-from ferrule.daemon.surface import Surface
 from ferrule.dataplane import nfacct
 from ferrule.dataplane.instance import InstanceLock
 from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
 from ferrule.host import kernel_settings, memory
 from ferrule.host.addresses import address_changes, local_addresses
-from ferrule.host.probe import Host, probe, tell
+from ferrule.host.probe import Host, log_report, probe
 from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.metrics import Metrics, sample_loop_lag
@@ -70,7 +70,7 @@ def run(options: DaemonOptions) -> int:
 def _init(options: DaemonOptions) -> int:
     """What needs every right, so that the daemon needs only CAP_NET_ADMIN."""
     report = kernel_settings.prepare(options.settings, route_localnet=True)
-    tell(report, logging.ERROR)
+    log_report(report, logging.ERROR)
     log.info("Initialised", extra=kv(changed=len(report.changed), faults=len(report.faults)))
     return 1 if report.faults else 0
 
@@ -127,10 +127,10 @@ class Daemon:
             {Subsystem.LISTS: "nothing was listed yet", **held}, on_change=self._metrics.readiness
         )
         self._problems = ProblemBook()
-        self._aftermath = Aftermath(
+        self._effects = AfterSync(
             host, self._problems, self._metrics, self._health, self._readiness, on_synced=self._synced
         )
-        self._surface: Surface | None = None
+        self._endpoints: Endpoints | None = None
         self._notifier = Notifier()
         self._written, self._synced_at = 0, 0.0
         self._loop = SyncLoop(
@@ -139,7 +139,7 @@ class Daemon:
             Cadence(settings.iptables.min_sync_period),
             clock=time.monotonic,
             on_sync=self._after_sync,
-            on_request=self._aftermath.requested,
+            on_request=self._effects.requested,
         )
         self._loop.set_local_addresses(host.addresses)
 
@@ -155,7 +155,7 @@ class Daemon:
         """One scan, one sync. 0: everything the manifests say is in the kernel."""
         await self._folder().scan()
         report = await self._loop.sync()
-        await self._aftermath.clean_other_backend()
+        await self._effects.clean_other_backend()
         if report.failures or self._problems.count:
             log.error(
                 "Not everything is in the kernel",
@@ -197,15 +197,15 @@ class Daemon:
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
         """Every eternal task, by name."""
         options = self._options
-        surface = partial(
-            Surface, options.settings, self._health, self._readiness, self._metrics, self._host, flags=options.flags
+        endpoints = partial(
+            Endpoints, options.settings, self._health, self._readiness, self._metrics, self._host, flags=options.flags
         )
         tasks: dict[str, Task] = {"sync": self._loop.run}
         if self._access is None:
             folder = self._folder()
             await folder.scan()
             tasks["manifests"] = folder.follow
-            self._surface = surface()
+            self._endpoints = endpoints()
         else:
             # Imported where it is used: a folder needs no HTTP client.
             from ferrule.source.cluster import ClusterSource  # noqa: PLC0415
@@ -222,12 +222,12 @@ class Daemon:
             )
             await stack.enter_async_context(source.client)
             self._problems.on_new = source.problem_found
-            self._surface = surface(on_failure=source.events.failed_to_listen, on_port_failure=source.port_failed)
+            self._endpoints = endpoints(on_failure=source.events.failed_to_listen, on_port_failure=source.port_failed)
             tasks |= source.tasks()
             source.events.starting()
             if not options.settings.mode:
                 source.events.default_mode(MODE_UNSET)
-        tasks |= self._surface.tasks()
+        tasks |= self._endpoints.tasks()
         tasks |= {
             "addresses": self._follow_addresses,
             "canary": self._watch_canaries,
@@ -251,8 +251,8 @@ class Daemon:
             if found != known:
                 known = found
                 self._loop.set_local_addresses(found)
-                if self._surface is not None:
-                    self._surface.set_addresses(found)
+                if self._endpoints is not None:
+                    self._endpoints.set_addresses(found)
 
     async def _give_memory_back(self) -> None:
         while True:
@@ -279,25 +279,25 @@ class Daemon:
                         "Cannot tell whether the rules are still there", extra=kv(ipFamily=plane.family, err=str(error))
                     )
                     continue
-                if not present and plane.family in self._aftermath.complete:
+                if not present and plane.family in self._effects.complete:
                     log.warning("Somebody flushed our tables: writing them again", extra=kv(ipFamily=plane.family))
                     self._loop.recheck(plane.family)
 
     # ------------------------------------------------------------------ after a sync
 
     def _after_sync(self, report: SyncReport) -> None:
-        self._aftermath.after_sync(report, pending=self._loop.pending)
+        self._effects.after_sync(report, pending=self._loop.pending)
         plans = (*report.stages_before, *report.plans.values(), *report.unwritten.values())
         self._written += sum(plan.payload_size for plan in plans)
         self._synced_at = time.monotonic()
         if report.ok and not self._options.once:
-            self._aftermath.clean_other_backend_soon()
+            self._effects.clean_other_backend_soon()
             if self._readiness.ready:
                 self._notifier.ready("every Service is programmed")
 
     def _synced(self, views: Mapping[Family, ConntrackView | None]) -> None:
-        if self._surface is not None and views:
-            self._surface.after_sync(views)
+        if self._endpoints is not None and views:
+            self._endpoints.after_sync(views)
 
 
 def _packets(counter: str) -> int | None:

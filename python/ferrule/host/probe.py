@@ -52,7 +52,7 @@ async def probe(settings: Settings, name: str, backend: Backend | None = None) -
     override = backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
     choice = await backends.choose(runner, override)
     planes = await _planes(runner, choice.backend, netlink=settings.ferrule.nft_writes == "netlink")
-    tell(kernel_settings.prepare(settings), logging.WARNING)
+    log_report(kernel_settings.prepare(settings), logging.WARNING)
     counters = {name: nfacct.ensure(name) for name in (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)}
     addresses = local_addresses()
     own = node_ips(settings.bind_address, addresses)
@@ -82,7 +82,7 @@ async def probe(settings: Settings, name: str, backend: Backend | None = None) -
     return Host(name, runner, choice, planes, engine, addresses, own)
 
 
-def tell(report: kernel_settings.HostReport, level: int) -> None:
+def log_report(report: kernel_settings.HostReport, level: int) -> None:
     """Log what became of the kernel's settings; faults at `level`."""
     for change in report.changed:
         log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))

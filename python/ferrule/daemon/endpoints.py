@@ -20,7 +20,7 @@ from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
 from ferrule.types import Family
 
 
-class Surface:
+class Endpoints:
     """One instance a daemon."""
 
     def __init__(

@@ -37,7 +37,7 @@ NAMES_LIMIT = 1000
 """Chains whose names one line of the log may list. Of a start over a large cluster it would be one of megabytes."""
 
 
-class Aftermath:
+class AfterSync:
     """One instance a daemon. `on_synced` hears of every family whose rules are in the kernel after a sync, with its
     view of tracked flows."""
 
@@ -91,7 +91,7 @@ class Aftermath:
             if plan.netlink:
                 self._metrics.transactions(plan.family, plan.blocks)
         for family, plan in report.plans.items():
-            self._say(family, plan, report)
+            self._log_sync(family, plan, report)
         self._problems.objects(self._host.engine.problems())
         self._metrics.problems(self._problems.count)
         failures = "; ".join(f"{family}: {error}" for family, error in sorted(report.failures.items()))
@@ -137,7 +137,7 @@ class Aftermath:
             for _ in range(count if at is not None else 0):
                 self._metrics.network_programmed(family, at or 0.0, done_at)
 
-    def _say(self, family: Family, plan: Plan, report: SyncReport) -> None:
+    def _log_sync(self, family: Family, plan: Plan, report: SyncReport) -> None:
         since = None if report.changed_at is None else round((time.time() - report.changed_at) * 1000, 1)
         log.info(
             "Synced",
