@@ -36,6 +36,7 @@ from ferrule.observe import logs
 from ferrule.observe.exposition import render
 from ferrule.observe.health import ProxyHealth, Readiness
 from ferrule.observe.metrics import Metrics
+from ferrule.observe.status import Status
 from ferrule.process.runner import Runner
 from ferrule.source.api.frames import FrameCutter
 from ferrule.source.problems import ProblemBook
@@ -253,8 +254,9 @@ class Daemon:
         self.metrics = Metrics(build_info())
         health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
         readiness = Readiness({}, on_change=self.metrics.readiness)
-        endpoints = Endpoints(Settings(), health, readiness, self.metrics, host, flags={})
-        self.effects = AfterSync(host, ProblemBook(), self.metrics, health, readiness, on_synced=endpoints.after_sync)
+        status = Status(self.metrics, health, readiness)
+        endpoints = Endpoints(Settings(), status, host, flags={})
+        self.effects = AfterSync(host, ProblemBook(), status, on_synced=endpoints.after_sync)
         self.loop = SyncLoop(
             self.engine,
             self.planes,

@@ -17,6 +17,7 @@ from ferrule._engine import Engine, EngineOptions, build_info
 from ferrule.config.schema import ClientConnection, Settings
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.metrics import Metrics
+from ferrule.observe.status import Status
 from ferrule.source import cluster
 from ferrule.source.api.kubeconfig import find_access
 from ferrule.source.cluster import ClusterSource, NodeChanged
@@ -93,7 +94,7 @@ async def rig(folder: Path, *objects: dict[str, Any], mode: str = "ClusterCIDR")
         readiness = Readiness({})
         health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
         access = find_access(str(kubeconfig), "")
-        source = ClusterSource(settings, access, "node-1", engine, loop, metrics, health, readiness)
+        source = ClusterSource(settings, access, "node-1", engine, loop, Status(metrics, health, readiness))
         async with source.client:
             tasks = {**source.tasks(), "sync": loop.run}
             running = {name: asyncio.create_task(start()) for name, start in tasks.items()}

@@ -17,9 +17,9 @@ from ferrule.cleanup import cleanup
 from ferrule.dataplane import backend as backends
 from ferrule.host.probe import Host
 from ferrule.host.sysctl import ROUTE_LOCALNET
-from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
+from ferrule.observe.health import FIRST_SYNC, Subsystem
 from ferrule.observe.logs import kv
-from ferrule.observe.metrics import Metrics
+from ferrule.observe.status import Status
 from ferrule.source.problems import ProblemBook
 from ferrule.sync.loop import SyncReport
 from ferrule.types import Backend, Family
@@ -45,16 +45,14 @@ class AfterSync:
         self,
         host: Host,
         problems: ProblemBook,
-        metrics: Metrics,
-        health: ProxyHealth,
-        readiness: Readiness,
+        status: Status,
         on_synced: Callable[[Mapping[Family, ConntrackView | None]], None] = lambda _: None,
     ) -> None:
         self._host = host
         self._problems = problems
-        self._metrics = metrics
-        self._health = health
-        self._readiness = readiness
+        self._metrics = status.metrics
+        self._health = status.health
+        self._readiness = status.readiness
         self._on_synced = on_synced
         self._complete: set[Family] = set()
         self._cleaning: asyncio.Task[None] | None = None

@@ -11,8 +11,8 @@ from ferrule.config.schema import Settings
 from ferrule.config.show import configz
 from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner
 from ferrule.host.probe import Host
-from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
-from ferrule.observe.metrics import Metrics
+from ferrule.observe.health import Subsystem
+from ferrule.observe.status import Status
 from ferrule.serve import admin, health
 from ferrule.serve.http import Handler
 from ferrule.serve.listener import Endpoint, Listener
@@ -26,9 +26,7 @@ class Endpoints:
     def __init__(
         self,
         settings: Settings,
-        proxy: ProxyHealth,
-        readiness: Readiness,
-        metrics: Metrics,
+        status: Status,
         host: Host,
         *,
         flags: Mapping[str, str],
@@ -40,11 +38,11 @@ class Endpoints:
         self._on_failure = on_failure
         self._settings = settings
         self._host = host
-        self._metrics = metrics
-        self._readiness = readiness
+        self._metrics = metrics = status.metrics
+        self._readiness = status.readiness
         self._conntrack = ConntrackCleaner(on_cleaned=self._cleaned)
         self._services = ServiceHealthServers(
-            lambda: proxy.healthy,
+            lambda: status.health.healthy,
             on_failure=on_port_failure,
             on_counts=lambda listening, failed: metrics.service_health_ports(listening=listening, failed=failed),
         )
@@ -59,7 +57,7 @@ class Endpoints:
             *self._listener(
                 "health",
                 Endpoint.parse(settings.healthz_bind_address, health.DEFAULT_PORT),
-                health.health_handler(proxy, readiness, metrics),
+                health.health_handler(status.health, status.readiness, metrics),
                 Subsystem.HEALTHZ_SERVER,
                 "FailedToStartProxierHealthcheck",
             ),

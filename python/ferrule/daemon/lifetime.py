@@ -32,6 +32,7 @@ from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.metrics import Metrics, sample_loop_lag
 from ferrule.observe.notify import Notifier
+from ferrule.observe.status import Status
 from ferrule.process.runner import ToolRun
 from ferrule.source.api.access import Access
 from ferrule.source.folder import FolderSource
@@ -126,10 +127,9 @@ class Daemon:
         self._readiness = Readiness(
             {Subsystem.LISTS: "nothing was listed yet", **held}, on_change=self._metrics.readiness
         )
+        self._status = Status(self._metrics, self._health, self._readiness)
         self._problems = ProblemBook()
-        self._effects = AfterSync(
-            host, self._problems, self._metrics, self._health, self._readiness, on_synced=self._synced
-        )
+        self._effects = AfterSync(host, self._problems, self._status, on_synced=self._synced)
         self._endpoints: Endpoints | None = None
         self._notifier = Notifier()
         self._written, self._synced_at = 0, 0.0
@@ -168,7 +168,7 @@ class Daemon:
         path = self._options.manifests
         if path is None:
             raise BugError("there is no folder to follow")
-        return FolderSource(path, self._host.node, self._loop, self._problems, self._health, self._readiness)
+        return FolderSource(path, self._host.node, self._loop, self._problems, self._status)
 
     # ------------------------------------------------------------------ serve
 
@@ -197,9 +197,7 @@ class Daemon:
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
         """Every eternal task, by name."""
         options = self._options
-        endpoints = partial(
-            Endpoints, options.settings, self._health, self._readiness, self._metrics, self._host, flags=options.flags
-        )
+        endpoints = partial(Endpoints, options.settings, self._status, self._host, flags=options.flags)
         tasks: dict[str, Task] = {"sync": self._loop.run}
         if self._access is None:
             folder = self._folder()
@@ -216,9 +214,7 @@ class Daemon:
                 self._host.node,
                 self._host.engine,
                 self._loop,
-                self._metrics,
-                self._health,
-                self._readiness,
+                self._status,
             )
             await stack.enter_async_context(source.client)
             self._problems.on_new = source.problem_found

@@ -15,9 +15,9 @@ from typing import Any
 from ferrule._engine import Engine, IngestReport, Problem, build_info
 from ferrule.config.schema import Settings
 from ferrule.errors import FerruleError
-from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
+from ferrule.observe.health import Subsystem
 from ferrule.observe.logs import kv
-from ferrule.observe.metrics import Metrics
+from ferrule.observe.status import Status
 from ferrule.source.api import own_node
 from ferrule.source.api.access import Access
 from ferrule.source.api.client import ApiClient, RequestSeen
@@ -53,9 +53,7 @@ class ClusterSource:
         node: str,
         engine: Engine,
         loop: SyncLoop,
-        metrics: Metrics,
-        health: ProxyHealth,
-        readiness: Readiness,
+        status: Status,
     ) -> None:
         for warning in access.warnings:
             log.warning("Access to the API server", extra=kv(reason=warning, origin=access.origin))
@@ -68,9 +66,9 @@ class ClusterSource:
         self.events = EventRecorder(self.client, node)
         self._node_name = node
         self._loop = loop
-        self._metrics = metrics
-        self._health = health
-        self._readiness = readiness
+        self._metrics = status.metrics
+        self._health = status.health
+        self._readiness = status.readiness
         self._intake = Intake(engine, loop.engine_lock, self._taken, clock=time.monotonic)
         self._needs_pod_cidrs = settings.detect_local_mode == "NodeCIDR"
         self._node: OwnNode | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
+from ferrule.observe.health import Subsystem
+from ferrule.observe.status import Status
 from ferrule.source.api import own_node
 from ferrule.source.manifests.folder import FolderState, ManifestFolder
 from ferrule.source.problems import ProblemBook
@@ -21,15 +22,14 @@ class FolderSource:
         node: str,
         loop: SyncLoop,
         problems: ProblemBook,
-        health: ProxyHealth,
-        readiness: Readiness,
+        status: Status,
     ) -> None:
         self._folder = ManifestFolder(path)
         self._node = node
         self._loop = loop
         self._problems = problems
-        self._health = health
-        self._readiness = readiness
+        self._health = status.health
+        self._readiness = status.readiness
         self._first = True
 
     async def scan(self) -> None:
