@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def _gather(paths: Sequence[str]) -> tuple[list[Manifest], list[Complaint]]:
             complaints += parsed.complaints
             found: Sequence[Manifest] = parsed.manifests
         else:
-            state = ManifestFolder(Path(path)).scan()
+            state = asyncio.run(ManifestFolder(Path(path)).scan_finished())
             complaints += state.complaints
             found = state.manifests
         for manifest in found:

@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from ferrule.errors import InputError
+from ferrule.file_writers import read_with_writers
 from ferrule.source.manifests.documents import parse
-from ferrule.source.manifests.folder import ManifestFolder
+from ferrule.source.manifests.folder import SETTLE_SECONDS, ManifestFolder
 
 SERVICE = "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}\n"
 SLICE = "kind: EndpointSlice\nmetadata: {name: web-1, namespace: shop}\naddressType: IPv4\n"
@@ -116,10 +117,13 @@ def test_a_folder_is_the_union_of_its_files(tmp_path: Path) -> None:
 def test_a_bad_file_keeps_its_last_good_state(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(SERVICE)
-    folder = ManifestFolder(tmp_path)
+    now = [0.0]
+    folder = ManifestFolder(tmp_path, clock=lambda: now[0])
     assert names(folder) == ["Service default/web"]
     for bad in ("kind: [", "", SERVICE[:30], "kind: Service\nmetadata: {name: web}\n"):
         file.write_text(bad)
+        folder.scan()
+        now[0] += SETTLE_SECONDS  # it became shorter: the next equal look settles that
         state = folder.scan()
         expected = [] if bad == "" else ["Service default/web"]
         assert [m.title for m in state.manifests] == expected, bad
@@ -179,14 +183,18 @@ def test_a_folder_that_vanishes_keeps_everything(tmp_path: Path) -> None:
         ManifestFolder(inner)
 
 
-def test_only_changed_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_files_are_read(tmp_path: Path) -> None:
     for n in range(5):
         (tmp_path / f"{n}.yaml").write_text(SERVICE.replace("web", f"web{n}"))
     folder = ManifestFolder(tmp_path)
     folder.scan()
     read: list[str] = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self.name) or original(self))  # type: ignore[func-returns-value]
+
+    def reading(path: Path) -> tuple[os.stat_result, bytes, bool | None]:
+        read.append(path.name)
+        return read_with_writers(path)
+
+    folder.read = reading
     (tmp_path / "3.yaml").write_text(SERVICE.replace("web", "other"))
     os.utime(tmp_path / "3.yaml", ns=(1, 1))
     folder.scan()

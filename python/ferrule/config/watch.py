@@ -1,16 +1,27 @@
-"""Wait until a configuration file says something else.
+"""Waits until a configuration file says something else.
 
-By looking once a second, not with inotify: a ConfigMap is updated by swapping a symlink two folders up, an editor
-replaces the file, and inotify may be used up or (on network file systems) silent. One `stat` a second costs nothing.
+The file is looked at once a second, not watched with inotify: a ConfigMap is updated by swapping a symlink two folders
+up, an editor replaces the file, and inotify may be used up or (on network file systems) silent. One `stat` a second
+costs nothing.
+
+A change counts when four things are true:
+
+1. the content differs from the running configuration's;
+2. no process has the file open for writing, as far as the kernel can tell (`ferrule.file_writers`);
+3. two looks in a row saw the same content, so that a script that writes in several steps is not caught between them;
+4. it is a valid configuration. Another is reported once, and the running one stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from ferrule.errors import ConfigError
+from ferrule.file_writers import read_with_writers
 
 INTERVAL_SECONDS = 1.0
 
@@ -19,63 +30,99 @@ Signature = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Look:
     """The file at one moment."""
 
-    signature: Signature | None = None
-    """None: nothing readable was there."""
-    digest: bytes = b""
+    signature: Signature
+    digest: bytes
+    being_written: bool = False
 
 
-def changed_content(before: Seen, signature: Signature | None, read: Callable[[], bytes | None]) -> tuple[bool, Seen]:
-    """Whether the content is another than `before`, and what to compare with next time. Pure but for `read`, which is
-    asked only where the signature differs, and gives None for a file that is gone again.
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is remembered between looks."""
 
-    A file that is missing, or cannot be read for now, has not changed: half-way through being replaced, every file is.
+    running: bytes
+    """Digest of the configuration in use; empty where it could not be read."""
+    last: Look | None = None
+    """The last look at a file that was there."""
+    settled: Signature | None = None
+    """The file with this signature was judged: equal to the running configuration, or invalid."""
+
+
+def step(watch: Watch, look: Look | None) -> tuple[bool, Watch]:
+    """Returns whether the look shows a finished file with another content, and what to remember. Pure.
+
+    `None`: nothing readable is there, which is not a change: half-way through being replaced, every file is missing.
     """
-    if signature is None or signature == before.signature:
-        return False, before
-    content = read()
-    if content is None:
-        return False, before
-    digest = fingerprint(content)
-    return digest != before.digest, Seen(signature, digest)
+    if look is None or look.signature == watch.settled:
+        return False, watch
+    if look.being_written:
+        return False, replace(watch, last=None)
+    if look.digest == watch.running:
+        return False, replace(watch, last=look, settled=look.signature)
+    return watch.last == look, replace(watch, last=look)
 
 
 def fingerprint(content: bytes) -> bytes:
-    """Short and safe to keep: a configuration need not stay in memory."""
+    """Returns a digest of `content`: a configuration need not stay in memory."""
     return hashlib.sha256(content).digest()
 
 
-async def changed(path: Path, *, known: bytes | None = None, interval: float = INTERVAL_SECONDS) -> str:
-    """Returns the reason as soon as the file's content is not what it was.
+async def changed(
+    path: Path,
+    check: Callable[[bytes], object],
+    on_invalid: Callable[[ConfigError], None],
+    *,
+    known: bytes | None = None,
+    interval: float = INTERVAL_SECONDS,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> str:
+    """Returns the reason as soon as the file holds another valid configuration.
 
-    `known` is the content in use; without it, the file is read now. A file deleted and made again with the same content
-    has not changed. Never returns otherwise; raises nothing but `CancelledError`.
+    `check` raises `ConfigError` for a content that is not valid, and `on_invalid` gets it once. `known` is the content
+    in use; without it, the file is read now. A file deleted and made again with the same content has not changed. Never
+    returns otherwise; raises nothing but `CancelledError`.
     """
     if known is None:
-        known = await asyncio.to_thread(_read, path)
-    seen = Seen(None, b"" if known is None else fingerprint(known))
+        known = await asyncio.to_thread(_content, path)
+    watch = Watch(b"" if known is None else fingerprint(known))
     while True:
-        is_new, seen = await asyncio.to_thread(_look, path, seen)
-        if is_new:
-            return f"the configuration file {path} was changed: ending, so that the next start uses what it says now"
-        await asyncio.sleep(interval)
+        look, content = await asyncio.to_thread(_look, path, watch)
+        is_new, watch = step(watch, look)
+        if is_new and look is not None:
+            try:
+                await asyncio.to_thread(check, content)
+            except ConfigError as error:
+                # The same content is not reported again: it is settled until the file changes.
+                watch = replace(watch, settled=look.signature)
+                on_invalid(error)
+            else:
+                return (
+                    f"the configuration file {path} was changed: ending, so that the next start uses what it says now"
+                )
+        await sleep(interval)
 
 
-def _look(path: Path, seen: Seen) -> tuple[bool, Seen]:
-    return changed_content(seen, _signature(path), lambda: _read(path))
-
-
-def _signature(path: Path) -> Signature | None:
+def _look(path: Path, watch: Watch) -> tuple[Look | None, bytes]:
+    """The content is read only where the signature is not settled yet."""
     try:
-        s = path.stat()
+        signature = _signature(path)
+        if signature == watch.settled:
+            return Look(signature, b""), b""
+        _, content, writing = read_with_writers(path)
+        unchanged = _signature(path) == signature
     except OSError:
-        return None
+        return None, b""
+    return Look(signature, fingerprint(content), bool(writing) or not unchanged), content
+
+
+def _signature(path: Path) -> Signature:
+    s = path.stat()
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
-def _read(path: Path) -> bytes | None:
+def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError:

@@ -18,6 +18,7 @@ from typing import Any
 from ferrule._engine import ConntrackView, build_info
 from ferrule.config import watch
 from ferrule.config.advice import MODE_UNSET
+from ferrule.config.load import parse_config
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
 from ferrule.daemon.after_sync import AfterSync
 from ferrule.daemon.endpoints import Endpoints
@@ -238,7 +239,10 @@ class Daemon:
     async def _watch_config(self) -> None:
         path = self._options.config_file
         if path is not None:
-            raise ConfigError([await watch.changed(path, known=self._options.config_content)])
+            # As a start reads it: unknown and repeated fields are passed over, everything else must be right.
+            check = partial(parse_config, source=str(path), strict=False)
+            reason = await watch.changed(path, check, _keep_running, known=self._options.config_content)
+            raise ConfigError([reason])
 
     async def _follow_addresses(self) -> None:
         known = self._host.addresses
@@ -299,6 +303,10 @@ class Daemon:
 def _packets(counter: str) -> int | None:
     count = nfacct.read(counter)
     return None if count is None else count.packets
+
+
+def _keep_running(error: ConfigError) -> None:
+    log.error("Changed configuration is not valid, keeping the running one", extra=kv(err=str(error)))
 
 
 async def _guard(name: str, forever: Coroutine[Any, Any, Any]) -> None:

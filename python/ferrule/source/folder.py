@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from ferrule.observe.health import Subsystem
@@ -34,7 +33,7 @@ class FolderSource:
 
     async def scan(self) -> None:
         """The first look. Raises `InputError` for a folder that is none."""
-        self._take(await asyncio.to_thread(self._folder.scan))
+        self._take(await self._folder.scan_finished())
 
     async def follow(self) -> None:
         """For ever."""
