@@ -11,7 +11,7 @@ use ferrule_bench::counting::{ALLOCATIONS, Counting, LIVE};
 use ferrule_bench::{Shape, frame, list, service, slice};
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine, Form, Options};
+use ferrule_engine::{ChainLayout, Engine, Options};
 
 #[path = "../rust/engine/tests/common/kernel.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::format_push_string)]
@@ -44,9 +44,9 @@ fn best(mut run: impl FnMut() -> Duration) -> Duration {
     (0..REPEATS).map(|_| run()).min().unwrap()
 }
 
-const MODES: [(&str, Form); 2] = [("flat", Form::Flat), ("tree", Form::Tree)];
+const MODES: [(&str, ChainLayout); 2] = [("flat", ChainLayout::Flat), ("tree", ChainLayout::Tree)];
 
-fn options(dispatch: Form) -> Options {
+fn options(dispatch: ChainLayout) -> Options {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.set_local_detector("ClusterCIDR", &["10.128.0.0/9"], "").unwrap();
@@ -65,7 +65,7 @@ impl Cluster {
         Self { services: list(&services), slices: list(&slices) }
     }
 
-    fn load(&self, dispatch: Form) -> Engine {
+    fn load(&self, dispatch: ChainLayout) -> Engine {
         self.load_with(options(dispatch))
     }
 
@@ -82,7 +82,7 @@ impl Cluster {
 fn decode(shape: Shape, cluster: &Cluster) -> bool {
     let bytes = (cluster.services.len() + cluster.slices.len()) as f64;
     let time = best(|| {
-        let mut engine = Engine::new(options(Form::Auto));
+        let mut engine = Engine::new(options(ChainLayout::Auto));
         let start = Instant::now();
         let a = engine.replace(Kind::Service, &[&cluster.services]).unwrap();
         let b = engine.replace(Kind::EndpointSlice, &[&cluster.slices]).unwrap();
@@ -100,7 +100,7 @@ fn decode(shape: Shape, cluster: &Cluster) -> bool {
     )
 }
 
-fn full_plan(shape: Shape, cluster: &Cluster, bar: f64, (mode, dispatch): (&str, Form)) -> bool {
+fn full_plan(shape: Shape, cluster: &Cluster, bar: f64, (mode, dispatch): (&str, ChainLayout)) -> bool {
     let want = shape.services * (2 * shape.endpoints + shape.endpoints + 1);
     let mut size = 0;
     let time = best(|| {
@@ -122,7 +122,7 @@ fn full_plan(shape: Shape, cluster: &Cluster, bar: f64, (mode, dispatch): (&str,
     )
 }
 
-fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Form)) -> bool {
+fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLayout)) -> bool {
     let mut engine = cluster.load(dispatch);
     let plan = engine.plan(Family::V4).unwrap().unwrap();
     engine.commit(&plan).unwrap();
@@ -156,7 +156,7 @@ fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Form)) -
 }
 
 /// A Service comes and goes, with its endpoints: what only a change of dispatch costs.
-fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Form)) -> bool {
+fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLayout)) -> bool {
     let mut engine = cluster.load(dispatch);
     let plan = engine.plan(Family::V4).unwrap().unwrap();
     engine.commit(&plan).unwrap();
@@ -181,7 +181,7 @@ fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Form)) 
     bytes.sort_unstable();
     let (median, p99) = (times[100].as_secs_f64() * 1e3, times[198].as_secs_f64() * 1e3);
     let value = format!("{median:.3} / {p99:.3} ms p99");
-    let (bar, ok) = if dispatch == Form::Tree { ("<= 1 ms p99", p99 <= 1.0) } else { ("", true) };
+    let (bar, ok) = if dispatch == ChainLayout::Tree { ("<= 1 ms p99", p99 <= 1.0) } else { ("", true) };
     let figures = [("p50 ms", median), ("p99 ms", p99)];
     row(&format!("change_one_service_{}_{mode}", shape.services), &value, &figures, bar, ok)
         & row(
@@ -225,7 +225,7 @@ fn walks(shape: Shape, cluster: &Cluster) -> bool {
             walked.push(fate.walked);
         }
         let value = format!("{} {} {} {}", walked[0], walked[1], walked[2], walked[3]);
-        let (bar, fine) = if dispatch == Form::Tree {
+        let (bar, fine) = if dispatch == ChainLayout::Tree {
             ("<= 120 each", walked.iter().all(|&n| n <= 120))
         } else {
             ("first middle last miss", true)
@@ -242,8 +242,8 @@ fn many_endpoints(shape: Shape) -> bool {
     let cluster = Cluster::new(shape);
     let mut ok = true;
     let mut flat = None;
-    for (mode, balance) in [("flat", Form::Flat), ("tree", Form::Auto)] {
-        let mut options = options(Form::Auto);
+    for (mode, balance) in [("flat", ChainLayout::Flat), ("tree", ChainLayout::Auto)] {
+        let mut options = options(ChainLayout::Auto);
         options.balance = balance;
         let mut engine = cluster.load_with(options);
         let start = Instant::now();
@@ -292,7 +292,7 @@ fn many_endpoints(shape: Shape) -> bool {
     ok
 }
 
-fn heap(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, Form)) -> bool {
+fn heap(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLayout)) -> bool {
     let before = LIVE.load(Ordering::Relaxed);
     let mut engine = cluster.load(dispatch);
     let stored = LIVE.load(Ordering::Relaxed) - before;

@@ -7,7 +7,7 @@ use ferrule_bench::counting::{ALLOCATIONS, Counting};
 use ferrule_bench::{Shape, frame, list, service, slice};
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine, Form, Options};
+use ferrule_engine::{ChainLayout, Engine, Options};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -18,7 +18,7 @@ const ROUNDS: usize = 40;
 fn one_change(services: usize) -> [usize; 3] {
     let shape = Shape { services, endpoints: 4, node_port_every: 10 };
     let mut options = Options::new("node-1");
-    options.dispatch = Form::Tree;
+    options.dispatch = ChainLayout::Tree;
     let mut engine = Engine::new(options);
     let services: Vec<_> = (0..shape.services).map(|n| service(shape, n)).collect();
     let slices: Vec<_> = (0..shape.services).map(|n| slice(shape, n, 0)).collect();

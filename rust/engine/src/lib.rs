@@ -49,6 +49,6 @@ pub use input::problem::Problem;
 pub use input::wire::Kind;
 pub use model::address::Family;
 pub use netlink::{conntrack, nft};
-pub use options::{BalanceLimits, Form, LocalDetector, Options, TreeLimits, WriteStrategy};
+pub use options::{BalanceLimits, ChainLayout, LocalDetector, Options, TreeLimits, WriteStrategy};
 pub use state::plan::Plan;
 pub use write::restore_text;

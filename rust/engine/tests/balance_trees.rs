@@ -11,7 +11,7 @@ use common::kernel::Kernel;
 use common::packet::{Fate, Packet, Rules};
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine, Form, Options, Plan, WriteStrategy};
+use ferrule_engine::{ChainLayout, Engine, Options, Plan, WriteStrategy};
 use serde_json::{Value, json};
 
 const PART: &str = "KUBE-SVC-BAL-";
@@ -51,7 +51,7 @@ fn load(engine: &mut Engine, cluster: &Cluster, spec: &Value) {
     }
 }
 
-fn engine(balance: Form, strategy: WriteStrategy) -> Engine {
+fn engine(balance: ChainLayout, strategy: WriteStrategy) -> Engine {
     let mut options = Options::new("node-1");
     options.balance = balance;
     options.write_strategy = strategy;
@@ -69,7 +69,7 @@ fn started(kernel: &Kernel, mut engine: Engine, cluster: &Cluster, spec: &Value)
     (engine, plan)
 }
 
-fn written(balance: Form, cluster: &Cluster, spec: &Value) -> (Engine, Kernel) {
+fn written(balance: ChainLayout, cluster: &Cluster, spec: &Value) -> (Engine, Kernel) {
     let mut kernel = Kernel::new();
     let (mut engine, plan) = started(&kernel, self::engine(balance, WriteStrategy::OneBlock), cluster, spec);
     apply(&mut engine, &mut kernel, &plan.unwrap());
@@ -123,8 +123,8 @@ fn every_endpoint_has_the_same_chance() {
         (5000, 272..273, 45, 55.0, 100),
     ] {
         let cluster = one_service(1..=size);
-        let (_, kernel) = written(Form::Auto, &cluster, &json!({}));
-        let (_, flat) = written(Form::Flat, &cluster, &json!({}));
+        let (_, kernel) = written(ChainLayout::Auto, &cluster, &json!({}));
+        let (_, flat) = written(ChainLayout::Flat, &cluster, &json!({}));
         let (tree, chain) = (rules(&kernel), rules(&flat));
         for (destination, port) in [(cluster_ip(1), 80), (IpAddr::from([172, 31, 250, 2]), 30_001)] {
             let packet = packet(destination, port, false);
@@ -152,20 +152,20 @@ fn the_threshold_counts_each_set() {
         let roots = |kind| chains(&kernel, kind).values().flatten().filter(|rule| rule.contains(PART)).count();
         (chains(&kernel, PART).len(), roots("KUBE-SVL-"))
     };
-    assert_eq!(parts(Form::Auto, 100).0, 0);
-    assert_eq!(parts(Form::Tree, 16).0, 0);
-    assert_eq!(parts(Form::Flat, 5000).0, 0);
-    assert!(parts(Form::Tree, 17).0 > 0);
+    assert_eq!(parts(ChainLayout::Auto, 100).0, 0);
+    assert_eq!(parts(ChainLayout::Tree, 16).0, 0);
+    assert_eq!(parts(ChainLayout::Flat, 5000).0, 0);
+    assert!(parts(ChainLayout::Tree, 17).0 > 0);
     // The local set is every fiftieth: twenty here are few, a hundred and two are not.
-    assert!(matches!(parts(Form::Auto, 1000), (16, 0)));
-    assert!(matches!(parts(Form::Auto, 5100), (250.., 10..)));
+    assert!(matches!(parts(ChainLayout::Auto, 1000), (16, 0)));
+    assert!(matches!(parts(ChainLayout::Auto, 5100), (250.., 10..)));
 }
 
 #[test]
 fn a_remembered_client_comes_first() {
     let spec = json!({"sessionAffinity": "ClientIP"});
-    let (_, kernel) = written(Form::Auto, &one_service(1..=150), &spec);
-    let (_, flat) = written(Form::Flat, &one_service(1..=150), &spec);
+    let (_, kernel) = written(ChainLayout::Auto, &one_service(1..=150), &spec);
+    let (_, flat) = written(ChainLayout::Flat, &one_service(1..=150), &spec);
     for remembered in [false, true] {
         let packet = packet(cluster_ip(1), 80, remembered);
         let (short, long) = (rules(&kernel).fate(&packet), rules(&flat).fate(&packet));
@@ -191,7 +191,7 @@ fn one_endpoint_changes_its_part_and_those_above() {
         }
         costs
     };
-    let (tree, flat) = (cost(Form::Auto), cost(Form::Flat));
+    let (tree, flat) = (cost(ChainLayout::Auto), cost(ChainLayout::Flat));
     for ((change, small), (_, large)) in tree.iter().zip(&flat) {
         let touched = [small.chains_written(), small.chains_deleted()].concat();
         let parts = touched.iter().filter(|name| name.contains(PART)).count();
@@ -240,14 +240,14 @@ fn no_moment_of_a_change_loses_a_packet() {
         let mut kernel = Kernel::new();
         let mut before = Cluster::new();
         for (balance, changed) in [
-            (Form::Flat, false),
-            (Form::Auto, false),
-            (Form::Auto, true),
-            (Form::Tree, false),
-            (Form::Flat, true),
-            (Form::Flat, false),
-            (Form::Tree, true),
-            (Form::Flat, true),
+            (ChainLayout::Flat, false),
+            (ChainLayout::Auto, false),
+            (ChainLayout::Auto, true),
+            (ChainLayout::Tree, false),
+            (ChainLayout::Flat, true),
+            (ChainLayout::Flat, false),
+            (ChainLayout::Tree, true),
+            (ChainLayout::Flat, true),
         ] {
             let now = crowd(changed);
             let (mut engine, plan) = started(&kernel, engine(balance, strategy), &now, &json!({}));
@@ -276,7 +276,7 @@ fn no_moment_of_a_change_loses_a_packet() {
             let (_, fresh) = written(balance, &now, &json!({}));
             assert_eq!(kernel.chains(), fresh.chains(), "nothing stays behind");
             assert_eq!(chains(&kernel, PART), chains(&fresh, PART));
-            assert_eq!(chains(&kernel, PART).is_empty(), balance == Form::Flat);
+            assert_eq!(chains(&kernel, PART).is_empty(), balance == ChainLayout::Flat);
             before = now;
         }
     }
@@ -286,7 +286,7 @@ fn no_moment_of_a_change_loses_a_packet() {
 fn a_large_write_goes_in_blocks_that_end_between_services() {
     let cluster: Cluster = (1..=12).map(|n| (n, (1..=900).collect())).collect();
     let mut sizes = Vec::new();
-    for balance in [Form::Flat, Form::Tree] {
+    for balance in [ChainLayout::Flat, ChainLayout::Tree] {
         let kernel = Kernel::new();
         let (_, plan) = started(&kernel, engine(balance, WriteStrategy::OrderedBlocks), &cluster, &json!({}));
         let blocks = blocks(&kernel, &plan.unwrap());
@@ -354,8 +354,8 @@ fn nobody_can_nest_chains_deeper_than_the_kernel_takes() {
         })
         .collect();
     let mut options = Options::new("node-1");
-    options.dispatch = ferrule_engine::Form::Tree;
-    options.balance = Form::Tree;
+    options.dispatch = ferrule_engine::ChainLayout::Tree;
+    options.balance = ChainLayout::Tree;
     let mut engine = Engine::new(options);
     for (kind, items) in [(Kind::Service, &services), (Kind::EndpointSlice, &slices), (Kind::Node, &Vec::new())] {
         engine.replace(kind, &[&serde_json::to_vec(items).unwrap()]).unwrap();

@@ -11,13 +11,13 @@ use common::kernel::Kernel;
 use common::packet::{Packet, Rules};
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine, Form, Options, Plan, TreeLimits, WriteStrategy};
+use ferrule_engine::{ChainLayout, Engine, Options, Plan, TreeLimits, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const LOCAL: [&str; 2] = ["127.0.0.1", "172.31.250.2"];
 
-fn options(variant: u8, dispatch: Form, leaf: usize) -> Options {
+fn options(variant: u8, dispatch: ChainLayout, leaf: usize) -> Options {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { leaf, ..SMALL };
@@ -101,8 +101,8 @@ proptest! {
             options.balance = balance;
             Rules::new(&written(&world, options).1.save(), &LOCAL)
         };
-        let flat = rules(Form::Flat, Form::Flat);
-        let (tree, auto) = (rules(Form::Tree, BALANCES[balance]), rules(Form::Auto, BALANCES[balance]));
+        let flat = rules(ChainLayout::Flat, ChainLayout::Flat);
+        let (tree, auto) = (rules(ChainLayout::Tree, BALANCES[balance]), rules(ChainLayout::Auto, BALANCES[balance]));
         prop_assert_eq!((flat.chains_like("KUBE-SVC-DSP-"), flat.chains_like("KUBE-SVC-BAL-")), (0, 0));
         for packet in packets {
             let want = flat.fate(&packet);
@@ -142,7 +142,7 @@ fn put(world: &mut World, n: usize) {
     world.objects.insert((Kind::EndpointSlice, format!("{name}-1")), slice);
 }
 
-fn large(dispatch: Form, strategy: WriteStrategy) -> Options {
+fn large(dispatch: ChainLayout, strategy: WriteStrategy) -> Options {
     let mut options = options(1, dispatch, 16);
     options.tree_limits = TreeLimits::default();
     options.write_strategy = strategy;
@@ -175,10 +175,10 @@ fn no_moment_of_a_switch_loses_a_packet() {
     (0..2000).for_each(|n| put(&mut world, n));
     let probes: Vec<Packet> = (0..2000).step_by(97).chain([0, 12, 1999]).flat_map(packets_to).collect();
     for strategy in [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks] {
-        let (_, mut kernel) = written(&world, large(Form::Flat, strategy));
+        let (_, mut kernel) = written(&world, large(ChainLayout::Flat, strategy));
         let flat = Rules::new(&kernel.save(), &LOCAL);
         let want: Vec<_> = probes.iter().map(|p| flat.fate(p)).collect();
-        for to in [Form::Auto, Form::Flat, Form::Tree, Form::Flat] {
+        for to in [ChainLayout::Auto, ChainLayout::Flat, ChainLayout::Tree, ChainLayout::Flat] {
             let mut engine = Engine::new(large(to, strategy));
             engine.set_local_addresses(&LOCAL).unwrap();
             for kind in Kind::ALL {
@@ -203,7 +203,7 @@ fn no_moment_of_a_switch_loses_a_packet() {
             engine.commit(&plan).unwrap();
             engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             assert!(engine.plan(Family::V4).unwrap().is_none());
-            assert_eq!(Rules::new(&kernel.save(), &LOCAL).chains_like("KUBE-SVC-DSP-") > 0, to != Form::Flat);
+            assert_eq!(Rules::new(&kernel.save(), &LOCAL).chains_like("KUBE-SVC-DSP-") > 0, to != ChainLayout::Flat);
             // Nothing of any Service was written again: only the ways to it.
             let dispatch = |name: &String| name.contains("KUBE-SERVICES") || name.contains("KUBE-SVC-DSP-");
             let written = |name: &String| name.contains("KUBE-S") && !dispatch(name);
@@ -217,7 +217,7 @@ fn a_walk_through_a_tree_is_short() {
     let mut world = World::default();
     (0..4000).for_each(|n| put(&mut world, n));
     let rules = |dispatch| Rules::new(&written(&world, large(dispatch, WriteStrategy::OneBlock)).1.save(), &LOCAL);
-    let (flat, tree) = (rules(Form::Flat), rules(Form::Auto));
+    let (flat, tree) = (rules(ChainLayout::Flat), rules(ChainLayout::Auto));
     let probes = (0..4000).step_by(211).chain([7000, 9999]).flat_map(packets_to);
     for packet in probes {
         let (long, short) = (flat.fate(&packet), tree.fate(&packet));
@@ -232,7 +232,7 @@ fn a_walk_through_a_tree_is_short() {
 fn one_service_more_or_less_writes_a_leaf() {
     let mut world = World::default();
     (0..4000).filter(|n| n % 7 != 0).for_each(|n| put(&mut world, n));
-    let (mut engine, mut kernel) = written(&world, large(Form::Auto, WriteStrategy::OrderedBlocks));
+    let (mut engine, mut kernel) = written(&world, large(ChainLayout::Auto, WriteStrategy::OrderedBlocks));
     let total = kernel.save().lines().filter(|l| l.contains(":KUBE-SVC-DSP-")).count();
     for n in [3500, 0, 2219] {
         let mut one = World::default();
@@ -258,7 +258,7 @@ fn one_service_more_or_less_writes_a_leaf() {
 #[test]
 fn the_threshold_does_not_flutter() {
     let tree = |kernel: &Kernel| kernel.save().contains("KUBE-SVC-DSP-");
-    let (mut engine, mut kernel) = written(&World::default(), large(Form::Auto, WriteStrategy::OneBlock));
+    let (mut engine, mut kernel) = written(&World::default(), large(ChainLayout::Auto, WriteStrategy::OneBlock));
     let service = |n: usize| json!({"metadata": {"name": format!("s{n:05}"), "namespace": "ns"}, "spec": {"clusterIP": address(n), "ports": [{"port": 80}]}});
     let mut sizes = Vec::new();
     // Without endpoints each has one rule, in filter KUBE-SERVICES.

@@ -8,15 +8,15 @@ use common::cluster::{MODES, SMALL};
 use common::kernel::Kernel;
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine, Form, Options, TreeLimits};
+use ferrule_engine::{ChainLayout, Engine, Options, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn payload(services: &[Value], slices: &[Value]) -> (String, Engine) {
-    payload_in(Form::Flat, services, slices)
+    payload_in(ChainLayout::Flat, services, slices)
 }
 
-fn payload_in(dispatch: Form, services: &[Value], slices: &[Value]) -> (String, Engine) {
+fn payload_in(dispatch: ChainLayout, services: &[Value], slices: &[Value]) -> (String, Engine) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 2, ..SMALL };

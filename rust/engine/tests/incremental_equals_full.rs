@@ -8,17 +8,17 @@ use common::cluster::{BALANCES, Event, FEW, MODES, SMALL, World, event};
 use common::kernel::Kernel;
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine, Form, Options, PlanError, WriteStrategy};
+use ferrule_engine::{ChainLayout, Engine, Options, PlanError, WriteStrategy};
 use proptest::prelude::*;
 use serde_json::json;
 
 const STRATEGIES: [WriteStrategy; 3] = [WriteStrategy::OneBlock, WriteStrategy::OrderedBlocks, WriteStrategy::Netlink];
 
 fn engine(strategy: WriteStrategy) -> Engine {
-    engine_with(strategy, (Form::Flat, Form::Flat))
+    engine_with(strategy, (ChainLayout::Flat, ChainLayout::Flat))
 }
 
-fn engine_with(strategy: WriteStrategy, (dispatch, balance): (Form, Form)) -> Engine {
+fn engine_with(strategy: WriteStrategy, (dispatch, balance): (ChainLayout, ChainLayout)) -> Engine {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = SMALL;
@@ -148,7 +148,7 @@ fn meddle(kernel: &mut Kernel, how: usize) {
     }
 }
 
-fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Form, Form)) -> Result<(), TestCaseError> {
+fn run(events: &[Event], strategy: WriteStrategy, mut mode: (ChainLayout, ChainLayout)) -> Result<(), TestCaseError> {
     let (mut world, mut engine, mut kernel) = (World::default(), engine_with(strategy, mode), Kernel::new());
     relist(&mut engine, &world);
     for event in events {
@@ -189,7 +189,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (Form, Form)) -> Res
 
     let (mut fresh, mut empty) = (engine_with(strategy, mode), Kernel::new());
     relist(&mut fresh, &world);
-    if mode.0 == Form::Auto {
+    if mode.0 == ChainLayout::Auto {
         // Between the two thresholds a chain stays what it was, and the kernel is where that is remembered.
         prop_assert!(!sync_all(&mut fresh, &mut kernel.clone()), "a restart over right rules writes nothing");
         fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();

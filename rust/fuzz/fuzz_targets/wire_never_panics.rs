@@ -3,20 +3,20 @@
 
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{BalanceLimits, Engine, Form, Options, TreeLimits};
+use ferrule_engine::{BalanceLimits, Engine, ChainLayout, Options, TreeLimits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    for dispatch in [Form::Flat, Form::Tree, Form::Auto] {
+    for dispatch in [ChainLayout::Flat, ChainLayout::Tree, ChainLayout::Auto] {
         decode(dispatch, data);
     }
 });
 
-fn decode(dispatch: Form, data: &[u8]) {
+fn decode(dispatch: ChainLayout, data: &[u8]) {
     let mut options = Options::new("node-1");
     options.dispatch = dispatch;
     options.tree_limits = TreeLimits { grow: 1, shrink: 1, leaf: 1, depth: 3 };
-    options.balance = if dispatch == Form::Flat { Form::Flat } else { Form::Tree };
+    options.balance = if dispatch == ChainLayout::Flat { ChainLayout::Flat } else { ChainLayout::Tree };
     options.balance_limits = BalanceLimits { auto: 1, tree: 1 };
     let mut engine = Engine::new(options);
     for kind in Kind::ALL {

@@ -2,21 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+/// Appends a decimal number.
 pub(crate) fn number(out: &mut Vec<u8>, n: u32) {
-    let mut digits = [0u8; 10];
-    let mut at = digits.len();
-    let mut rest = n;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
+/// Appends an IPv4 address.
 pub(crate) fn dotted(out: &mut Vec<u8>, ip: Ipv4Addr) {
     let [first, rest @ ..] = ip.octets();
     number(out, u32::from(first));
@@ -26,7 +17,7 @@ pub(crate) fn dotted(out: &mut Vec<u8>, ip: Ipv4Addr) {
     }
 }
 
-/// Address and port. Each endpoint has one, so IPv4 goes without the formatting machinery.
+/// Appends `address:port`. Each endpoint has one, so IPv4 goes without the formatting machinery.
 pub(crate) fn socket(out: &mut Vec<u8>, to: &SocketAddr) {
     match to {
         SocketAddr::V4(to) => {

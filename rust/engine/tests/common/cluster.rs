@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrule_engine::Kind;
-use ferrule_engine::{BalanceLimits, Form, TreeLimits};
+use ferrule_engine::{BalanceLimits, ChainLayout, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -29,10 +29,10 @@ pub enum Event {
 }
 
 /// Every setting of `dispatch`.
-pub const MODES: [Form; 3] = [Form::Flat, Form::Tree, Form::Auto];
+pub const MODES: [ChainLayout; 3] = [ChainLayout::Flat, ChainLayout::Tree, ChainLayout::Auto];
 
 /// Every setting of `balance`.
-pub const BALANCES: [Form; 3] = [Form::Flat, Form::Tree, Form::Auto];
+pub const BALANCES: [ChainLayout; 3] = [ChainLayout::Flat, ChainLayout::Tree, ChainLayout::Auto];
 
 /// Limits by which Services as small as these are balanced by trees of all levels, and cross the threshold.
 pub const FEW: BalanceLimits = BalanceLimits { auto: 3, tree: 1 };

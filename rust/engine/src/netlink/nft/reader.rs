@@ -27,27 +27,18 @@ pub enum Step {
 }
 
 /// Why reading ended early; the reader has to begin again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ReadError {
     /// The rules changed meanwhile.
+    #[error("the rules changed while they were read")]
     Changed,
     /// The kernel refused with this errno.
+    #[error("the kernel refused: errno {0}")]
     Refused(i32),
     /// Something means more than is known here; says where and what.
+    #[error("{0}")]
     NotUnderstood(String),
 }
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Changed => f.write_str("the rules changed while they were read"),
-            Self::Refused(errno) => write!(f, "the kernel refused: errno {errno}"),
-            Self::NotUnderstood(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for ReadError {}
 
 /// A chain whose rules are to be asked for.
 #[derive(Clone, Debug)]

@@ -5,8 +5,6 @@
 //! line, which is parsed as a line that was read back would be. So there is one source of what is written, whoever
 //! writes it, and a line that means anything else than its rule cannot come about.
 
-use std::fmt;
-
 use super::describe::describe;
 use super::encode::batch::Batch;
 use crate::model::address::Family;
@@ -32,19 +30,12 @@ impl Transaction {
     }
 }
 
-/// A line of ours that is not a rule of ours: a fault of this program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A line of the restore text that does not parse as a rule: a fault of this program.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("no netlink request can be made of {0:?}")]
 pub struct NotEncodable(pub String);
 
-impl fmt::Display for NotEncodable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no netlink request can be made of {:?}", self.0)
-    }
-}
-
-impl std::error::Error for NotEncodable {}
-
-/// See the module. Frees the text once there are no more.
+/// An iterator over the transactions of a restore text. Frees the text after the last one.
 #[derive(Debug)]
 pub struct Transactions {
     family: Family,

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, PortName};
-use crate::options::{Form, Options};
+use crate::options::{ChainLayout, Options};
 use crate::rules::digest::{Digest, Digester};
 use crate::rules::dispatch_tree::key::KeyPrefix;
 use crate::rules::dispatch_tree::node::{Entry, Node};
@@ -111,9 +111,9 @@ impl DispatchChains {
         let limits = options.tree_limits;
         let total: usize = self.chains.iter().map(|chain| chain.rules).sum();
         let trees = match options.dispatch {
-            Form::Flat => false,
-            Form::Tree => true,
-            Form::Auto => total > limits.grow || (self.were_trees && total >= limits.shrink),
+            ChainLayout::Flat => false,
+            ChainLayout::Tree => true,
+            ChainLayout::Auto => total > limits.grow || (self.were_trees && total >= limits.shrink),
         };
         self.were_trees = trees;
         let mut dissolved = Vec::new();

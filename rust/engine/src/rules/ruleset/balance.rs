@@ -13,7 +13,7 @@
 use super::backend::Backend;
 use super::context::{Context, PortView, Sink};
 use crate::model::names::ChainId;
-use crate::options::Form;
+use crate::options::ChainLayout;
 use crate::rules::matches::{Comment, Match};
 use crate::rules::probability::Probability;
 use crate::rules::rule::Rule;
@@ -42,9 +42,9 @@ pub(super) fn balance(
     }
     let limits = ctx.options.balance_limits;
     let most = match ctx.options.balance {
-        Form::Auto => limits.auto,
-        Form::Flat => usize::MAX,
-        Form::Tree => limits.tree,
+        ChainLayout::Auto => limits.auto,
+        ChainLayout::Flat => usize::MAX,
+        ChainLayout::Tree => limits.tree,
     };
     Balancing { ctx, view, root, most, sink }.choose(&[], members, rules);
 }

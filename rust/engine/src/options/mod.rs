@@ -6,104 +6,24 @@ use crate::error::InputError;
 use crate::model::address::{Family, Net, parse_ip};
 use crate::model::interface::Interface;
 
-/// How traffic from this node's own Pods is told from the rest (kube-proxy's detectLocalMode).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LocalDetector {
-    /// Not at all: no rule depends on it.
-    #[default]
-    None,
-    /// Source inside the cluster's Pod networks, at most one a family.
-    ClusterCidr(Vec<Net>),
-    /// Source inside this node's Pod networks, read from the Node object.
-    NodeCidr,
-    /// Arrived through this bridge.
-    Bridge(Interface),
-    /// Arrived through an interface whose name starts so.
-    Prefix(Interface),
-}
+mod choices;
 
-/// How a large write is cut into transactions. Small ones are always one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WriteStrategy {
-    /// One transaction a table: for iptables-legacy, where every COMMIT swaps the whole table.
-    #[default]
-    OneBlock,
-    /// Several, in an order that keeps every moment valid: for iptables-nft, which is quadratic in the size of one.
-    OrderedBlocks,
-    /// The same with larger ones: for the kernel's `nf_tables` over netlink, which is not quadratic in anything.
-    Netlink,
-}
+pub use choices::{BalanceLimits, ChainLayout, LocalDetector, TreeLimits, WriteStrategy};
 
-/// Long chains, as kube-proxy writes them, or trees of short ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
-    /// Trees where there is much to choose from: see [`TreeLimits`], [`BalanceLimits`].
-    #[default]
-    Auto,
-    /// One chain each.
-    Flat,
-    /// A tree for each, however small; of endpoints: for each set that does not fit into one part.
-    Tree,
-}
+pub(crate) use choices::NodePortAddress;
+use choices::wrong;
 
-impl Form {
-    fn parse(name: &'static str, word: &str) -> Result<Self, InputError> {
-        Ok(match word {
-            "auto" => Self::Auto,
-            "flat" => Self::Flat,
-            "tree" => Self::Tree,
-            other => return Err(wrong(name, other, &"is none of auto, flat, tree")),
-        })
-    }
-}
-
-/// How many endpoints a chain may choose from without parts, the root of a tree or one of its parts. With
-/// [`Form::Flat`]: any number. `docs/design/balancing.md` says why these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BalanceLimits {
-    /// Under [`Form::Auto`].
-    pub auto: usize,
-    /// Under [`Form::Tree`].
-    pub tree: usize,
-}
-
-impl Default for BalanceLimits {
-    fn default() -> Self {
-        Self { auto: 100, tree: 16 }
-    }
-}
-
-/// When dispatch chains become trees and how wide these are. `docs/design/dispatch.md` says why these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TreeLimits {
-    /// Under [`Form::Auto`], dispatch chains with more rules than this, all together, become trees…
-    pub grow: usize,
-    /// …and trees with fewer than this become chains again. Between the two nothing changes.
-    pub shrink: usize,
-    /// Rules that one leaf may hold.
-    pub leaf: usize,
-    /// Parts below one another; the last of them are leaves, however many rules they hold. nft takes fifteen nested chains:
-    /// KUBE-SERVICES, FW, EXT, SVC, two of a balancing tree, SEP and KUBE-MARK-MASQ are eight.
-    pub depth: usize,
-}
-
-impl Default for TreeLimits {
-    fn default() -> Self {
-        Self { grow: 1000, shrink: 750, leaf: 16, depth: 7 }
-    }
-}
-
-/// Where node ports listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NodePortAddress {
-    Net(Net),
-    /// The node's own IP.
-    Primary,
-    Localhost,
-    All,
-}
-
-/// Everything `Engine::new` needs. Build with [`Options::new`], then set fields; the setters that take text check it.
+/// The configuration of an [`Engine`](crate::Engine). Build it with [`Options::new`], then set fields; setters check text.
+///
+/// ```
+/// use ferrule_engine::{ChainLayout, Options};
+///
+/// let mut options = Options::new("node-1");
+/// options.dispatch = ChainLayout::Tree;
+/// options.set_node_port_addresses(&["192.0.2.0/24", "primary"])?;
+/// assert!(options.set_masquerade_bit(32).is_err());
+/// # Ok::<(), ferrule_engine::InputError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // one per switch of KubeProxyConfiguration; they are independent
 pub struct Options {
@@ -132,11 +52,11 @@ pub struct Options {
     /// How large writes are cut.
     pub write_strategy: WriteStrategy,
     /// How packets find their Service.
-    pub dispatch: Form,
+    pub dispatch: ChainLayout,
     /// Sizes that `dispatch` goes by.
     pub tree_limits: TreeLimits,
     /// How endpoints are chosen from.
-    pub balance: Form,
+    pub balance: ChainLayout,
     /// Sizes that `balance` goes by.
     pub balance_limits: BalanceLimits,
     /// Services (`namespace/name`) that are written before all others at a large start over an empty kernel, together
@@ -146,10 +66,6 @@ pub struct Options {
     pub first_stage_above: usize,
     /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
     pub digest_key: [u8; 16],
-}
-
-fn wrong(name: &'static str, value: &str, reason: &dyn std::fmt::Display) -> InputError {
-    InputError::Option { name, value: value.to_owned(), reason: reason.to_string() }
 }
 
 impl Options {
@@ -170,9 +86,9 @@ impl Options {
             node_port_addresses: Vec::new(),
             local_detector: LocalDetector::None,
             write_strategy: WriteStrategy::default(),
-            dispatch: Form::default(),
+            dispatch: ChainLayout::default(),
             tree_limits: TreeLimits::default(),
-            balance: Form::default(),
+            balance: ChainLayout::default(),
             balance_limits: BalanceLimits::default(),
             first_services: Vec::new(),
             first_stage_above: 4000,
@@ -241,7 +157,7 @@ impl Options {
     /// # Errors
     /// Another word.
     pub fn set_dispatch(&mut self, word: &str) -> Result<(), InputError> {
-        self.dispatch = Form::parse("dispatch", word)?;
+        self.dispatch = ChainLayout::parse("dispatch", word)?;
         Ok(())
     }
 
@@ -250,7 +166,7 @@ impl Options {
     /// # Errors
     /// Another word.
     pub fn set_balance(&mut self, word: &str) -> Result<(), InputError> {
-        self.balance = Form::parse("balance", word)?;
+        self.balance = ChainLayout::parse("balance", word)?;
         Ok(())
     }
 
