@@ -26,7 +26,9 @@ def between(before: Mapping[str, float], after: Mapping[str, float], ip_family: 
         runs = _of(rise, "ferrule_tool_duration_seconds_count", {"tool": tool})
         if runs:
             values["tool CPU ms"] = 1000 * _of(rise, "ferrule_tool_cpu_seconds_total", {"tool": tool}) / runs
-            values["tool peak MiB"] = _of(after, "ferrule_tool_peak_rss_bytes", {"tool": tool}) / MIB
+            # Absent where the tool needed less than the daemon; the rows' "children" column samples those.
+            if peak := _of(after, "ferrule_tool_peak_rss_bytes", {"tool": tool}):
+                values["tool peak MiB"] = peak / MIB
     return values
 
 

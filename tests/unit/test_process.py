@@ -15,6 +15,7 @@ import uvloop
 
 from ferrule.dataplane.outcome import check, classify, quote
 from ferrule.errors import DataplaneError, FailureKind
+from ferrule.process import child
 from ferrule.process.child import high_water
 from ferrule.process.completed import Completed
 from ferrule.process.runner import STACK_BYTES, STDERR_LIMIT, Runner, ToolRun
@@ -113,17 +114,35 @@ def observed(*argv: str, **options: float) -> ToolRun:
     return run
 
 
-def test_what_a_tool_used_is_told_and_is_its_own() -> None:
-    # Pages that are touched and given back again: what counts is the peak. More than we have ourselves.
+def test_a_tool_that_needs_more_than_we_is_told_with_its_peak() -> None:
+    # Pages that are touched and given back again: what counts is the peak.
     greedy = f"x = bytearray({(MIB + high_water()) // MIB + 100} << 20)"
     run = observed("python3", "-c", f"{greedy}\nx[::4096] = b'1' * len(x[::4096])\ndel x\nsum(range(3_000_000))")
     assert (run.tool, run.exit_code) == ("python3", 0)
+    assert run.usage.max_rss is not None
     assert run.usage.max_rss > high_water() + 90 * MIB
     assert 0 < run.usage.cpu_seconds <= run.usage.seconds * 1.5
-    # Between fork and exec the child has our memory, and that is what wait4 would report.
-    ours = bytearray(200 * MIB)
+
+
+@pytest.mark.parametrize("size", [0, 200 * MIB])
+def test_our_own_peak_is_never_told_as_a_tools(size: int) -> None:
+    """Between fork and exec the child has our memory, and that is what `wait4` reports for a small tool."""
+    ours = bytearray(size)
     ours[::4096] = b"1" * len(ours[::4096])
-    assert observed("sleep", "0.05").usage.max_rss < 50 * MIB < high_water()
+    assert observed("true").usage.max_rss is None
+
+
+def test_a_peak_that_proc_does_not_show_yet_is_ours_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel counts resident pages for each processor, and adds them up in batches."""
+    ours = bytearray(100 * MIB)
+    ours[::4096] = b"1" * len(ours[::4096])
+    monkeypatch.setattr(child, "high_water", lambda: high_water() - child.PEAK_MARGIN // 2)
+    assert observed("true").usage.max_rss is None
+
+
+def test_without_a_pidfd_the_end_is_polled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_pidfd", lambda _: None)
+    assert observed("sh", "-c", "exit 3").exit_code == 3
 
 
 def test_each_way_to_end_is_told_once() -> None:

@@ -7,6 +7,7 @@ called `ferrule_*`. `families.py` declares them all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -227,12 +228,19 @@ class Metrics:
         self._own.ports.labels("listening").set(listening)
         self._own.ports.labels("failed").set(failed)
 
-    def tool_ran(self, tool: str, exit_code: int | None, *, seconds: float, cpu_seconds: float, max_rss: int) -> None:
-        """A process ended by itself, or was stopped by us (None)."""
+    def tool_ran(
+        self, tool: str, exit_code: int | None, *, seconds: float, cpu_seconds: float, max_rss: int | None
+    ) -> None:
+        """A process ended by itself, or was stopped by us (None). `max_rss` is None where it is not known to be above
+        our own peak: then the gauge of the last run is absent, and that of the highest stays."""
         result = "stopped" if exit_code is None else "killed" if exit_code < 0 else "failed" if exit_code else "ok"
         self._own.tool_runs.labels(tool, result).inc()
         self._own.tool_seconds.labels(tool).observe(seconds)
         self._own.tool_cpu.labels(tool).inc(cpu_seconds)
+        if max_rss is None:
+            with contextlib.suppress(KeyError):
+                self._own.tool_rss.remove(tool)
+            return
         self._own.tool_rss.labels(tool).set(max_rss)
         self._tool_peaks[tool] = max(max_rss, self._tool_peaks.get(tool, 0))
         self._own.tool_peak.labels(tool).set(self._tool_peaks[tool])

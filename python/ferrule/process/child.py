@@ -1,9 +1,8 @@
 """One child process: its output, its end, and what it used.
 
 The loops' own subprocesses reap a child without asking what it used. Here a pidfd tells of its end and `wait4` reaps
-it: its processor time is exact. Its peak of memory is not simply there: what `wait4` gives is at least our own peak,
-because between fork and exec a child has our memory (the kernel carries that over). So the child's own high-water mark
-is looked at while it runs, and `wait4`'s figure is taken where it is above ours.
+it: its processor time is exact. Its peak of memory is known only where it is above ours: between fork and exec a child
+has our memory, and the kernel carries that peak over into what `wait4` reports (`setmax_mm_hiwater_rss` in fs/exec.c).
 """
 
 from __future__ import annotations
@@ -18,9 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-LOOK_FIRST, LOOK_LAST = 0.002, 0.05
-"""Seconds between two looks at the child's memory: twice as long each time, up to the second one. A tool's peak is
-before its last act, so what grows after the last look is little."""
+PEAK_MARGIN = 4 * max(32, 2 * (os.cpu_count() or 1)) * (os.cpu_count() or 1) * os.sysconf("SC_PAGE_SIZE")
+"""Bytes by which our own peak may be above what /proc shows: each of the kernel's four counters of resident pages may
+lag by a batch of pages on every processor (lib/percpu_counter.c)."""
+
+REAP_POLL_SECONDS = 0.02
+"""How often the end of a child is looked for where the kernel has no pidfd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,8 @@ class Usage:
     seconds: float
     cpu_seconds: float
     """User and system; of children that it waited for, too."""
-    max_rss: int
-    """Bytes. Exact above our own peak; below, the highest that was seen, a twentieth of a second before its end at the
-    latest. 0: it was gone before it could be looked at."""
+    max_rss: int | None
+    """Bytes. None where it was not above our own peak: then the kernel's figure may be ours."""
 
 
 class Child:
@@ -44,16 +45,16 @@ class Child:
         """Once it has ended."""
         self._process = process
         self._begun = begun
-        self._own_peak = high_water()
-        self._peak = 0
+        # After the exec, so that no later growth of ours can be taken for the child's.
+        self._own_peak = high_water() + PEAK_MARGIN
         self._pipe: asyncio.ReadTransport | None = None
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._descriptor = _pidfd(self.pid)
         if self._descriptor is not None:
             self._loop.add_reader(self._descriptor, self._reap)
-        self._pause = LOOK_FIRST
-        self._look()
+        else:
+            self._poll()
 
     @classmethod
     async def start(
@@ -98,19 +99,15 @@ class Child:
         return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
-        """SIGKILL to its whole group. It is reaped by and by."""
+        """SIGKILL to its whole group. Reaped asynchronously."""
         if not self._ended.done():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def _look(self) -> None:
-        if self._ended.done():
-            return
-        self._peak = max(self._peak, high_water(self.pid))
-        if self._descriptor is None:
-            self._reap()
-        self._loop.call_later(self._pause, self._look)
-        self._pause = min(2 * self._pause, LOOK_LAST)
+    def _poll(self) -> None:
+        self._reap()
+        if not self._ended.done():
+            self._loop.call_later(REAP_POLL_SECONDS, self._poll)
 
     def _reap(self) -> None:
         pid, status, used = os.wait4(self.pid, os.WNOHANG)
@@ -126,24 +123,21 @@ class Child:
         self.usage = Usage(
             seconds=time.monotonic() - self._begun,
             cpu_seconds=used.ru_utime + used.ru_stime,
-            max_rss=reported if reported > self._own_peak else self._peak,
+            max_rss=reported if reported > self._own_peak else None,
         )
         self._ended.set_result(code)
 
 
-def high_water(pid: int | str = "self") -> int:
-    """The most resident memory that a process's present program had, in bytes; 0 when it has ended."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - some ten microseconds, on the event loop
-            text = status.read()
-    except OSError:
-        return 0
+def high_water() -> int:
+    """Returns the most resident memory that this process ever had, in bytes, as far as /proc knows."""
+    with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - some ten microseconds, on the event loop
+        text = status.read()
     at = text.find(b"VmHWM:")
     return int(text[at + 6 :].split(maxsplit=1)[0]) * 1024 if at >= 0 else 0
 
 
 def _pidfd(pid: int) -> int | None:
-    """None where the kernel (before 5.3) or a seccomp filter has none; then the looks ask for its end, too."""
+    """Returns None where the kernel (before 5.3) or a seccomp filter has none; then its end is polled for."""
     try:
         return os.pidfd_open(pid)
     except OSError:
