@@ -125,8 +125,9 @@ def test_addresses_and_their_changes(netns: NetNs) -> None:
 
     async def one_change() -> None:
         async with asyncio.timeout(10):
-            async for _ in addresses.address_changes():
-                return
+            changes = addresses.address_changes()
+            await anext(changes)  # subscribed
+            await anext(changes)
 
     def wait_for_it() -> bool:
         # uvloop or not, the socket belongs to the thread's namespace.
@@ -145,6 +146,29 @@ def test_addresses_and_their_changes(netns: NetNs) -> None:
             time.sleep(0.05)
         assert waiting.result(5)
     assert "172.31.250.1" in netns.call(addresses.local_addresses)
+
+
+def test_an_address_added_before_the_subscription_is_reported(netns: NetNs) -> None:
+    known = netns.call(addresses.local_addresses)
+    netns.ip("addr", "add", "172.31.250.9/32", "dev", "lo")
+    reported: list[list[str]] = []
+
+    async def first_report() -> None:
+        found = asyncio.Event()
+
+        def on_change(now: list[str]) -> None:
+            reported.append(now)
+            found.set()
+
+        following = asyncio.create_task(addresses.follow_addresses(known, on_change))
+        try:
+            async with asyncio.timeout(10):
+                await found.wait()
+        finally:
+            following.cancel()
+
+    netns.call(lambda: asyncio.run(first_report()))
+    assert reported == [["127.0.0.1", "172.31.250.9", "::1"]]
 
 
 def test_route_localnet(netns: NetNs) -> None:

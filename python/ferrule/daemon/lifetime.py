@@ -27,7 +27,7 @@ from ferrule.dataplane import nfacct
 from ferrule.dataplane.instance import InstanceLock
 from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
 from ferrule.host import kernel_settings, memory
-from ferrule.host.addresses import address_changes, local_addresses
+from ferrule.host.addresses import follow_addresses
 from ferrule.host.probe import Host, log_report, probe
 from ferrule.observe.health import FIRST_SYNC, ProxyHealth, Readiness, Subsystem
 from ferrule.observe.logs import kv
@@ -226,7 +226,7 @@ class Daemon:
                 source.events.default_mode(MODE_UNSET)
         tasks |= self._endpoints.tasks()
         tasks |= {
-            "addresses": self._follow_addresses,
+            "addresses": lambda: follow_addresses(self._host.addresses, self._set_addresses),
             "canary": self._watch_canaries,
             "memory": self._give_memory_back,
             "event loop lag": lambda: sample_loop_lag(self._metrics),
@@ -244,15 +244,10 @@ class Daemon:
             reason = await watch.changed(path, check, _keep_running, known=self._options.config_content)
             raise ConfigError([reason])
 
-    async def _follow_addresses(self) -> None:
-        known = self._host.addresses
-        async for _ in address_changes():
-            found = await asyncio.to_thread(local_addresses)
-            if found != known:
-                known = found
-                self._loop.set_local_addresses(found)
-                if self._endpoints is not None:
-                    self._endpoints.set_addresses(found)
+    def _set_addresses(self, addresses: list[str]) -> None:
+        self._loop.set_local_addresses(addresses)
+        if self._endpoints is not None:
+            self._endpoints.set_addresses(addresses)
 
     async def _give_memory_back(self) -> None:
         while True:

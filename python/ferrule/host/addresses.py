@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from ferrule.dataplane.netlink import NLM_F_DUMP, attributes, request
 
@@ -39,11 +39,15 @@ def local_addresses() -> list[str]:
 
 
 async def address_changes() -> AsyncIterator[None]:
-    """Yields whenever the kernel announces a new or a vanished address; a burst may come as one."""
+    """Yields once when subscribed, then whenever the kernel announces an added or removed address.
+
+    Addresses read after the first item cannot be out of date without a further item. A burst may come as one item.
+    """
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as channel:
         channel.setblocking(False)
         channel.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+        yield
         while True:
             try:
                 await loop.sock_recv(channel, 1 << 16)
@@ -51,3 +55,15 @@ async def address_changes() -> AsyncIterator[None]:
                 # ENOBUFS: we were too slow and lost some. Something changed, that is all a listener needs to know.
                 await asyncio.sleep(0.1)
             yield
+
+
+async def follow_addresses(known: list[str], on_change: Callable[[list[str]], None]) -> None:
+    """Calls `on_change` with the host's addresses each time they differ from `known` or the last call. Never returns.
+
+    `known` may be older than the subscription: a change in between is reported at once. Raises `OSError`.
+    """
+    async for _ in address_changes():
+        found = await asyncio.to_thread(local_addresses)
+        if found != known:
+            known = found
+            on_change(found)
