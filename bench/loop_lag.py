@@ -42,7 +42,8 @@ from ferrule.source.api.frames import FrameCutter
 from ferrule.source.problems import ProblemBook
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.intake import Batch, Intake
-from ferrule.sync.loop import SyncLoop, SyncReport
+from ferrule.sync.loop import SyncLoop
+from ferrule.sync.report import SyncReport
 from ferrule.testing.fake_dataplane import FakeDataplane
 from ferrule.types import FAMILIES, Backend, Family, Kind
 

@@ -28,8 +28,9 @@ from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.nftables import Trust
 from ferrule.host import memory
 from ferrule.sync.cadence import Cadence
-from ferrule.sync.loop import SyncLoop, SyncReport
+from ferrule.sync.loop import SyncLoop
 from ferrule.sync.options import HostFacts, engine_options
+from ferrule.sync.report import SyncReport
 from ferrule.testing.netns import NetNs
 from ferrule.types import Backend, Kind
 

@@ -176,7 +176,8 @@ class DriftReport:
     stale: tuple[str, ...]
     """Chains with one of our prefixes that no Service needs; the next plan deletes them."""
     held: tuple[str, ...]
-    """Stale chains that a foreign rule jumps to: the kernel would refuse to delete them, so they stay."""
+    """Stale chains that a foreign rule references: the kernel would refuse to delete them, so the next plan empties
+    them."""
     hooks_missing: tuple[str, ...]
     repaired: int
     """How many are differing, missing, or hooks missing: the next plan writes them again."""
@@ -215,6 +216,9 @@ class FamilyFacts:
     no_local_internal: int
     """Ports with internalTrafficPolicy Local that have endpoints, but none on this node."""
     no_local_external: int
+    held: list[tuple[str, str]]
+    """Stale chains (`table CHAIN`) that are emptied but cannot be deleted, each with the foreign chain whose rule
+    references it."""
 
 @final
 class StaleFlows:

@@ -16,7 +16,8 @@ from ferrule.errors import FailureKind
 from ferrule.sync import intake, loop
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.intake import Batch, Intake
-from ferrule.sync.loop import Changes, SyncLoop
+from ferrule.sync.loop import SyncLoop
+from ferrule.sync.report import Changes
 from ferrule.testing.fake_dataplane import FakeDataplane
 from ferrule.types import KINDS
 from tests.objects import endpoint, endpoint_slice, service

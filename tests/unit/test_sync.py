@@ -16,7 +16,8 @@ from ferrule.dataplane.iptables import Payload
 from ferrule.errors import FailureKind
 from ferrule.observe.logs import verbose
 from ferrule.sync.cadence import RETRY_FIRST, RETRY_MAX, Cadence
-from ferrule.sync.loop import Changes, SyncLoop, SyncReport
+from ferrule.sync.loop import SyncLoop
+from ferrule.sync.report import Changes, SyncReport
 from ferrule.testing.fake_dataplane import FakeDataplane
 from ferrule.types import KINDS
 from tests.objects import endpoint, endpoint_slice, service
@@ -378,3 +379,33 @@ def test_each_plan_says_how_it_is_cut_and_why(caplog: pytest.LogCaptureFixture) 
         bench.submit(*WEB)
         bench.sync()
     assert "Plan" not in [record.message for record in caplog.records]
+
+
+def test_a_foreign_reference_costs_one_sync_at_most_and_its_chain_is_emptied(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.submit(*WEB)
+    bench.sync()
+    nat = bench.kernel.tables["nat"]
+    (svc,) = (chain for chain in nat if chain.startswith("KUBE-SVC-"))
+    nat["MINE"] = [f"-j {svc}"]
+    other = service("other", clusterIP="10.96.9.9", clusterIPs=["10.96.9.9"])
+    bench.submit(other)
+    assert not bench.sync().ok, "nothing said that the chain is referenced"
+    saves = bench.kernel.saves
+    assert bench.sync().ok
+    assert bench.kernel.saves == saves + 1
+    assert nat is not bench.kernel.tables["nat"]
+    nat = bench.kernel.tables["nat"]
+    assert nat[svc] == []
+    assert [chain for chain in nat if chain.startswith("KUBE-SEP-")] == [], "what it jumped to is gone"
+    assert any("10.96.9.9" in rule for rule in bench.kernel.tables["filter"]["KUBE-SERVICES"])
+    told = [record for record in caplog.records if "emptied but not deleted" in record.getMessage()]
+    assert len(told) == 1
+    for _ in range(2):
+        bench.loop.recheck("ipv4")
+        assert bench.sync().plans == {}
+    assert len([r for r in caplog.records if "emptied but not deleted" in r.getMessage()]) == 1, "said once"
+    del nat["MINE"]
+    bench.loop.recheck("ipv4")
+    assert bench.sync().plans["ipv4"].chains_deleted == (f"nat {svc}",)
+    assert svc not in bench.kernel.tables["nat"]

@@ -21,7 +21,7 @@ from ferrule.observe.health import FIRST_SYNC, Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.status import Status
 from ferrule.source.problems import ProblemBook
-from ferrule.sync.loop import SyncReport
+from ferrule.sync.report import SyncReport
 from ferrule.types import Backend, Family
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,8 @@ from ferrule.source.api.access import Access
 from ferrule.source.folder import FolderSource
 from ferrule.source.problems import ProblemBook
 from ferrule.sync.cadence import Cadence
-from ferrule.sync.loop import SyncLoop, SyncReport
+from ferrule.sync.loop import SyncLoop
+from ferrule.sync.report import SyncReport
 from ferrule.types import Family
 
 log = logging.getLogger(__name__)
@@ -260,11 +261,15 @@ class Daemon:
         reread_at = time.monotonic() + REREAD_SECONDS
         while True:
             await asyncio.sleep(self._sync_period)
-            if time.monotonic() >= reread_at:
+            due = time.monotonic() >= reread_at
+            if due:
                 reread_at = time.monotonic() + REREAD_SECONDS
-                async with self._loop.engine_lock:
-                    small = [f for f in self._host.families if not self._host.engine.facts(f).large_mode]
-                for family in small:
+            async with self._loop.engine_lock:
+                facts = {family: self._host.engine.facts(family) for family in self._host.families}
+            for family, found in facts.items():
+                # A read-back alone shows whether a foreign rule still keeps chains from deletion. It takes seconds for
+                # a large rule set, so there it is done rarely.
+                if (due or not found.large_mode) if found.held else (due and not found.large_mode):
                     self._loop.recheck(family)
             for plane in self._host.planes:
                 try:

@@ -9,7 +9,8 @@ from ferrule.observe.status import Status
 from ferrule.source.api import own_node
 from ferrule.source.manifests.folder import FolderState, ManifestFolder
 from ferrule.source.problems import ProblemBook
-from ferrule.sync.loop import Changes, SyncLoop
+from ferrule.sync.loop import SyncLoop
+from ferrule.sync.report import Changes
 
 
 class FolderSource:

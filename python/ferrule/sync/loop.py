@@ -12,12 +12,12 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ferrule._engine import ConntrackView, DriftReport, Engine, Plan
+from ferrule._engine import ConntrackView, Engine, Plan
 from ferrule.errors import DataplaneError
 from ferrule.observe.logs import kv, verbose
+from ferrule.sync.report import Changes, SyncReport
 from ferrule.types import Family, Kind, Stage
 
 if TYPE_CHECKING:
@@ -33,48 +33,6 @@ NAMED_CHAINS = 20
 """How many chains a line about somebody else's changes names."""
 EXPLAINED = verbose(4)
 """Level of the line that says how each plan is cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a source of cluster state hands over. Lists replace what was there before."""
-
-    lists: Mapping[Kind, bytes]
-    """A JSON array a kind; kinds that did not change are left out."""
-    changed_at: float | None = None
-    """Wall-clock seconds of the newest change in it, where the source knows."""
-
-
-@dataclass(slots=True)
-class SyncReport:
-    """What one sync did. Seconds are of the loop's monotonic clock."""
-
-    seconds: float = 0.0
-    family_seconds: dict[Family, float] = field(default_factory=dict)
-    """Observing, planning, writing and confirming, by family."""
-    stages: dict[tuple[Stage, Family | None], float] = field(default_factory=dict)
-    """Taking over lists is nobody's part: family None."""
-    change_seconds: dict[Family, float] = field(default_factory=dict)
-    """From the arrival of the first change in it to its confirmation, where a plan was committed."""
-    drift: dict[Family, DriftReport] = field(default_factory=dict)
-    """Families whose kernel state was read back."""
-    plans: dict[Family, Plan] = field(default_factory=dict)
-    """Committed plans; a family that needed nothing has none."""
-    stages_before: list[Plan] = field(default_factory=list)
-    """Committed plans that others of the same family had to follow."""
-    unwritten: dict[Family, Plan] = field(default_factory=dict)
-    """Abandoned plans."""
-    views: dict[Family, ConntrackView | None] = field(default_factory=dict)
-    """For families that did not fail: what a tracked UDP flow must not contradict, where that changed."""
-    failures: dict[Family, DataplaneError] = field(default_factory=dict)
-    changed_at: float | None = None
-    triggers: list[str] = field(default_factory=list)
-    """When the endpoint changes in this sync happened, as their controller annotated it (RFC 3339)."""
-
-    @property
-    def ok(self) -> bool:
-        """Everything asked for is in the kernel."""
-        return not self.failures
 
 
 class SyncLoop:
@@ -105,6 +63,7 @@ class SyncLoop:
         self._changed_at: float | None = None
         self._addresses: tuple[str, ...] | None = None
         self._arrived: dict[Family, float] = {}
+        self._held: dict[Family, Mapping[str, str]] = {}
         self._in_doubt: set[Family] = {plane.family for plane in self._dataplanes}
 
     def submit(self, changes: Changes) -> None:
@@ -232,7 +191,9 @@ class SyncLoop:
             arrived = self._arrived.pop(family, None)
             with self._timed(report, Stage.PLAN, family):
                 plan = await asyncio.to_thread(self._engine.plan, family, netlink=plane.by_netlink)
+            held = dict(self._engine.facts(family).held)
         if plan is None:
+            self._log_held(family, held)
             return None
         if arrived is not None:
             report.stages.setdefault((Stage.WAIT, family), max(0.0, begun - arrived))
@@ -252,6 +213,7 @@ class SyncLoop:
         async with self.engine_lock:
             with self._timed(report, Stage.COMMIT, family):
                 await _settle(self._engine.commit, plan)
+        self._log_held(family, held)
         if arrived is not None and plan.more:
             self._lacks(family, arrived)
         elif arrived is not None:
@@ -273,8 +235,16 @@ class SyncLoop:
             log.warning(
                 "Rules were changed behind our back", extra=kv(ipFamily=family, count=drift.repaired, chains=chains)
             )
-        if drift.held:
-            log.warning("Stale chains stay: foreign rules use them", extra=kv(ipFamily=family, chains=list(drift.held)))
+
+    def _log_held(self, family: Family, held: Mapping[str, str]) -> None:
+        """Logs each chain that a foreign rule keeps from deletion once, until the rule is gone."""
+        before, self._held[family] = self._held.get(family, {}), held
+        for chain, by in held.items():
+            if chain not in before:
+                log.warning(
+                    "Stale chain emptied but not deleted: a foreign rule references it",
+                    extra=kv(ipFamily=family, chain=chain, foreignChain=by, retry="when the foreign rule is gone"),
+                )
 
 
 async def _settle(call: Callable[[Plan], None], plan: Plan) -> None:

@@ -123,6 +123,7 @@ pub(crate) struct FamilyFacts {
     rules: (usize, usize, usize),
     no_local_internal: usize,
     no_local_external: usize,
+    held: Vec<(String, String)>,
 }
 
 impl From<engine::FamilyFacts> for FamilyFacts {
@@ -135,6 +136,7 @@ impl From<engine::FamilyFacts> for FamilyFacts {
             rules: (filter, nat, mangle),
             no_local_internal: f.no_local_internal,
             no_local_external: f.no_local_external,
+            held: f.held,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Engine {
             digester: Digester::new(options.digest_key),
             store: Store::new(&options.node_name, options.external_ips),
             local_addresses: Vec::new(),
-            families: Family::ALL.map(FamilyState::new),
+            families: Family::ALL.map(|family| FamilyState::new(family, &Digester::new(options.digest_key))),
             options,
         }
     }

@@ -34,7 +34,7 @@ pub struct DriftReport {
     pub missing: Vec<String>,
     /// With our prefixes, wanted by no Service; the next plan deletes them.
     pub stale: Vec<String>,
-    /// Stale, but a foreign rule jumps there: the kernel would refuse the deletion.
+    /// Stale, but referenced by a foreign rule: the kernel would refuse the deletion, so the next plan empties them.
     pub held: Vec<String>,
     /// Jump rules that are gone from built-in chains.
     pub hooks_missing: Vec<String>,
@@ -54,7 +54,7 @@ pub struct HealthCheck {
 }
 
 /// Numbers of one family as of its last plan.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FamilyFacts {
     /// Service ports.
     pub service_ports: usize,
@@ -68,4 +68,7 @@ pub struct FamilyFacts {
     pub no_local_internal: usize,
     /// The same for externalTrafficPolicy Local.
     pub no_local_external: usize,
+    /// Stale chains (`table CHAIN`) that are emptied but cannot be deleted, each with the foreign chain whose rule
+    /// references it. As of the last observation; sorted.
+    pub held: Vec<(String, String)>,
 }

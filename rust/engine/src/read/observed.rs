@@ -3,14 +3,14 @@
 //! Two ways lead here: `readback` from text, `nft` from netlink. Both make typed rules, and a rule is written in canonical
 //! form before it is digested, so that it makes no difference which way it came or how a tool spells it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 
 use crate::model::address::Family;
 use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, Table};
-use crate::rules::digest::{Digest, Digester, TextHasher};
+use crate::rules::digest::{Digest, Digester, TextHasher, is_order_free};
 use crate::rules::rule::{Rule, Target};
 use crate::rules::ruleset::rank_key;
 use crate::rules::save_format::print::append_line;
@@ -19,8 +19,8 @@ use crate::rules::save_format::print::append_line;
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) chains: HashMap<ChainId, Digest>,
-    /// Our chains that rules in others' chains jump to (hooks aside).
-    pub(crate) held: BTreeSet<ChainId>,
+    /// Our chains that foreign rules reference, hooks aside, each with the foreign chain of one such rule.
+    pub(crate) held: BTreeMap<ChainId, Box<str>>,
     /// Rules of the kernel's own chains and of KUBE-FIREWALL that could be ours.
     pub(crate) hooks: Vec<(Table, String, Rule)>,
     pub(crate) firewall_exists: bool,
@@ -41,9 +41,14 @@ impl Observed {
             Some(Target::Jump(ChainId::Fixed(_)) | Target::JumpFirewall | Target::Drop) => {
                 self.hooks.push((table, String::from_utf8_lossy(chain).into_owned(), rule));
             }
-            Some(Target::Jump(to)) => drop(self.held.insert(to)),
+            Some(Target::Jump(to)) => self.hold(to, chain),
             _ => {}
         }
+    }
+
+    /// A rule in the foreign chain `by` references `chain`.
+    pub(crate) fn hold(&mut self, chain: ChainId, by: &[u8]) {
+        self.held.entry(chain).or_insert_with(|| String::from_utf8_lossy(by).into());
     }
 }
 
@@ -56,12 +61,7 @@ pub(crate) enum Accumulator {
 
 impl Accumulator {
     pub(crate) fn new(id: ChainId, digester: &Digester) -> Self {
-        let dispatches = match id {
-            ChainId::Fixed(chain) => chain.is_dispatch(),
-            ChainId::Dispatch(..) => true,
-            ChainId::Hashed(..) | ChainId::Balance(_) => false,
-        };
-        if dispatches {
+        if is_order_free(id) {
             Self::Dispatch { chain: id, sum: Digest::EMPTY_SET, ranks: HashMap::new(), tail_seen: false }
         } else {
             Self::Ordered(digester.stream())

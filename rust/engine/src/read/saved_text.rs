@@ -86,8 +86,10 @@ fn foreign_chain(observed: &mut Observed, table: Table, name: &[u8], body: &[u8]
     }
     let mut words = body.split(|&b| b == b' ').filter(|w| !w.is_empty());
     while let Some(word) = words.next() {
-        if word == b"-j" || word == b"-g" {
-            observed.held.extend(words.next().and_then(|target| ChainId::parse(table, target)));
+        if (word == b"-j" || word == b"-g")
+            && let Some(target) = words.next().and_then(|target| ChainId::parse(table, target))
+        {
+            observed.hold(target, name);
         }
     }
 }

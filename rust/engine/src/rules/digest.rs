@@ -10,6 +10,17 @@ use std::hash::Hasher as _;
 
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
+use crate::model::names::ChainId;
+
+/// Whether the chain's digest is the sum of its rules' digests: a dispatch chain, or a part of a dispatch tree.
+pub(crate) const fn is_order_free(chain: ChainId) -> bool {
+    match chain {
+        ChainId::Fixed(chain) => chain.is_dispatch(),
+        ChainId::Dispatch(..) => true,
+        ChainId::Hashed(..) | ChainId::Balance(_) => false,
+    }
+}
+
 /// Digest of a chain or a rule. Wrapping addition makes set digests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest(u128);

@@ -5,18 +5,21 @@
 //!      ┌──────────────┬───────────────────────┬──────────────┐
 //!      │   to create  │ same digest: nothing  │    stale:    │
 //!      │              │ other digest: rewrite │    delete,   │
-//!      │              │ unknown: rewrite      │ unless held  │
+//!      │              │ unknown: rewrite      │ held: empty  │
 //!      └──────────────┴───────────────────────┴──────────────┘
 //! ```
 //!
+//! A chain that a foreign rule references ("held") cannot be deleted. A held stale chain is emptied instead, so that the
+//! chains it jumped to can be deleted. It is deleted once an observation shows that the reference is gone.
+//!
 //! A pure data structure: "applied" is only a name here, nothing is written anywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
 
 use crate::model::names::ChainId;
-use crate::rules::digest::Digest;
+use crate::rules::digest::{Digest, Digester, is_order_free};
 
 /// What is believed of a chain in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +29,18 @@ enum Applied {
     Unknown,
 }
 
-/// See the module.
-#[derive(Debug, Default)]
+/// Desired and applied digests of one family's chains.
+#[derive(Debug)]
 pub(crate) struct Delta {
     desired: HashMap<ChainId, Digest>,
     applied: HashMap<ChainId, Applied>,
     /// applied − desired, kept up to date.
     stale: BTreeSet<ChainId>,
-    /// Chains that rules of others jump to: the kernel would refuse to delete them.
-    held: BTreeSet<ChainId>,
+    /// Chains that foreign rules reference, each with the foreign chain of one such rule. The kernel refuses to delete
+    /// them.
+    held: BTreeMap<ChainId, Box<str>>,
+    /// Digest of an ordered chain without rules.
+    empty: Digest,
 }
 
 /// How an observation differs from what was believed applied.
@@ -45,6 +51,16 @@ pub(crate) struct Drift {
 }
 
 impl Delta {
+    pub(crate) fn new(digester: &Digester) -> Self {
+        Self {
+            desired: HashMap::new(),
+            applied: HashMap::new(),
+            stale: BTreeSet::new(),
+            held: BTreeMap::new(),
+            empty: digester.text(b""),
+        }
+    }
+
     /// This chain shall exist with these rules.
     pub(crate) fn want(&mut self, chain: ChainId, digest: Digest) {
         self.desired.insert(chain, digest);
@@ -70,7 +86,22 @@ impl Delta {
 
     /// Chains to delete.
     pub(crate) fn deletable(&self) -> impl Iterator<Item = ChainId> {
-        self.stale.iter().copied().filter(|c| !self.held.contains(c))
+        self.stale.iter().copied().filter(|c| !self.held.contains_key(c))
+    }
+
+    /// Stale chains that cannot be deleted, each with the foreign chain whose rule references it.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (ChainId, &str)> {
+        self.held.iter().filter(|(chain, _)| self.stale.contains(*chain)).map(|(&chain, by)| (chain, &**by))
+    }
+
+    /// Stale chains that cannot be deleted and may still have rules.
+    pub(crate) fn to_empty(&self) -> impl Iterator<Item = ChainId> {
+        let is_empty = |chain| self.applied.get(&chain) == Some(&Applied::Rules(self.empty_digest(chain)));
+        self.held().map(|(chain, _)| chain).filter(move |&chain| !is_empty(chain))
+    }
+
+    const fn empty_digest(&self, chain: ChainId) -> Digest {
+        if is_order_free(chain) { Digest::EMPTY_SET } else { self.empty }
     }
 
     pub(crate) fn stale(&self) -> &BTreeSet<ChainId> {
@@ -78,7 +109,7 @@ impl Delta {
     }
 
     pub(crate) fn is_held(&self, chain: ChainId) -> bool {
-        self.held.contains(&chain)
+        self.held.contains_key(&chain)
     }
 
     /// The kernel holds none of our chains.
@@ -92,12 +123,11 @@ impl Delta {
     }
 
     /// A write of these chains succeeded. Their desired digests are the ones that were written: nothing changes them
-    /// between a plan and its outcome.
+    /// between a plan and its outcome. A written chain that is not desired was emptied.
     pub(crate) fn commit(&mut self, written: &[ChainId], deleted: &[ChainId]) {
         for &chain in written {
-            if let Some(&digest) = self.desired.get(&chain) {
-                self.applied.insert(chain, Applied::Rules(digest));
-            }
+            let digest = self.desired.get(&chain).copied().unwrap_or_else(|| self.empty_digest(chain));
+            self.applied.insert(chain, Applied::Rules(digest));
         }
         for &chain in deleted {
             self.applied.remove(&chain);
@@ -113,7 +143,7 @@ impl Delta {
     }
 
     /// Replace what is believed by what was seen.
-    pub(crate) fn observe(&mut self, seen: HashMap<ChainId, Digest>, held: BTreeSet<ChainId>) -> Drift {
+    pub(crate) fn observe(&mut self, seen: HashMap<ChainId, Digest>, held: BTreeMap<ChainId, Box<str>>) -> Drift {
         let mut drift = Drift::default();
         let mut applied = HashMap::with_capacity(seen.len());
         let mut stale = BTreeSet::new();
@@ -142,7 +172,6 @@ impl Delta {
 mod tests {
     use super::*;
     use crate::model::names::FixedChain;
-    use crate::rules::digest::Digester;
 
     const A: ChainId = ChainId::Fixed(FixedChain::NatServices);
     const B: ChainId = ChainId::Fixed(FixedChain::Forward);
@@ -153,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_written_until_it_is_confirmed() {
-        let mut delta = Delta::default();
+        let mut delta = Delta::new(&Digester::new([0; 16]));
         assert!(!delta.differs(A));
         delta.want(A, digest("1"));
         assert!(delta.differs(A));
@@ -170,7 +199,7 @@ mod tests {
 
     #[test]
     fn deletion_of_an_unconfirmed_chain_is_still_owed() {
-        let mut delta = Delta::default();
+        let mut delta = Delta::new(&Digester::new([0; 16]));
         delta.want(A, digest("1"));
         delta.abandon(&[A], &[]);
         delta.unwant(A);
@@ -183,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_chain_that_never_was_written_needs_no_deletion() {
-        let mut delta = Delta::default();
+        let mut delta = Delta::new(&Digester::new([0; 16]));
         delta.want(A, digest("1"));
         delta.unwant(A);
         assert_eq!(delta.deletable().count(), 0);
@@ -191,16 +220,36 @@ mod tests {
 
     #[test]
     fn observation_overrules_belief() {
-        let mut delta = Delta::default();
+        let mut delta = Delta::new(&Digester::new([0; 16]));
         delta.want(A, digest("1"));
         delta.want(B, digest("1"));
         delta.commit(&[A, B], &[]);
-        let drift = delta.observe(HashMap::from([(A, digest("x"))]), BTreeSet::new());
+        let drift = delta.observe(HashMap::from([(A, digest("x"))]), BTreeMap::new());
         assert_eq!((drift.differing, drift.missing), (vec![A], vec![B]));
         assert!(delta.differs(A) && delta.differs(B));
         delta.unwant(A);
         assert_eq!(delta.deletable().collect::<Vec<_>>(), [A]);
-        delta.observe(HashMap::from([(A, digest("x"))]), BTreeSet::from([A]));
-        assert_eq!(delta.deletable().count(), 0, "held by a foreign rule");
+    }
+
+    #[test]
+    fn a_held_chain_is_emptied_once_and_deleted_when_it_is_free() {
+        let held = || BTreeMap::from([(B, "MINE".into())]);
+        let mut delta = Delta::new(&Digester::new([0; 16]));
+        delta.observe(HashMap::from([(B, digest("x"))]), held());
+        delta.want(B, digest("1"));
+        assert_eq!((delta.to_empty().count(), delta.held().count()), (0, 0), "desired");
+        delta.unwant(B);
+        assert_eq!((delta.to_empty().collect::<Vec<_>>(), delta.deletable().count()), (vec![B], 0));
+        assert_eq!(delta.held().collect::<Vec<_>>(), [(B, "MINE")]);
+        delta.abandon(&[B], &[]);
+        assert_eq!(delta.to_empty().collect::<Vec<_>>(), [B]);
+        delta.commit(&[B], &[]);
+        assert_eq!((delta.to_empty().count(), delta.deletable().count()), (0, 0));
+        delta.observe(HashMap::from([(B, digest(""))]), held());
+        assert_eq!((delta.to_empty().count(), delta.held().count()), (0, 1), "a restart finds it empty");
+        delta.observe(HashMap::from([(B, digest(""))]), BTreeMap::new());
+        assert_eq!(delta.deletable().collect::<Vec<_>>(), [B]);
+        delta.want(B, digest("1"));
+        assert!(delta.differs(B));
     }
 }

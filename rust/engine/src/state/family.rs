@@ -76,12 +76,12 @@ struct Standing {
 }
 
 impl FamilyState {
-    pub(crate) fn new(family: Family) -> Self {
+    pub(crate) fn new(family: Family, digester: &Digester) -> Self {
         Self {
             family,
             ports: Ports::new(family),
             facts: None,
-            delta: Delta::default(),
+            delta: Delta::new(digester),
             unconfirmed: BTreeSet::new(),
             standing: None,
             in_flight: None,
@@ -131,6 +131,9 @@ impl FamilyState {
         }
         for hook in &hooks {
             changeset.entry_jump(hook);
+        }
+        for chain in self.delta.to_empty() {
+            changeset.empty(chain);
         }
         for chain in self.delta.deletable() {
             changeset.delete(chain);
@@ -380,6 +383,8 @@ impl FamilyState {
     pub(crate) fn facts(&self) -> FamilyFacts {
         let (ports, endpoints, large) = self.ports.counts();
         let Tally { rules, orphaned: [no_local_internal, no_local_external] } = self.ports.tally();
+        let mut held: Vec<_> = self.delta.held().map(|(chain, by)| (chain.to_string(), by.to_owned())).collect();
+        held.sort_unstable();
         FamilyFacts {
             service_ports: ports,
             endpoints,
@@ -387,6 +392,7 @@ impl FamilyState {
             rules: std::array::from_fn(|i| rules[i] + self.fixed[i]),
             no_local_internal,
             no_local_external,
+            held,
         }
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct TableChanges {
     pub(crate) entry_jumps: Vec<u8>,
     /// Range of the `-I` lines once they were appended to `text`.
     pub(crate) entry_jump_lines: Range<usize>,
+    /// Stale chains that must lose their rules but cannot be deleted.
+    pub(crate) emptied: Vec<ChainId>,
     pub(crate) deletions: Vec<ChainId>,
     /// KUBE-FIREWALL is known to be missing. (Declaring it while it exists would empty kubelet's chain.)
     pub(crate) creates_firewall: bool,
@@ -78,6 +80,7 @@ impl TableChanges {
             && self.dispatch.is_empty()
             && self.entry_jumps.is_empty()
             && self.entry_jump_lines.is_empty()
+            && self.emptied.is_empty()
             && self.deletions.is_empty()
             && !self.creates_firewall
     }
@@ -244,16 +247,22 @@ impl<'a> Changeset<'a> {
         self.table(Table::Filter).creates_firewall = true;
     }
 
+    /// Empties a chain that cannot be deleted.
+    pub(crate) fn empty(&mut self, id: ChainId) {
+        self.table(id.table()).emptied.push(id);
+    }
+
     /// Deletes a chain.
     pub(crate) fn delete(&mut self, id: ChainId) {
         self.table(id.table()).deletions.push(id);
     }
 
-    /// Returns every chain that is written.
+    /// Returns every chain that is written, emptied ones included.
     pub(crate) fn written(&self) -> Vec<ChainId> {
         let one = |t: &TableChanges| {
             let dispatch = t.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
-            t.chains.iter().map(|c| c.id).chain(t.tree_chains.iter().map(|p| p.id)).chain(dispatch).collect::<Vec<_>>()
+            let chains = t.chains.iter().map(|c| c.id).chain(t.tree_chains.iter().map(|p| p.id));
+            chains.chain(dispatch).chain(t.emptied.iter().copied()).collect::<Vec<_>>()
         };
         self.tables.iter().flat_map(one).collect()
     }

@@ -24,6 +24,10 @@ pub enum Event {
     Observe,
     /// Somebody flushed a table or removed a chain.
     Meddle(usize),
+    /// A foreign rule comes to reference one of the Services' chains; the engine is not told.
+    Reference(usize),
+    /// All such rules are removed; the engine is not told.
+    Unreference,
     /// The process starts again, with these settings of `dispatch` (see [`MODES`]) and `balance` (see [`BALANCES`]).
     Restart(usize, usize),
 }
@@ -158,6 +162,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..9).prop_map(Event::Fail),
         1 => Just(Event::Observe),
         1 => (0usize..4).prop_map(Event::Meddle),
+        1 => (0usize..40).prop_map(Event::Reference),
+        1 => Just(Event::Unreference),
         1 => (0..MODES.len(), 0..BALANCES.len()).prop_map(|(d, b)| Event::Restart(d, b)),
     ]
 }

@@ -6,6 +6,9 @@ use ferrule_engine::Family;
 use ferrule_engine::nft::Transactions;
 use ferrule_engine::restore_text::RestoreText;
 
+/// The chain of the foreign rules that reference chains of ours.
+pub const FOREIGN: &str = "MINE";
+
 type Table = BTreeMap<String, Vec<String>>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl Kernel {
         for (name, table) in &self.tables {
             out += &format!("*{name}\n");
             for chain in table.keys() {
-                let policy = if chain.starts_with("KUBE-") { "-" } else { "ACCEPT" };
+                let policy = if chain.starts_with("KUBE-") || chain == FOREIGN { "-" } else { "ACCEPT" };
                 out += &format!(":{chain} {policy} [0:0]\n");
             }
             for (chain, rules) in table {
@@ -91,6 +94,24 @@ impl Kernel {
 
     pub fn chains(&self) -> usize {
         self.tables.values().map(BTreeMap::len).sum()
+    }
+
+    /// A foreign rule that references the nth of the Services' chains, if there are any.
+    pub fn reference(&mut self, nth: usize) {
+        let hashed = |name: &&String| {
+            ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-"].iter().any(|p| name.starts_with(p))
+        };
+        let chains = |table| self.tables[table].keys().filter(hashed).map(move |chain| (table, chain.clone()));
+        let all: Vec<(&str, String)> = chains("nat").chain(chains("filter")).collect();
+        if let Some((table, chain)) = all.get(nth % all.len().max(1)) {
+            let verb = if nth.is_multiple_of(2) { "-j" } else { "-g" };
+            self.table_mut(table).entry(FOREIGN.to_owned()).or_default().push(format!(" {verb} {chain}"));
+        }
+    }
+
+    /// The foreign rules are gone.
+    pub fn unreference(&mut self) {
+        self.tables.values_mut().for_each(|table| drop(table.remove(FOREIGN)));
     }
 
     /// Somebody else's edit.
@@ -126,7 +147,7 @@ fn check(table: &Table) -> Result<(), String> {
     for (chain, rules) in table {
         for rule in rules {
             let rule = unquoted(rule)?;
-            let Some((_, target)) = rule.split_once(" -j ") else { continue };
+            let Some((_, target)) = rule.split_once(" -j ").or_else(|| rule.split_once(" -g ")) else { continue };
             let target = target.split(' ').next().unwrap_or_default();
             if !TARGETS.contains(&target) && !table.contains_key(target) {
                 return Err(format!("{chain}: no such target {target}"));

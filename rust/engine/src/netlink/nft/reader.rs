@@ -247,7 +247,7 @@ impl Reader {
                 for verdict in verdicts(raw.expressions) {
                     match leads_to(table, name, verdict) {
                         Foreign::Nowhere => {}
-                        Foreign::Holds(id) => drop(self.observed.held.insert(id)),
+                        Foreign::Holds(id) => self.observed.hold(id, name),
                         Foreign::Hook => return Err(error),
                     }
                 }

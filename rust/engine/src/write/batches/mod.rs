@@ -14,7 +14,8 @@
 //!    part never meets a chain that knew it with other endpoints, or none,
 //! 4. parts of dispatch trees, children before parents: any mix of old and new ones is right (see `tree`),
 //! 5. dispatch chains and hooks: from here on traffic finds the new Services, and takes the new way to the old ones,
-//! 6. deletions: nothing points there any more.
+//! 6. stale chains that foreign rules reference: only emptied,
+//! 7. deletions: nothing points there any more.
 //!
 //! Inside a block names come in descending order, each declaration next to its rules: then every look-up ends at the
 //! list's head. The kernel has no such list, so over netlink blocks are larger. Sizes are measured: every COMMIT costs the kernel a walk over all chains of the table (40 ms at
@@ -52,7 +53,9 @@ pub(crate) fn restore_text(changeset: Changeset<'_>, strategy: WriteStrategy, st
     }
     let steps = tables
         .iter()
-        .map(|t| 2 * (t.chains.len() + t.tree_chains.len() + t.deletions.len()) + t.dispatch_rules() + 64)
+        .map(|t| {
+            2 * (t.chains.len() + t.tree_chains.len() + t.emptied.len() + t.deletions.len()) + t.dispatch_rules() + 64
+        })
         .sum();
     let buffers = tables.each_mut().map(|part| std::mem::take(&mut part.text));
     let mut text = RestoreText::over(buffers, steps);
@@ -65,7 +68,7 @@ pub(crate) fn restore_text(changeset: Changeset<'_>, strategy: WriteStrategy, st
         }
         // Each rule of a tree names another chain.
         let ways = part.tree_chains.iter().map(|p| 1 + p.count).sum::<usize>();
-        let names = part.chains.len() + ways + part.deletions.len();
+        let names = part.chains.len() + ways + part.emptied.len() + part.deletions.len();
         let jumping = part.chains.iter().filter(|c| !matches!(c.id, ChainId::Hashed(Prefix::Sep, _)));
         let targets = jumping.map(|c| c.count).sum();
         let over = [(names, limits.small), (targets, limits.small_targets)].into_iter().find(|(n, limit)| n > limit);
@@ -84,7 +87,8 @@ fn one_block(table: Table, mut part: TableChanges, strategy: WriteStrategy, text
     let parts = part.tree_chains.iter().map(|p| p.id);
     let dispatch = part.dispatch.iter().map(|d| ChainId::Fixed(d.chain));
     let written = part.chains.iter().map(|c| c.id).chain(parts).chain(dispatch);
-    let mut declared: Vec<ChainId> = part.deletions.iter().copied().chain(written).collect();
+    let stale = part.deletions.iter().chain(&part.emptied).copied();
+    let mut declared: Vec<ChainId> = stale.chain(written).collect();
     if legacy {
         declared.sort_by_cached_key(|&id| legacy_order(id));
         part.chains.sort_by_cached_key(|chain| legacy_order(chain.id));

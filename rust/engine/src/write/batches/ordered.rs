@@ -31,6 +31,9 @@ pub(super) fn ordered_blocks(table: Table, changes: TableChanges, limits: Limits
     service_blocks(table, services, limits, text);
     tree_blocks(table, changes.tree_chains, limits, text);
     dispatch_block(table, changes.dispatch, changes.entry_jump_lines, text);
+    if !changes.emptied.is_empty() {
+        text.block(table, "emptied", |out| changes.emptied.iter().for_each(|&id| out.declare(id)));
+    }
     deletion_blocks(table, changes.deletions, limits, text);
 }
 

@@ -81,7 +81,8 @@ fn of_a_foreign_rule_it_matters_where_it_leads() {
                 verdict_of(code, Some(svc), out);
             }],
         );
-        assert_eq!(observed.unwrap().held.iter().map(|id| id.name()).collect::<Vec<_>>(), [svc]);
+        let held = observed.unwrap().held;
+        assert_eq!(held.iter().map(|(id, by)| (id.name(), &**by)).collect::<Vec<_>>(), [(svc.to_owned(), "MINE")]);
     }
     for (table, chain, code, to, is_hook) in [
         ("nat", "OUTPUT", -3, Some("KUBE-SERVICES"), true),
