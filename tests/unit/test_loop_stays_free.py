@@ -63,7 +63,7 @@ def test_a_sync(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not asyncio.run(syncs.sync()).ok
     # By the size of what there is or of what arrived, which nobody knows beforehand.
     assert watched.threaded - {"commit", "abandon"} == {"replace", "observe", "plan", "conntrack_view"}
-    assert watched.inline - {"commit", "abandon"} == {"take_change_triggers", "rule_reader"}
+    assert watched.inline - {"commit", "abandon"} == {"take_change_triggers", "rule_reader", "facts"}
     assert {"commit", "abandon"} <= (watched.threaded if large else watched.inline)
 
 
