@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,9 +75,21 @@ def _node_addresses(manifests: Sequence[Manifest], node_name: str) -> list[str]:
         if manifest.kind == "Node" and manifest.name == node_name:
             status = orjson.loads(manifest.raw).get("status")
             addresses = status.get("addresses") if isinstance(status, dict) else None
-            types = ("InternalIP", "ExternalIP")
-            return [a["address"] for a in addresses or [] if isinstance(a, dict) and a.get("type") in types]
+            entries = addresses if isinstance(addresses, list) else []
+            return [text for entry in entries if (text := _node_address(entry)) is not None]
     return []
+
+
+def _node_address(entry: object) -> str | None:
+    """An entry's IP address. Other types, and what the API server would not have accepted, count as absent."""
+    if not isinstance(entry, dict) or entry.get("type") not in ("InternalIP", "ExternalIP"):
+        return None
+    text = entry.get("address")
+    try:
+        address = ipaddress.ip_address(text if isinstance(text, str) else "")
+    except ValueError:
+        return None
+    return None if isinstance(address, ipaddress.IPv6Address) and address.scope_id else str(address)
 
 
 def require_families(value: str | None) -> Sequence[Family]:

@@ -2,15 +2,17 @@
 
 YAML 1.1's surprises are left out: `on`, `yes` and `2024-01-01` stay text, `010` stays text (and is then refused where a
 number belongs, instead of silently becoming 8). Keys are strings; a key given twice is noticed, because the reader of
-the file sees one value and the parser another. JSON is YAML, so JSON files go the same way.
+the file sees one value and the parser another. JSON is YAML, and `load_json` reads it several times as fast.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import yaml
 
 EXPANDED_LIMIT = 2_000_000
@@ -79,6 +81,32 @@ def load_all(data: bytes) -> Iterator[tuple[Any, list[str]]]:
         raise _explain(error) from error
     finally:
         loader.dispose()
+
+
+def looks_like_json(data: bytes) -> bool:
+    """Whether `load_json` is worth a try: the first character opens an object or an array."""
+    return data[:256].lstrip()[:1] in (b"{", b"[")
+
+
+def load_json(data: bytes) -> tuple[Any, list[str]]:
+    """A JSON document with the keys it repeats. Raises `YamlError`."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise YamlError(f"not JSON: {error.msg}", error.lineno) from error
+    repeated: list[str] = []
+
+    def look(pairs: list[tuple[str, None]]) -> None:
+        if len(dict(pairs)) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated.extend(key for index, key in enumerate(keys) if key in keys[:index])
+
+    try:
+        # orjson keeps the last of repeated keys without a word. The values are of no interest here.
+        json.loads(data, object_pairs_hook=look)
+    except (ValueError, RecursionError) as error:
+        raise YamlError("not JSON: nested too deeply, or a number with too many digits") from error
+    return document, repeated
 
 
 def load_first(data: bytes) -> tuple[Any, list[str]]:

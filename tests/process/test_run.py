@@ -73,7 +73,7 @@ def test_a_burst_of_edits_is_one_sync(netns: NetNs, folder: Path) -> None:
         ("kind: Service\nmetadata:\n  name: web\n", "half-written"),
         ("kind: Service\n\tmetadata: {}\n", "not YAML"),
         ("a: 1\na: 2\n", "given twice"),
-        ("- 1\n- 2\n", "is no object but a number"),
+        ("- 1\n- 2\n", "is not an object but a number"),
         ("metadata:\n  name: x\n", "kind"),
         ("kind: Service\nmetadata: {}\nspec: {}\n", "metadata.name"),
         ("\x00\x01", "not YAML"),

@@ -342,7 +342,7 @@ def test_a_plugin_is_run_with_its_arguments_and_environment(tmp_path: Path) -> N
         ("echo junk", "failed to decode"),
         (says("{}"), "neither token nor clientCertificateData"),
         (says('{"clientCertificateData":"x"}'), "go together"),
-        (says('{"token":"x","expirationTimestamp":"soon"}'), "'soon' is no RFC 3339 time"),
+        (says('{"token":"x","expirationTimestamp":"soon"}'), "'soon' is not an RFC 3339 time"),
         (says('{"token":7}'), "must be text"),
     ],
 )

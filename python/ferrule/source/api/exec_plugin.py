@@ -23,14 +23,19 @@ class ExecCredential:
 
 async def run_plugin(config: dict[str, Any], *, seconds: int = exec_plugin.PLUGIN_SECONDS) -> ExecCredential:
     """Run it once. Raises `InputError`: whatever is wrong, it is the plugin or its section of the kubeconfig."""
-    return _credential(config["command"], await exec_plugin.run(config, seconds=seconds))
+    return credential(config["command"], await exec_plugin.run(config, seconds=seconds))
 
 
-def _credential(command: str, status: Any) -> ExecCredential:
+def credential(command: str, status: Any) -> ExecCredential:
+    """Reads the `status` of an ExecCredential. Raises `InputError`."""
     status = status if isinstance(status, dict) else {}
     token, certificate, key = (status.get(n) or "" for n in ("token", "clientCertificateData", "clientKeyData"))
     if not all(isinstance(v, str) for v in (token, certificate, key)):
         raise InputError(f"exec plugin {command}: status.token and status.client*Data must be text")
+    if not (certificate.isascii() and key.isascii()):
+        raise InputError(f"exec plugin {command}: status.client*Data must be PEM, which is ASCII")
+    if not all("!" <= character <= "~" for character in token):
+        raise InputError(f"exec plugin {command}: status.token must be one word of printable ASCII characters")
     if bool(certificate) is not bool(key):
         raise InputError(f"exec plugin {command}: status.clientCertificateData and status.clientKeyData go together")
     if not token and not certificate:
@@ -44,6 +49,7 @@ def _expiry(command: str, status: dict[str, Any]) -> float | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"exec plugin {command}: status.expirationTimestamp {text!r} is no RFC 3339 time") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = f"status.expirationTimestamp {text!r} is not an RFC 3339 time"
+        raise InputError(f"exec plugin {command}: {reason}") from error

@@ -94,9 +94,7 @@ def read_kubeconfig(path: Path, *, master: str = "", allow_insecure: bool = Fals
     if exec_config is not None and (token is not None or certificate is not None):
         raise user.wrong("exec", "stands beside a token or client certificate: drop one")
     basic = (user.text("username"), user.text("password"))
-    proxy = cluster.text("proxy-url")
-    if proxy and urlsplit(proxy).scheme not in ("http", "https"):
-        raise cluster.wrong("proxy-url", "must begin with http:// or https://")
+    proxy = _proxy(cluster)
     if key is not None and key.path is not None:
         warnings += _mode_warnings(key.path, secret=True)
     if any(m is not None and m.path is None for m in (key, token)) or exec_config is not None:
@@ -155,6 +153,8 @@ def _check_readable(path: Path, what: str) -> None:
         raise InputError(f"{path}: {what} may not be read by user {os.geteuid()}{mode}") from error
     except OSError as error:
         raise InputError(f"{path}: {what} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in its name
+        raise InputError(f"{str(path)!r}: {what} cannot be read: {error}") from error
 
 
 def _mode_warnings(path: Path, *, secret: bool) -> list[str]:
@@ -182,6 +182,17 @@ def _server(text: str, where: str, *, tls: bool) -> str:
     return url.rstrip("/")
 
 
+def _proxy(cluster: _Section) -> str:
+    text = cluster.text("proxy-url")
+    try:
+        usable = not text or urlsplit(text).scheme in ("http", "https")
+    except ValueError as error:
+        raise cluster.wrong("proxy-url", f"{text!r} is not a URL: {error}") from error
+    if not usable:
+        raise cluster.wrong("proxy-url", "must begin with http:// or https://")
+    return text
+
+
 def _exec(user: _Section) -> dict[str, Any] | None:
     config = user.values.get("exec")
     if config is None:
@@ -206,6 +217,8 @@ def _exec(user: _Section) -> dict[str, Any] | None:
             or not isinstance(item.get("value"), str)
         ):
             raise section.wrong(f"env[{number}]", "must have a name and a value, both text")
+    if "\0" in command:
+        raise section.wrong("command", "must not hold a NUL character")
     if "/" in command:
         command = str((user.path.parent / command).resolve())
     return {**config, "command": command, "args": [str(a) for a in config.get("args") or ()]}

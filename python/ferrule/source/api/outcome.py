@@ -70,8 +70,9 @@ def from_answer(server: str, status: int, body: bytes, retry_after: str | None) 
             too_large = isinstance(causes, list) and any(
                 isinstance(c, dict) and c.get("reason") == "ResourceVersionTooLarge" for c in causes
             )
-            if wait is None and isinstance(details.get("retryAfterSeconds"), int):
-                wait = float(details["retryAfterSeconds"]) or None
+            asked = details.get("retryAfterSeconds")
+            if wait is None and isinstance(asked, int) and not isinstance(asked, bool) and asked > 0:
+                wait = float(asked)
     too_large = too_large or "Too large resource version" in message
     if not message:
         message = quote(body) or "no text"
@@ -85,6 +86,5 @@ def quote(body: bytes) -> str:
 
 def _seconds(header: str | None) -> float | None:
     # An HTTP date is allowed too, but nothing in front of an API server sends one, and it would need a trusted clock.
-    if header is None or not header.strip().isdigit():
-        return None
-    return float(header.strip()[:9])
+    text = (header or "").strip()
+    return float(text[:9]) or None if text.isascii() and text.isdigit() else None

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ferrule.types import KINDS, Kind
-from ferrule.yamljson import YamlError, load_all
+from ferrule.yamljson import YamlError, load_all, load_json, looks_like_json
 
 NAMESPACED: frozenset[Kind] = frozenset({"Service", "EndpointSlice"})
 
@@ -57,95 +57,104 @@ class Parsed:
 
 
 def parse(file: str, data: bytes) -> Parsed:
-    """`file` names it in complaints; `.json` files are read as JSON, everything else as YAML."""
-    manifests: list[Manifest] = []
-    complaints: list[Complaint] = []
-    notes: dict[str, Complaint] = {}
-    number = 0
+    """Reads one file. `file` names it in complaints; `.json` files must be JSON, everything else may be YAML, too."""
+    reader = _Reader(file)
     try:
-        for number, document in enumerate(_documents(file, data), start=1):
-            for field, item in _items(document):
-                _take(file, number, field, item, manifests, complaints, notes)
+        for document in _documents(file, data):
+            reader.document += 1
+            reader.read(document)
     except YamlError as error:
-        complaints.append(Complaint(file, number + 1, "", str(error)))
-    return Parsed(tuple(manifests), tuple(complaints), tuple(notes.values()))
+        reader.complaints.append(Complaint(file, reader.document + 1, "", str(error)))
+    return Parsed(tuple(reader.manifests), tuple(reader.complaints), tuple(reader.notes.values()))
 
 
 def _documents(file: str, data: bytes) -> Iterator[Any]:
-    if file.endswith(".json"):
-        try:
-            yield orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise YamlError(f"not JSON: {error.msg}", error.lineno) from error
-        return
-    for document, repeated in load_all(data):
+    try:
+        # kubectl writes JSON under any name. Read as YAML it takes thirty times as long.
+        found = load_json(data) if file.endswith(".json") or looks_like_json(data) else None
+    except YamlError:
+        if file.endswith(".json"):
+            raise
+        found = None  # a flow mapping, or several JSON documents between `---`
+    for document, repeated in load_all(data) if found is None else (found,):
         if repeated:
             raise YamlError(f"the key {repeated[0]!r} is given twice")
         if document is not None:  # only comments, or nothing between two `---`
             yield document
 
 
-def _items(document: object) -> Iterator[tuple[str, object]]:
-    """A document is an object, a List, or (as recorded histories are) an array of objects."""
-    if isinstance(document, list):
-        for i, item in enumerate(document):
-            yield f"[{i}]", item
-        return
-    if isinstance(document, dict) and str(document.get("kind", "")).endswith("List") and "items" in document:
-        inner = str(document["kind"]).removesuffix("List")
-        for i, item in enumerate(document["items"] or []):
-            # Items of a ServiceList carry no kind of their own.
-            if isinstance(item, dict) and inner and "kind" not in item:
-                item = {"kind": inner, **item}  # noqa: PLW2901 - the completed item
-            yield f"items[{i}]", item
-        return
-    yield "", document
+class _Reader:
+    """Collects what one file's documents say."""
 
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.document = 0
+        """The number of the current document, from 1."""
+        self.manifests: list[Manifest] = []
+        self.complaints: list[Complaint] = []
+        self.notes: dict[str, Complaint] = {}
 
-def _take(
-    file: str,
-    number: int,
-    field: str,
-    item: object,
-    manifests: list[Manifest],
-    complaints: list[Complaint],
-    notes: dict[str, Complaint],
-) -> None:
-    def complain(at: str, reason: str) -> None:
-        complaints.append(Complaint(file, number, ".".join(part for part in (field, at) if part), reason))
-
-    if not isinstance(item, dict):
-        complain("", f"is no object but {_type_name(item)}")
-        return
-    kind = item.get("kind")
-    if not isinstance(kind, str) or not kind:
-        complain("kind", "is missing")
-        return
-    if kind not in KINDS:
-        notes.setdefault(kind, Complaint(file, number, field, f"kind {kind} makes no rules: ignored"))
-        return
-    metadata: dict[str, Any] = item["metadata"] if isinstance(item.get("metadata"), dict) else {}
-    name = metadata.get("name")
-    if not isinstance(name, str) or not name:
-        complain("metadata.name", "is missing or no string")
-        return
-    missing = _cut_short(kind, item)
-    if missing:
-        complain(missing, f"is missing: {kind} {name} looks half-written")
-        return
-    namespace = ""
-    if kind in NAMESPACED:
-        namespace = metadata.get("namespace") or "default"
-        if not isinstance(namespace, str):
-            complain("metadata.namespace", "is no string")
+    def read(self, document: object) -> None:
+        """Takes a document: an object, a List, or (as recorded histories are) an array of objects."""
+        if isinstance(document, list):
+            for i, item in enumerate(document):
+                self._take(f"[{i}]", item)
             return
-        item = {**item, "metadata": {**metadata, "namespace": namespace}}
-    try:
-        raw = orjson.dumps(item)
-    except (TypeError, orjson.JSONEncodeError) as error:
-        complain("", f"cannot be expressed as JSON: {error}")
-        return
-    manifests.append(Manifest(kind, namespace, name, raw, number))
+        kind = document.get("kind") if isinstance(document, dict) else None
+        if not isinstance(document, dict) or not isinstance(kind, str) or not kind.endswith("List"):
+            self._take("", document)
+            return
+        if "items" not in document:  # another kind's name that happens to end so
+            self._take("", document)
+            return
+        items = document["items"]
+        if not isinstance(items, list | None):
+            self._complain("items", f"is not a list but {_type_name(items)}")
+            return
+        inner = kind.removesuffix("List")
+        for i, item in enumerate(items or ()):
+            # Items of a ServiceList have no kind of their own.
+            whole = {"kind": inner, **item} if isinstance(item, dict) and inner and "kind" not in item else item
+            self._take(f"items[{i}]", whole)
+
+    def _complain(self, at: str, reason: str, within: str = "") -> None:
+        field = ".".join(part for part in (within, at) if part)
+        self.complaints.append(Complaint(self.file, self.document, field, reason))
+
+    def _take(self, field: str, item: object) -> None:
+        if not isinstance(item, dict):
+            self._complain("", f"is not an object but {_type_name(item)}", field)
+            return
+        kind = item.get("kind")
+        if not isinstance(kind, str) or not kind:
+            self._complain("kind", "is missing", field)
+            return
+        if kind not in KINDS:
+            note = Complaint(self.file, self.document, field, f"kind {kind} makes no rules: ignored")
+            self.notes.setdefault(kind, note)
+            return
+        metadata: dict[str, Any] = item["metadata"] if isinstance(item.get("metadata"), dict) else {}
+        name = metadata.get("name")
+        if not isinstance(name, str) or not name:
+            self._complain("metadata.name", "is missing or not a string", field)
+            return
+        missing = _cut_short(kind, item)
+        if missing:
+            self._complain(missing, f"is missing: {kind} {name} looks half-written", field)
+            return
+        namespace = ""
+        if kind in NAMESPACED:
+            namespace = metadata.get("namespace") or "default"
+            if not isinstance(namespace, str):
+                self._complain("metadata.namespace", "is not a string", field)
+                return
+            item = {**item, "metadata": {**metadata, "namespace": namespace}}
+        try:
+            raw = orjson.dumps(item)
+        except (TypeError, orjson.JSONEncodeError) as error:
+            self._complain("", f"cannot be expressed as JSON: {error}", field)
+            return
+        self.manifests.append(Manifest(kind, namespace, name, raw, self.document))
 
 
 def _cut_short(kind: str, item: dict[str, Any]) -> str | None:
@@ -162,6 +171,7 @@ def _type_name(value: object) -> str:
         type(None): "null",
         str: "a string",
         list: "a list",
+        dict: "an object",
         bool: "true or false",
         int: "a number",
         float: "a number",
