@@ -79,6 +79,16 @@ def test_master_overrides_the_server(tmp_path: Path) -> None:
     assert find_access("", "127.0.0.1:8080").server == "http://127.0.0.1:8080"
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.10", "[::1]", "[::ffff:127.0.0.1]", "LOCALHOST."])
+def test_plain_http_is_for_loopback_only(tmp_path: Path, host: str) -> None:
+    path = kubeconfig(tmp_path, {"server": f"http://{host}:8001"}, {"token": "t"})
+    assert read_kubeconfig(path).server == f"http://{host}:8001"
+    assert find_access("", f"http://{host}:8001").server == f"http://{host}:8001"
+    for access in (str(path), ""):
+        with pytest.raises(InputError, match=r"--master: 'http://192\.0\.2\.7:80' is plain HTTP"):
+            find_access(access, "http://192.0.2.7:80")
+
+
 def test_in_cluster(tmp_path: Path) -> None:
     environment = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
     with pytest.raises(InputError, match="token: the Pod's service account does not exist"):
@@ -105,6 +115,23 @@ def test_a_proxy_of_the_environment_is_nobodys_business(tmp_path: Path, monkeypa
         ({"server": "ftp://x"}, {}, r"clusters\[prod\].cluster.server: 'ftp://x' must be a URL"),
         ({"server": "https://x:70000"}, {}, "is no URL"),
         ({"server": 7}, {}, "server must be text, not 7"),
+        (
+            {"server": "http://192.0.2.1:8080"},
+            {},
+            r"clusters\[prod\].cluster.server: 'http://192.0.2.1:8080' is plain HTTP: .*",
+        ),
+        (
+            {"server": "http://127.0.0.1.example:80"},
+            {"token": "t"},
+            "is plain HTTP: .* use https:// with certificate-auth",
+        ),
+        ({"server": "192.0.2.1:8080"}, {"token": "t"}, r"is plain HTTP \(no scheme and no TLS settings mean http://\)"),
+        ({"server": "http://[::ffff:192.0.2.1]"}, {"token": "t"}, "is plain HTTP"),
+        (
+            {"server": "http://localhost", "proxy-url": "http://p"},
+            {"token": "t"},
+            "proxy-url would get .* in clear text",
+        ),
         ({"certificate-authority": "nowhere.pem"}, {}, "nowhere.pem: clusters.*certificate-authority does not exist"),
         ({"certificate-authority-data": "%%"}, {}, "certificate-authority-data is not base64"),
         ({"insecure-skip-tls-verify": True}, {}, "ferrule always verifies the API server"),

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from ferrule.errors import InputError
 from ferrule.source.api.access import Access, Material
+from ferrule.source.api.server_url import server_url
 from ferrule.yamljson import YamlError, load_first
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -37,7 +38,7 @@ def find_access(
     if kubeconfig:
         return read_kubeconfig(Path(kubeconfig), master=master, allow_insecure=allow_insecure)
     if master:
-        return Access(_server(master, "--master", tls=False), "--master", warnings=("--master alone: no identity",))
+        return Access(server_url(master, "--master", tls=False), "--master", warnings=("--master alone: no identity",))
     return in_cluster(environment)
 
 
@@ -94,7 +95,6 @@ def read_kubeconfig(path: Path, *, master: str = "", allow_insecure: bool = Fals
     if exec_config is not None and (token is not None or certificate is not None):
         raise user.wrong("exec", "stands beside a token or client certificate: drop one")
     basic = (user.text("username"), user.text("password"))
-    proxy = _proxy(cluster)
     if key is not None and key.path is not None:
         warnings += _mode_warnings(key.path, secret=True)
     if any(m is not None and m.path is None for m in (key, token)) or exec_config is not None:
@@ -103,16 +103,15 @@ def read_kubeconfig(path: Path, *, master: str = "", allow_insecure: bool = Fals
     if not server:
         raise cluster.wrong("server", "is empty: it must be the API server's URL")
     tls = insecure or ca is not None or certificate is not None
-    checked = (
-        _server(master, "--master", tls=tls) if master else _server(server, f"{path}: {cluster.name}.server", tls=tls)
-    )
+    text, where = (master, "--master") if master else (server, f"{path}: {cluster.name}.server")
+    checked = server_url(text, where, tls=tls)
     return Access(
         checked,
         f"{path}, context {wanted}" + (", server from --master" if master else ""),
         ca=ca,
         tls_server_name=cluster.text("tls-server-name"),
         verify=not insecure,
-        proxy=proxy,
+        proxy=_proxy(cluster, checked),
         token=token,
         basic=basic if basic[0] else None,
         certificate=certificate,
@@ -169,20 +168,7 @@ def _mode_warnings(path: Path, *, secret: bool) -> list[str]:
     return []
 
 
-def _server(text: str, where: str, *, tls: bool) -> str:
-    """As client-go: no scheme means https where anything about TLS is configured, else http."""
-    url = text if "://" in text else f"{'https' if tls else 'http'}://{text}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise InputError(f"{where}: {text!r} is no URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
-        raise InputError(f"{where}: {text!r} must be a URL such as https://host:6443")
-    return url.rstrip("/")
-
-
-def _proxy(cluster: _Section) -> str:
+def _proxy(cluster: _Section, server: str) -> str:
     text = cluster.text("proxy-url")
     try:
         usable = not text or urlsplit(text).scheme in ("http", "https")
@@ -190,6 +176,9 @@ def _proxy(cluster: _Section) -> str:
         raise cluster.wrong("proxy-url", f"{text!r} is not a URL: {error}") from error
     if not usable:
         raise cluster.wrong("proxy-url", "must begin with http:// or https://")
+    if text and server.startswith("http:"):
+        reason = f"would get everything sent to {server} in clear text: use https:// or no proxy"
+        raise cluster.wrong("proxy-url", reason)
     return text
 
 
