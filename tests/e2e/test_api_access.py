@@ -178,7 +178,6 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
             proxy.wait_until_synced()
             first = address(world, "before")
             eventually(lambda: has(proxy, first), "no first sync")
-            synced = proxy.syncs()
             try:
                 world.cluster.revoke()
                 since = time.monotonic()
@@ -191,6 +190,8 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
 
                 eventually(denied, lambda: f"readiness is silent:\n{proxy.running.tail()}")
                 assert proxy.http("/readyz", HEALTH).status == 503
+                # Counted only now: the line of a write is logged after its rules can be seen.
+                synced = proxy.syncs()
                 (said, *_) = proxy.running.lines("Cannot follow the API server", "(403)")
                 assert said.startswith("E")
                 assert 'User "system:serviceaccount:kube-system:kube-proxy" cannot' in said.replace("\\", "")

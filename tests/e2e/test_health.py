@@ -15,7 +15,7 @@ from ferrule.testing.lab import Host
 from tests.e2e.harness import objects
 from tests.e2e.harness.api import Object, Reply, request
 from tests.e2e.harness.fabric import NodeHost
-from tests.e2e.harness.site import meets, who
+from tests.e2e.harness.site import QUICK, meets, who
 from tests.e2e.harness.subject import HEALTH, Proxy, Subject, proxy_config
 from tests.e2e.harness.waiting import eventually
 from tests.e2e.harness.world import World
@@ -95,7 +95,7 @@ def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
         assert early.status == 503
         assert "the first sync has not happened" in early.text
         assert statuses(proxy) == {"/healthz": 503, "/livez": 200}, "no load balancer sends to what is no node yet"
-        assert who(client, address, count=3) != {"web-1"}
+        assert who(client, address, count=3, timeout=QUICK) != {"web-1"}
         world.register(node)
         eventually(lambda: proxy.http("/readyz", HEALTH).status == 200, lambda: proxy.http("/readyz", HEALTH).text)
         # Nobody has to wait once it says so.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.harness import objects
-from tests.e2e.harness.site import Site, meets, who
+from tests.e2e.harness.site import QUICK, Site, meets, who
 from tests.e2e.harness.waiting import eventually
 from tests.e2e.harness.world import World
 
@@ -156,7 +156,7 @@ def test_source_ranges(site: Site, world: World) -> None:
     port = service["spec"]["ports"][0]["nodePort"]
     world.pod("web-1", site.node)
     meets(site.outside, "192.0.2.30", {"web-1"})
-    assert who(site.near, "192.0.2.30", count=3) == DROPPED
+    assert who(site.near, "192.0.2.30", count=3, timeout=QUICK) == DROPPED
     assert who(site.near, service["spec"]["clusterIP"]) == {"web-1"}
     change = {"spec": {"loadBalancerSourceRanges": ["10.128.0.0/10", "198.51.100.0/24"]}}
     world.api.patch("Service", "web", world.namespace, change)
@@ -175,11 +175,11 @@ def test_a_load_balancers_addresses_come_and_go(site: Site, world: World) -> Non
     meets(site.outside, "192.0.2.41", {"web-1"})
     world.give_ingress("web", "192.0.2.42")
     meets(site.outside, "192.0.2.42", {"web-1"})
-    gone = who(site.outside, "192.0.2.41", count=3)
+    gone = who(site.outside, "192.0.2.41", count=3, timeout=QUICK)
     assert "web-1" not in gone
     status = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.42", "ipMode": "Proxy"}]}}}
     world.api.patch("Service", "web", world.namespace, status, status=True)
-    eventually(lambda: "web-1" not in who(site.outside, "192.0.2.42", count=3), "ipMode Proxy is served")
+    eventually(lambda: "web-1" not in who(site.outside, "192.0.2.42", count=3, timeout=QUICK), "ipMode Proxy is served")
 
 
 def test_external_policy_is_switched(site: Site, world: World) -> None:
@@ -212,7 +212,7 @@ def test_external_policy_local_from_inside(site: Site, world: World) -> None:
     for client in (site.near, site.node):
         meets(client, "192.0.2.50", {"far-1"})
         assert who(client, site.node.ips[0], port) == {"far-1"}
-    assert who(site.outside, site.node.ips[0], port, count=3) == DROPPED
+    assert who(site.outside, site.node.ips[0], port, count=3, timeout=QUICK) == DROPPED
     # A Pod's own address is kept where the Pod answers on its node.
     near = world.pod("near-1", site.node)
     world.wait_for_endpoints(pod.ip, near.ip)

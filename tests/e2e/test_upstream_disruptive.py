@@ -7,13 +7,14 @@ import socket
 import statistics
 import time
 from contextlib import ExitStack, closing
+from functools import partial
 
 import pytest
 
 from ferrule.testing.lab import PORTS, Host
 from tests.e2e.harness import objects
 from tests.e2e.harness.load import load
-from tests.e2e.harness.site import meets, who
+from tests.e2e.harness.site import QUICK, meets, who
 from tests.e2e.harness.subject import HEALTH, Proxy, Subject, proxy_config, rules
 from tests.e2e.harness.waiting import eventually, steadily
 from tests.e2e.harness.world import World
@@ -147,7 +148,7 @@ def test_after_a_restart_of_the_proxy(world: World, subject: Subject) -> None:
             assert who(client, addresses["goes"]) == {"goes-1"}
             world.api.delete("Service", "goes", world.namespace)
             new = world.service("new", selector={"app": "stays"})["spec"]["clusterIP"]
-            assert who(client, new, count=3) != {"stays-1"}
+            assert who(client, new, count=3, timeout=QUICK) != {"stays-1"}
             proxy.start().wait_until_synced()
             meets(client, new, {"stays-1"})
             eventually(
@@ -187,7 +188,8 @@ def test_services_up_and_down(world: World, subject: Subject) -> None:
                 address = world.service(f"more-{i}", selector={"app": "web"})["spec"]["clusterIP"]
                 meets(client, address, {"web-1", "web-2"})
                 world.api.delete("Service", f"more-{i}", world.namespace)
-                eventually(lambda a=address: not {"web-1", "web-2"} & who(client, a, count=3), "still up")  # type: ignore[misc]
+                gone = partial(who, client, address, count=3, timeout=QUICK)
+                eventually(lambda gone=gone: not {"web-1", "web-2"} & gone(), "still up")  # type: ignore[misc]
         verdict.assert_unbroken(at_least=50)
 
 
@@ -263,7 +265,10 @@ def test_node_ports_on_localhost(world: World, subject: Subject) -> None:
         config = proxy_config(world.folder / "strict", kubeconfig, iptables={"localhostNodePorts": False})
     with Proxy(subject, node, world.cluster, world.folder, config=config) as proxy:
         proxy.wait_until_synced()
-        eventually(lambda: "web-1" not in who(node, "127.0.0.1", port, count=3), "localhost still serves node ports")
+        eventually(
+            lambda: "web-1" not in who(node, "127.0.0.1", port, count=3, timeout=QUICK),
+            "localhost still serves node ports",
+        )
         assert who(node, node.ips[0], port) == {"web-1"}
 
 

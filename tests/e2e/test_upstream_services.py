@@ -9,7 +9,7 @@ import pytest
 from ferrule.testing.lab import PORTS, Host, pods, question
 from tests.e2e.harness import objects
 from tests.e2e.harness.api import ApiError, Object
-from tests.e2e.harness.site import Site, meets, who
+from tests.e2e.harness.site import QUICK, Site, meets, who
 from tests.e2e.harness.subject import rules
 from tests.e2e.harness.waiting import eventually
 from tests.e2e.harness.world import Pod, World
@@ -134,7 +134,7 @@ def test_ports_are_added_renumbered_and_removed(site: Site, world: World) -> Non
     change(world, ports=[objects.port("more", 81, PORTS[1], nodePort=32200)])
     meets(site.near, address, BOTH, port=81)
     meets(site.outside, site.node.ips[0], BOTH, port=32200)
-    eventually(lambda: not who(site.near, address) & BOTH, "the removed port is served")
+    eventually(lambda: not who(site.near, address, timeout=QUICK) & BOTH, "the removed port is served")
 
 
 @pytest.mark.usefixtures("web")
@@ -153,7 +153,8 @@ def test_one_number_for_two_protocols(site: Site, world: World) -> None:
     change(world, ports=[ports[0]])
     meets(site.outside, "192.0.2.70", BOTH)
     eventually(
-        lambda: not who(site.outside, site.node.ips[0], 32210, protocol="udp", count=3) & BOTH, "UDP is still served"
+        lambda: not who(site.outside, site.node.ips[0], 32210, protocol="udp", count=3, timeout=QUICK) & BOTH,
+        "UDP is still served",
     )
     assert who(site.outside, site.node.ips[0], 32210) == BOTH
 

@@ -42,6 +42,9 @@ PORTS = (8080, 8081)
 POD_PROGRAM = Path(__file__).with_name("pod.py")
 GATEWAY = "169.254.1.1"
 READY_SECONDS = 20
+PATIENT = 20.0
+"""Seconds to wait for an answer that is expected: longer than several retransmissions of a SYN on a busy machine. An
+answer ends the wait, so only a failing test takes that long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,10 @@ class Host:
         *,
         protocol: str = "tcp",
         count: int = 1,
-        timeout: float = 1.0,
+        timeout: float = PATIENT,
         source: str | None = None,
     ) -> list[Answer]:
-        """`count` new connections from here; each answer tells who served it."""
+        """Opens `count` new connections from here; each answer tells which Pod served it."""
         return self.ask_all([question(destination, port, protocol, count, timeout, source)])[0]
 
     def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Answer]]:
@@ -95,7 +98,12 @@ class Host:
 
 
 def question(
-    destination: str, port: int, protocol: str = "tcp", count: int = 1, timeout: float = 1.0, source: str | None = None
+    destination: str,
+    port: int,
+    protocol: str = "tcp",
+    count: int = 1,
+    timeout: float = PATIENT,
+    source: str | None = None,
 ) -> dict[str, Any]:
     """One entry for `Host.ask_all`."""
     return {

@@ -69,8 +69,8 @@ class Site:
 
 
 def who(client: Host, address: str, port: int = 80, *, count: int = ASKED, **options: Any) -> set[str]:
-    """The Pods (or errors) that `count` new connections meet."""
-    return set(pods(client.ask(address, port, count=count, timeout=options.pop("timeout", QUICK), **options)))
+    """Returns the Pods (or errors) that `count` new connections meet. `timeout=QUICK` is for those that expect none."""
+    return set(pods(client.ask(address, port, count=count, **options)))
 
 
 def meets(client: Host, address: str, wanted: set[str], port: int = 80, **options: Any) -> None:
@@ -79,7 +79,7 @@ def meets(client: Host, address: str, wanted: set[str], port: int = 80, **option
 
     def as_wanted() -> bool:
         nonlocal seen
-        seen = who(client, address, port, **options)
+        seen = who(client, address, port, **{"timeout": QUICK, **options})
         return seen == wanted
 
     eventually(
