@@ -197,10 +197,11 @@ class Problem:
 
 @final
 class HealthCheck:
-    """A Service's healthCheckNodePort and what its listener must answer."""
+    """A Service's healthCheckNodePort and what its listener must answer in one family."""
 
     namespace: str
     name: str
+    family: Family
     port: int
     local_endpoints: int
 
@@ -297,7 +298,8 @@ class Engine:
         unknown. The first one after the first plan is always there."""
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the objects now, sorted; small."""
-    def health_checks(self) -> list[HealthCheck]: ...
+    def health_checks(self) -> list[HealthCheck]:
+        """One for each family that a Service with a healthCheckNodePort has a cluster IP in."""
     def counts(self) -> tuple[int, int]:
         """Services and EndpointSlices in the store."""
     def facts(self, family: Family, /) -> FamilyFacts: ...

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 
 from ferrule.serve.http import Answer, Question
 from ferrule.serve.listener import Endpoint, Listener
-from ferrule.serve.service_health import EVERYWHERE, ServiceHealthServers
+from ferrule.serve.service_health import ServiceHealthServers
 from ferrule.testing.netns import NetNs
+from ferrule.types import FAMILIES, Family
 from tests.http_client import ask, running, until
 
 pytestmark = pytest.mark.netns
@@ -98,25 +101,34 @@ def test_an_address_that_is_not_here_yet_is_waited_for(host: NetNs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("addresses", "expected"),
+    ("addresses", "families", "expected"),
     [
-        ([EVERYWHERE], HOSTS),
-        (["0.0.0.0"], HOSTS[:2]),
-        (["192.0.2.7", "::"], ["192.0.2.7", *HOSTS[2:]]),
-        (["192.0.2.7", "2001:db8::7"], ["192.0.2.7", "2001:db8::7"]),
+        ({"ipv4": ["0.0.0.0"], "ipv6": ["::"]}, FAMILIES, HOSTS),
+        ({"ipv4": ["0.0.0.0"], "ipv6": ["::"]}, ["ipv4"], HOSTS[:2]),
+        ({"ipv4": ["0.0.0.0"], "ipv6": ["::"]}, ["ipv6"], HOSTS[2:]),
+        ({"ipv4": ["0.0.0.0"]}, FAMILIES, HOSTS[:2]),
+        ({"ipv4": ["192.0.2.7"], "ipv6": ["::"]}, FAMILIES, ["192.0.2.7", *HOSTS[2:]]),
+        ({"ipv4": ["192.0.2.7"], "ipv6": ["2001:db8::7"]}, FAMILIES, ["192.0.2.7", "2001:db8::7"]),
     ],
 )
-def test_where_service_health_answers(host: NetNs, addresses: list[str], expected: list[str]) -> None:
+def test_where_service_health_answers(
+    host: NetNs, addresses: dict[Family, list[str]], families: Sequence[Family], expected: list[str]
+) -> None:
+    @dataclass(frozen=True)
     class Check:
-        namespace, name, port, local_endpoints = "n", "s", PORT, 0
+        family: Family
+        namespace: str = "n"
+        name: str = "s"
+        port: int = PORT
+        local_endpoints: int = 0
 
     def inside() -> list[str]:
         async def main() -> list[str]:
             servers = ServiceHealthServers(lambda: True)
             servers.set_addresses(addresses)
-            servers.sync([Check()])
+            servers.sync([Check(family) for family in families])
             async with running(servers.run()):
-                await until(lambda: servers.listening)
+                await until(lambda: len(servers.listening) == len(families))
                 return [name for name in HOSTS if await answers(name)]
 
         return asyncio.run(main())

@@ -29,9 +29,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "manifests"
 
 
-def get(netns: NetNs, port: int, path: str) -> tuple[int, bytes]:
+def get(netns: NetNs, port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
     def ask() -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -125,21 +125,31 @@ def test_health_check_node_ports_follow_the_endpoints(netns: NetNs, folder: Path
     public = service(
         type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=31000, lb=["192.0.2.20"], nodePort=30080
     )
-    write(folder, "web.yaml", [NODE, public, endpoint_slice([endpoint("10.128.1.10")])])
+    one_family = {"clusterIPs": [V4], "ipFamilies": ["IPv4"]}
+    far6 = endpoint_slice([endpoint("fd00:10:128:2::10", node="node-2")], family="IPv6")
+    write(folder, "web.yaml", [NODE, public, endpoint_slice([endpoint("10.128.1.10")]), far6])
 
-    def answers(status: int) -> bool:
+    def status(host: str) -> int | None:
+        """None: the connection is refused."""
         try:
-            return get(netns, 31000, "/")[0] == status
-        except OSError:
-            return False
+            return get(netns, 31000, "/", host)[0]
+        except ConnectionRefusedError:
+            return None
+
+    def answers(ipv4: int | None, ipv6: int | None) -> bool:
+        return (status("127.0.0.1"), status("::1")) == (ipv4, ipv6)
 
     with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv6")
-        eventually(lambda: answers(200))
-        write(folder, "web.yaml", [NODE, public, endpoint_slice([endpoint("10.128.2.10", node="node-2")])])
-        eventually(lambda: answers(503))
+        # The node drops the Service's IPv6 traffic: no local endpoint of that family.
+        eventually(lambda: answers(200, 503))
+        near6 = endpoint_slice([endpoint("fd00:10:128:1::10")], family="IPv6")
+        write(folder, "web.yaml", [NODE, public, endpoint_slice([endpoint("10.128.2.10", node="node-2")]), near6])
+        eventually(lambda: answers(503, 200))
+        write(folder, "web.yaml", [NODE, public | {"spec": public["spec"] | one_family}, near6])
+        eventually(lambda: answers(503, None))
         write(folder, "web.yaml", [NODE])
-        eventually(lambda: not answers(200) and not answers(503))
+        eventually(lambda: answers(None, None))
 
 
 def test_systemd_hears_when_it_is_ready_and_when_it_ends(netns: NetNs, folder: Path, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ class Endpoints:
 
     def after_sync(self, views: Mapping[Family, ConntrackView | None]) -> None:
         """These families' rules are in the kernel: flows that they would not allow any more may go."""
-        self._services.sync(self._host.engine.health_checks())
+        families = self._host.families
+        self._services.sync([check for check in self._host.engine.health_checks() if check.family in families])
         for family, view in views.items():
             self._conntrack.after_sync(family, view)
 

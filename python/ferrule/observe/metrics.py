@@ -224,7 +224,7 @@ class Metrics:
             self._own.held.labels(subsystem.value).set(subsystem in reasons)
 
     def service_health_ports(self, *, listening: int, failed: int) -> None:
-        """healthCheckNodePorts that answer, and those that could not be opened."""
+        """healthCheckNodePorts that answer in each family of their Service, and those that failed in one."""
         self._own.ports.labels("listening").set(listening)
         self._own.ports.labels("failed").set(failed)
 

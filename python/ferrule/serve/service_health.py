@@ -1,4 +1,7 @@
-"""One small server for each Service with a healthCheckNodePort: may its load balancer send traffic to this node?
+"""HTTP servers for healthCheckNodePorts: may a Service's load balancer send traffic to this node?
+
+Each Service has one server for each of its IP families, with the family's own addresses and number of local endpoints:
+a node whose only local endpoint is IPv4 drops the Service's IPv6 traffic, so it must not attract any.
 
 `ServiceHealthServers.sync` says what shall be; `run` makes it so and tries again what could not be opened. Answers
 follow `sync` at once, ports follow within a moment.
@@ -11,21 +14,23 @@ import contextlib
 import ipaddress
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from ferrule.observe.health import FAMILY_NAMES
 from ferrule.observe.logs import kv
 from ferrule.serve.http import JSON, Answer, Connections, Handler, Limits, Question
 from ferrule.serve.listener import RETRY_SECONDS, Endpoint, Service, reason
+from ferrule.types import FAMILIES, Family
 
 log = logging.getLogger(__name__)
 
 WEIGHT = "X-Load-Balancing-Endpoint-Weight"
 """Some load balancers spread traffic by it (KEP-1860's kin; Google's weighted balancing)."""
 
-EVERYWHERE = "*"
-"""Stands for every address of both families."""
+WILDCARD: Mapping[Family, str] = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - the API's default
+"""Every address of a family, and of that family alone."""
 
 LIMITS = Limits(connections=1024, idle_seconds=30.0)
 """For all of these ports together: hundreds of them are probed by a handful of load balancers."""
@@ -43,20 +48,25 @@ class HealthCheck(Protocol):
         """The Service's."""
 
     @property
+    def family(self) -> Family:
+        """The IP family that the other fields are about."""
+
+    @property
     def port(self) -> int:
         """healthCheckNodePort."""
 
     @property
     def local_endpoints(self) -> int:
-        """Ready endpoints on this node."""
+        """Ready endpoint addresses of the family on this node."""
 
 
-Key = tuple[str, str]
+Key = tuple[str, str, Family]
+"""Namespace and name of a Service, and one of its families."""
 
 
 @dataclass(slots=True)
 class _Port:
-    """A Service's port: what is wanted, and what is."""
+    """A Service's port in one family: what is wanted, and what is."""
 
     number: int
     service: Service
@@ -78,38 +88,39 @@ class ServiceHealthServers:
         limits: Limits = LIMITS,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """`on_failure(namespace, name, port, reason)`: once for a Service and a reason. `on_counts(listening, failed)`:
-        after each round."""
+        """`on_failure(namespace, name, port, reason)`: once for a Service, a family and a reason. `on_counts(listening,
+        failed)`: Services, after each round; one that failed in a family counts as failed."""
         self._proxy_healthy = proxy_healthy
         self._on_failure = on_failure
         self._on_counts = on_counts
         self._limits = limits
         self._retry_seconds = retry_seconds
         self._connections = Connections(limits.connections)
-        self._addresses: tuple[str, ...] = (EVERYWHERE,)
+        self._addresses: dict[Family, tuple[str, ...]] = {family: (WILDCARD[family],) for family in FAMILIES}
         self._wanted: dict[Key, HealthCheck] = {}
         self._ports: dict[Key, _Port] = {}
         self._wake = asyncio.Event()
 
     def sync(self, checks: Sequence[HealthCheck]) -> None:
         """These Services, and no others."""
-        self._wanted = {(check.namespace, check.name): check for check in checks}
+        self._wanted = {(check.namespace, check.name, check.family): check for check in checks}
         self._wake.set()
 
-    def set_addresses(self, addresses: Sequence[str]) -> None:
-        """Listen on these only: `listen_addresses`. None of them, nowhere."""
-        if tuple(addresses) != self._addresses:
-            self._addresses = tuple(addresses)
+    def set_addresses(self, addresses: Mapping[Family, Sequence[str]]) -> None:
+        """Each family listens on these only: `listen_addresses`. A family without any does not listen."""
+        new = {family: tuple(addresses.get(family, ())) for family in FAMILIES}
+        if new != self._addresses:
+            self._addresses = new
             self._wake.set()
 
     @property
     def failed(self) -> dict[Key, str]:
-        """Services whose port could not be opened, with the reason."""
+        """Services and families whose port could not be opened, with the reason."""
         return {key: port.failure for key, port in self._ports.items() if port.failure is not None}
 
     @property
     def listening(self) -> set[Key]:
-        """Services whose port answers."""
+        """Services and families whose port answers."""
         return {key for key, port in self._ports.items() if port.addresses is not None}
 
     async def run(self) -> None:
@@ -130,10 +141,10 @@ class ServiceHealthServers:
         for key, port in list(self._ports.items()):
             check = self._wanted.get(key)
             if check is None or check.port != port.number:
-                log.debug("Health check port closed", extra=kv(service="/".join(key), port=port.number))
+                log.debug("Health check port closed", extra=_kv(key, port=port.number))
                 port.service.close()
                 del self._ports[key]
-            elif port.addresses is not None and port.addresses != self._addresses:
+            elif port.addresses is not None and port.addresses != self._addresses[check.family]:
                 port.service.close()
                 port.addresses = None
         for key, check in sorted(self._wanted.items(), key=lambda item: item[0]):
@@ -143,23 +154,25 @@ class ServiceHealthServers:
                 entry = self._ports[key] = _Port(check.port, service)
             if entry.addresses is None:
                 await self._open(key, entry)
-        self._on_counts(len(self.listening), len(self.failed))
+        failed = {key[:2] for key in self.failed}
+        self._on_counts(len({key[:2] for key in self.listening} - failed), len(failed))
 
     async def _open(self, key: Key, port: _Port) -> None:
-        addresses = self._addresses
+        namespace, name, family = key
+        addresses = self._addresses[family]
         try:
-            await port.service.open([_endpoint(address, port.number) for address in addresses])
+            await port.service.open([Endpoint(address, port.number) for address in addresses])
         except OSError as error:
             why = reason(error)
             if why != port.failure:
                 port.failure = why
                 log.error(
                     "Cannot open a health check port",
-                    extra=kv(service="/".join(key), port=port.number, addresses=list(addresses), reason=why),
+                    extra=_kv(key, port=port.number, addresses=list(addresses), reason=why),
                 )
-                self._on_failure(*key, port.number, why)
+                self._on_failure(namespace, name, port.number, f"{FAMILY_NAMES[family]}: {why}")
             return
-        log.debug("Health check port opened", extra=kv(service="/".join(key), port=port.number))
+        log.debug("Health check port opened", extra=_kv(key, port=port.number))
         port.addresses, port.failure = addresses, None
 
     def _handler(self, key: Key) -> Handler:
@@ -168,11 +181,15 @@ class ServiceHealthServers:
             check = self._wanted.get(key)
             count = 0 if check is None else check.local_endpoints
             healthy = self._proxy_healthy()
-            return Answer(
-                _body(*key, count, healthy), JSON, 200 if count and healthy else 503, headers={WEIGHT: str(count)}
-            )
+            body = _body(key[0], key[1], count, healthy)
+            return Answer(body, JSON, 200 if count and healthy else 503, headers={WEIGHT: str(count)})
 
         return handle
+
+
+def _kv(key: Key, **pairs: object) -> dict[str, Any]:
+    namespace, name, family = key
+    return kv(service=f"{namespace}/{name}", ipFamily=family, **pairs)
 
 
 def _body(namespace: str, name: str, count: int, healthy: bool) -> bytes:
@@ -183,17 +200,14 @@ def _body(namespace: str, name: str, count: int, healthy: bool) -> bytes:
     ).encode()
 
 
-def _endpoint(address: str, port: int) -> Endpoint:
-    return Endpoint("::", port, dual=True) if address == EVERYWHERE else Endpoint(address, port)
-
-
+_VERSIONS: Mapping[Family, int] = {"ipv4": 4, "ipv6": 6}
 _WORDS = {"all": ("0.0.0.0/0", "::/0"), "localhost": ("127.0.0.0/8", "::1/128")}
 
 
 def listen_addresses(
     node_port_addresses: Sequence[str], local: Sequence[str], primary: Sequence[str]
-) -> tuple[str, ...]:
-    """Where nodePortAddresses wants health checks answered, out of the host's `local` addresses.
+) -> dict[Family, tuple[str, ...]]:
+    """Where nodePortAddresses wants health checks answered in each family, out of the host's `local` addresses.
 
     As kube-proxy: a family that no item speaks of is not limited. Words: `all`, `localhost`, `primary` (the node's own
     addresses, given). Link-local IPv6 addresses cannot be listened on without naming an interface: left out.
@@ -202,15 +216,15 @@ def listen_addresses(
     networks = [
         ipaddress.ip_network(text, strict=False) for item in node_port_addresses for text in words.get(item, (item,))
     ]
-    found: list[str] = []
-    for version, wildcard in ((4, "0.0.0.0"), (6, "::")):  # noqa: S104 - what the default asks for
+    found: dict[Family, tuple[str, ...]] = {}
+    for family, version in _VERSIONS.items():
         own = [ip for ip in map(ipaddress.ip_address, local) if ip.version == version]
         asked = [network for network in networks if network.version == version]
         if not own:
-            continue  # the host does not have this family: its wildcard could not be opened
-        if not asked or any(network.prefixlen == 0 for network in asked):
-            found.append(wildcard)
+            found[family] = ()  # the host does not have this family: its wildcard could not be opened
+        elif not asked or any(network.prefixlen == 0 for network in asked):
+            found[family] = (WILDCARD[family],)
         else:
             usable = (ip for ip in own if not (version == 6 and ip.is_link_local))
-            found += [str(ip) for ip in usable if any(ip in network for network in asked)]
-    return (EVERYWHERE,) if found == ["0.0.0.0", "::"] else tuple(found)  # noqa: S104 - as above
+            found[family] = tuple(str(ip) for ip in usable if any(ip in network for network in asked))
+    return found

@@ -104,13 +104,20 @@ impl From<ferrule_engine::Problem> for Problem {
 pub(crate) struct HealthCheck {
     namespace: String,
     name: String,
+    family: &'static str,
     port: u16,
     local_endpoints: usize,
 }
 
 impl From<engine::HealthCheck> for HealthCheck {
     fn from(h: engine::HealthCheck) -> Self {
-        Self { namespace: h.namespace, name: h.name, port: h.port, local_endpoints: h.local_endpoints }
+        Self {
+            namespace: h.namespace,
+            name: h.name,
+            family: h.family.name(),
+            port: h.port,
+            local_endpoints: h.local_endpoints,
+        }
     }
 }
 

@@ -275,7 +275,8 @@ impl Engine {
         all
     }
 
-    /// Returns every healthCheckNodePort with the number of local ready addresses behind its Service.
+    /// Returns every healthCheckNodePort, once for each family of its Service, with the family's number of local ready
+    /// addresses.
     #[must_use]
     pub fn health_checks(&self) -> Vec<HealthCheck> {
         self.store.health_checks()

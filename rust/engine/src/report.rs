@@ -1,6 +1,7 @@
 //! Small frozen values that the engine hands out besides plans.
 
 use crate::input::wire::Kind;
+use crate::model::address::Family;
 
 /// What one batch of objects did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +41,18 @@ pub struct DriftReport {
     pub hooks_missing: Vec<String>,
 }
 
-/// What the listener of a healthCheckNodePort must answer.
+/// What the listener of a healthCheckNodePort must answer in one family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HealthCheck {
     /// The Service's namespace.
     pub namespace: String,
     /// The Service's name.
     pub name: String,
+    /// The family that the listener serves.
+    pub family: Family,
     /// The port to listen on.
     pub port: u16,
-    /// Number of distinct local ready endpoint addresses.
+    /// Number of distinct local ready endpoint addresses of the family.
     pub local_endpoints: usize,
 }
 

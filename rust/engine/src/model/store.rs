@@ -170,22 +170,28 @@ impl Store {
         self.problems.values().flatten().chain(self.nameless.iter().flatten())
     }
 
-    /// Every healthCheckNodePort with the number of distinct local ready addresses, by Service name.
+    /// Returns every healthCheckNodePort with the number of distinct local ready addresses: one entry for each family
+    /// that the Service has a cluster IP in, by Service name.
+    ///
+    /// The families are apart because traffic is: a node with IPv4 endpoints alone drops the Service's IPv6 traffic.
     pub(crate) fn health_checks(&self) -> Vec<HealthCheck> {
-        self.health_checked
-            .iter()
-            .filter_map(|key| {
-                let port = self.services.get(key)?.health_check_port?;
-                let (namespace, name) = key.split_once('/')?;
-                let local: BTreeSet<_> = self.slices_of(key).flat_map(Slice::local_ready).collect();
-                Some(HealthCheck {
-                    namespace: namespace.to_owned(),
-                    name: name.to_owned(),
-                    port,
-                    local_endpoints: local.len(),
-                })
-            })
-            .collect()
+        let both = |key| Family::ALL.into_iter().map(move |family| (key, family));
+        self.health_checked.iter().flat_map(both).filter_map(|(key, family)| self.health_check(key, family)).collect()
+    }
+
+    fn health_check(&self, key: &str, family: Family) -> Option<HealthCheck> {
+        let service = self.services.get(key)?;
+        let port = service.health_check_port.filter(|_| service.cluster_ips[family.index()].is_some())?;
+        let (namespace, name) = key.split_once('/')?;
+        let slices = self.slices_of(key).filter(|slice| slice.family == family);
+        let local: BTreeSet<_> = slices.flat_map(Slice::local_ready).collect();
+        Some(HealthCheck {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            family,
+            port,
+            local_endpoints: local.len(),
+        })
     }
 
     /// Swap in a whole list. Nothing changes unless every page can be read.
