@@ -64,9 +64,3 @@ async def running(forever: Awaitable[None]) -> AsyncIterator[asyncio.Task[None]]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Polls; pytest's time limit ends what never comes true."""
-    while not condition():  # noqa: ASYNC110 - conditions are of any kind
-        await asyncio.sleep(0.005)

@@ -13,8 +13,9 @@ from ferrule.serve.http import Answer, Question
 from ferrule.serve.listener import Endpoint, Listener
 from ferrule.serve.service_health import ServiceHealthServers
 from ferrule.testing.netns import NetNs
+from ferrule.testing.waiting import until
 from ferrule.types import FAMILIES, Family
-from tests.http_client import ask, running, until
+from tests.http_client import ask, running
 
 pytestmark = pytest.mark.netns
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ferrule.observe.notify import Notifier
+from ferrule.testing.waiting import PATIENCE, in_virtual_time, let_pass
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -20,7 +20,7 @@ def supervisor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
     name = str(tmp_path / "notify") if request.param == "path" else f"@ferrule-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind("\0" + name[1:] if name.startswith("@") else name)
-        channel.settimeout(10)
+        channel.settimeout(PATIENCE)  # time: the deadline at which a test fails
         yield name, channel
 
 
@@ -51,24 +51,19 @@ def test_signs_of_life_stop_when_we_are_not_alive(supervisor: tuple[str, socket.
 
     async def scenario() -> None:
         nonlocal alive
-        notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2000", "WATCHDOG_PID": str(os.getpid())})
-        assert notifier.watchdog_seconds == 0.002
+        notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())})
+        assert notifier.watchdog_seconds == 2
         task = asyncio.create_task(notifier.watch(still_alive))
-        loop = asyncio.get_running_loop()
-        for _ in range(3):
-            assert await loop.sock_recv(channel, 4096) == b"WATCHDOG=1"
-        alive = False
-        with contextlib.suppress(BlockingIOError):
-            while True:  # what was sent before
+        for said, asked_by_then in ((4, 4), (0, 8), (4, 12)):
+            await let_pass(4)
+            assert asked == asked_by_then, "at half the time"
+            assert [channel.recv(4096) for _ in range(said)] == [b"WATCHDOG=1"] * said
+            with pytest.raises(BlockingIOError):
                 channel.recv(4096)
-        before = asked
-        while asked < before + 3:  # noqa: ASYNC110 - waits for calls of ours, not for an event
-            await asyncio.sleep(0.001)
-        with pytest.raises(BlockingIOError):
-            channel.recv(4096)
+            alive = not alive
         task.cancel()
 
-    asyncio.run(scenario())
+    in_virtual_time(scenario())
 
 
 @pytest.mark.parametrize(
@@ -84,11 +79,11 @@ def test_without_a_supervisor_nothing_is_sent_and_nothing_ends() -> None:
         notifier = Notifier({"WATCHDOG_USEC": "2000"})
         notifier.ready()
         task = asyncio.create_task(notifier.watch())
-        await asyncio.sleep(0.01)
+        await let_pass(3600)
         assert not task.done()
         task.cancel()
 
-    asyncio.run(scenario())
+    in_virtual_time(scenario())
 
 
 def test_a_dead_supervisor_is_mentioned_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

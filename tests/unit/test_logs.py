@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import sys
-import time
 from collections.abc import Iterator
 
 import orjson
@@ -25,6 +24,7 @@ from ferrule.observe.logs import (
     verbose,
     verbosity_of,
 )
+from ferrule.testing.waiting import eventually
 
 CHARACTERS = st.characters(exclude_categories=())
 """Lone surrogates too: the name of a file need not be UTF-8."""
@@ -240,10 +240,13 @@ def test_information_is_held_back_up_to_the_buffers_size() -> None:
 def test_what_is_held_is_written_after_a_while(capsys: pytest.CaptureFixture[str]) -> None:
     set_up(LogOptions(split_stream=True, buffer_bytes=10_000, flush_seconds=0.01))
     logging.getLogger("ferrule.test").info("patience")
-    said = ""
-    while "patience" not in said:  # the suite's own time limit ends this if nothing is written
-        time.sleep(0.005)
-        said += capsys.readouterr().out
+    said: list[str] = []
+
+    def written() -> bool:
+        said.append(capsys.readouterr().out)
+        return "patience" in "".join(said)
+
+    eventually(written)
 
 
 def test_a_log_that_cannot_be_written_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

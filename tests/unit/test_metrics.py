@@ -17,6 +17,7 @@ from ferrule.observe.collectors import UNLIMITED, ProcessExtras
 from ferrule.observe.exposition import go_float, render
 from ferrule.observe.health import Readiness, Subsystem
 from ferrule.observe.metrics import Metrics, sample_loop_lag
+from ferrule.testing.waiting import VirtualLoop, in_virtual_time, let_pass
 from ferrule.types import Stage
 
 SCRAPE = Path(__file__).parent.parent / "data" / "stock" / "http-metrics.txt"
@@ -232,12 +233,19 @@ def test_the_loops_lag_is_sampled() -> None:
     metrics = Metrics(BUILD)
 
     async def scenario() -> None:
-        task = asyncio.create_task(sample_loop_lag(metrics, period=0.001))
-        while value(metrics, "ferrule_event_loop_lag_seconds_count") < 3:  # noqa: ASYNC110 - counts are all there is
-            await asyncio.sleep(0.001)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        task = asyncio.create_task(sample_loop_lag(metrics, period=1.0))
+        await let_pass(3.5)
+        assert value(metrics, "ferrule_event_loop_lag_seconds_count") == 3
+        assert value(metrics, "ferrule_event_loop_lag_seconds_sum") == 0
+        loop.busy(2.5)
+        await let_pass(0.25)
+        assert value(metrics, "ferrule_event_loop_lag_seconds_count") == 4
+        assert value(metrics, "ferrule_event_loop_lag_seconds_sum") == 2
         task.cancel()
 
-    asyncio.run(scenario())
+    in_virtual_time(scenario())
 
 
 def test_process_numbers_come_from_proc(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ import pytest
 
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.metrics import Metrics
+from ferrule.serve import listener as listeners
 from ferrule.serve.admin import admin_handler
 from ferrule.serve.health import health_handler
 from ferrule.serve.http import Answer, Limits, Question
-from ferrule.serve.listener import Endpoint, Listener, ListenError
+from ferrule.serve.listener import Endpoint, Listener, ListenError, open_socket
 from ferrule.serve.profiling import profiling_handler
-from tests.http_client import LOOPS, Reply, ask, parse, run_on, running, until
+from ferrule.testing.waiting import until
+from tests.http_client import LOOPS, Reply, ask, parse, run_on, running
 
 STOCK = Path(__file__).parent.parent / "data" / "stock"
 LOCAL = Endpoint("127.0.0.1", 0)
@@ -350,8 +352,17 @@ def test_a_handler_that_fails_is_a_500_and_one_line(loop: str, caplog: pytest.Lo
 # ---------------------------------------------------------------- listening
 
 
-def test_a_taken_port_is_tried_again_and_said_once(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_taken_port_is_tried_again_and_said_once(
+    loop: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states: list[str | None] = []
+    tries: list[Endpoint] = []
+
+    def tried(endpoint: Endpoint, limits: Limits) -> socket.socket:
+        tries.append(endpoint)
+        return open_socket(endpoint, limits)
+
+    monkeypatch.setattr(listeners, "open_socket", tried)
 
     async def handle(_: Question) -> Answer:
         return Answer(b"mine")
@@ -363,8 +374,7 @@ def test_a_taken_port_is_tried_again_and_said_once(loop: str, caplog: pytest.Log
                 "healthz", Endpoint("127.0.0.1", port), handle, on_state=states.append, retry_seconds=0.01
             )
             async with running(listener.run()):
-                await until(lambda: states)
-                await asyncio.sleep(0.1)
+                await until(lambda: len(tries) >= 4)
                 assert states == [f"cannot listen on 127.0.0.1:{port}: address already in use"]
                 other.close()
                 await until(lambda: listener.ports)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ import pytest
 
 from ferrule._engine import Engine, EngineOptions
 from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
+from ferrule.testing.waiting import until
 from ferrule.types import Family
-from tests.http_client import LOOPS, ask, run_on, running, until
+from tests.http_client import LOOPS, ask, run_on, running
 from tests.objects import endpoint, endpoint_slice, service
 
 
@@ -77,8 +77,11 @@ async def refused(port: int, host: str = "127.0.0.1") -> bool:
 
 async def answering(wanted: bool, port: int, host: str = "127.0.0.1") -> None:
     """Until it does, or does not."""
-    while await refused(port, host) is wanted:  # noqa: ASYNC110 - the kernel tells by refusing, not by an event
-        await asyncio.sleep(0.005)
+
+    async def does() -> bool:
+        return await refused(port, host) is not wanted
+
+    await until(does)
 
 
 def test_answers_are_stocks(loop: str, ports: list[int]) -> None:

@@ -19,6 +19,7 @@ from ferrule.sync.cadence import RETRY_FIRST, RETRY_MAX, Cadence
 from ferrule.sync.loop import SyncLoop
 from ferrule.sync.report import Changes, SyncReport
 from ferrule.testing.fake_dataplane import FakeDataplane
+from ferrule.testing.waiting import in_virtual_time, let_pass
 from ferrule.types import KINDS
 from tests.objects import endpoint, endpoint_slice, service
 
@@ -242,7 +243,7 @@ def test_a_cancelled_restore_leaves_no_wrong_belief() -> None:
 
         async def slow(payload: Payload) -> None:
             started.set()
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
             await original(payload)
 
         bench.kernel.restore = slow  # type: ignore[method-assign]
@@ -263,19 +264,16 @@ def test_the_loop_sleeps_until_something_is_due() -> None:
         clock = asyncio.get_running_loop().time
         loop = SyncLoop(bench.engine, bench.planes, Cadence(0.0), clock=clock, on_sync=bench.reports.append)
         task = asyncio.create_task(loop.run())
-        await asyncio.sleep(0.05)
+        await let_pass(3600)
         assert bench.reports == []
         for objects in (WEB, WEB[:1]):
             loop.submit(Changes({k: json.dumps([o for o in objects if o["kind"] == k]).encode() for k in KINDS}))
-            seen = len(bench.reports)
-            while len(bench.reports) == seen:  # noqa: ASYNC110 - the report is a list
-                await asyncio.sleep(0.005)
-        await asyncio.sleep(0.05)
+            await let_pass(3600)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return len(bench.reports)
 
-    assert asyncio.run(scenario()) == 2
+    assert in_virtual_time(scenario()) == 2
 
 
 # ---------------------------------------------------------------- stages
