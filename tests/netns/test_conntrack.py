@@ -220,6 +220,26 @@ def test_a_restart_cuts_no_live_flow_but_the_stale_ones(lab: Lab, proxy: Proxy) 
     assert {port: sip(lab["client"], port, (V4, 80)) for port in ports} == dict.fromkeys(ports, "b")
 
 
+def test_endpoints_that_went_while_the_daemon_was_down(lab: Lab, proxy: Proxy) -> None:
+    """Every kind of frontend loses its flows to the Pod; untranslated flows to the node port stay."""
+    pod = (lab.pod_ip("a"), 8080)
+    frontends = [(NODE_IPS[0], NODE_PORT), (EXTERNAL_IP, 80), (LB_IP, 80), (V4, 80)]
+    proxy.sync(udp_service(**EVERYWHERE), *pods_of(lab, "a"))
+    hosts = [lab["outside"]] * 3 + [lab["client"]]
+    assert [sip(h, 40001 + i, to) for i, (h, to) in enumerate(zip(hosts, frontends, strict=True))] == ["a"] * 4
+    assert {f.destination for f in proxy.table() if f.replies_from == pod} == set(frontends)
+    untranslated = Flow(("198.51.100.77", 40009), (NODE_IPS[0], NODE_PORT), (NODE_IPS[0], NODE_PORT))
+    proxy.netns.call(lambda: insert([untranslated]))
+
+    restarted = Proxy(lab.node.netns)
+    views = restarted.sync(udp_service(**EVERYWHERE), *pods_of(lab))
+    done = restarted.clean(views["ipv4"])
+    assert (done.deleted, done.errors, done.complete) == (len(frontends), 0, True)
+    left = proxy.table()
+    assert not [f for f in left if f.replies_from == pod]
+    assert untranslated in left
+
+
 def test_a_terminating_endpoint_keeps_its_flows_while_it_serves(lab: Lab, proxy: Proxy) -> None:
     flow = (lab["client"], 40001, (V4, 80))
     proxy.sync(udp_service(), *pods_of(lab, "a"))

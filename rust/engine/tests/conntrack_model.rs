@@ -145,7 +145,7 @@ fn frontends(cluster: &[Service]) -> (Frontends<At>, Frontends<u16>) {
         all.sort_by_key(|c| c.0);
         (port, able(all[0].1))
     });
-    (addresses.collect(), node_ports.filter(|(_, serving)| !serving.is_empty()).collect())
+    (addresses.collect(), node_ports.collect())
 }
 
 fn stale(before: &[Service], now: &[Service], flow: &Flow) -> bool {
@@ -162,7 +162,8 @@ fn stale(before: &[Service], now: &[Service], flow: &Flow) -> bool {
     } else if ip != NODE_IP && !ip.is_loopback() {
         false
     } else if let Some(serving) = node_ports.get(&port) {
-        !serving.contains(&flow.replies_from)
+        // Without a serving endpoint no rule claims the port: a program on the node may answer there untranslated.
+        !serving.contains(&flow.replies_from) && (translated || !serving.is_empty())
     } else {
         translated && former_ports.contains_key(&port)
     }

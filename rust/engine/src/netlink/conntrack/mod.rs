@@ -6,8 +6,9 @@
 //!
 //! Stale is a UDP flow to a Service's address whose replies do not come from an endpoint that serves now, whatever
 //! policy or topology say: those decide about new flows. So is a translated flow to an address that belonged to a
-//! Service in the view before. Everything else is left alone: other protocols, other destinations, flows that merely
-//! pass through us to a node port's number somewhere else.
+//! Service in the view before. A node port without a serving endpoint loses its translated flows only: no rule claims
+//! the port then, and a program on the node may answer there itself. Everything else is left alone: other protocols,
+//! other destinations, flows that merely pass through us to a node port's number somewhere else.
 //!
 //! [`View`] is a snapshot that needs no engine, so dumps are judged while the next sync runs. What that sync is about
 //! to change is not judged by an older view ([`Target::retire`]): else it would cut flows to endpoints it has never
@@ -55,6 +56,12 @@ impl Target {
     fn refuses(&self, replies_from: SocketAddr) -> bool {
         self.serving.binary_search(&replies_from).is_err() && !self.retired.load(Ordering::Acquire)
     }
+
+    /// Like [`Target::refuses`], for a flow to a node port. Without a serving endpoint, an untranslated flow belongs to a
+    /// program on the node.
+    fn refuses_at_node_port(&self, replies_from: SocketAddr, translated: bool) -> bool {
+        (translated || !self.serving.is_empty()) && self.refuses(replies_from)
+    }
 }
 
 /// This node's own addresses, as far as node ports answer on them.
@@ -92,7 +99,7 @@ pub struct View {
     family: Family,
     /// Cluster, load-balancer and external IPs with their port.
     addresses: Addresses,
-    /// Only those with a serving endpoint: without one no rule claims the port, and somebody else may.
+    /// Those without a serving endpoint too: their endpoints may have gone while this program was down.
     node_ports: NodePorts,
     node: NodeAddresses,
     /// Frontends of the views before that nobody has cleaned up after.
@@ -120,7 +127,6 @@ pub struct StaleFlows {
 
 impl View {
     pub(crate) fn new(family: Family, addresses: Addresses, node_ports: NodePorts, node: NodeAddresses) -> Self {
-        let node_ports = node_ports.into_iter().filter(|(_, target)| !target.serving.is_empty()).collect();
         Self {
             family,
             addresses,
@@ -222,7 +228,8 @@ impl View {
         if target.is_none() && !self.former_node_ports.contains(&port) {
             return false;
         }
-        self.node.contain(flow.destination.ip()) && target.map_or(translated, |t| t.refuses(flow.replies_from))
+        self.node.contain(flow.destination.ip())
+            && target.map_or(translated, |t| t.refuses_at_node_port(flow.replies_from, translated))
     }
 }
 

@@ -140,10 +140,20 @@ fn an_address_decides_before_a_node_port_of_the_same_number() {
 }
 
 #[test]
-fn a_node_port_without_endpoints_is_nobodys() {
-    let view = view(Family::V4, &[], &[(30053, &target(&[]))]);
-    assert_eq!(view.frontends(), 0);
-    assert!(!view.is_stale(&flow("192.0.2.1:30053", "10.128.2.9:5353")));
+fn a_node_port_without_endpoints_loses_translated_flows_only() {
+    let empty = target(&[]);
+    let view = view(Family::V4, &[], &[(30053, &empty)]);
+    assert_eq!(view.frontends(), 1);
+    for (destination, replies_from, stale) in [
+        ("192.0.2.1:30053", "10.128.2.9:5353", true),
+        ("127.0.0.1:30053", "10.128.2.9:5353", true),
+        ("192.0.2.1:30053", "192.0.2.1:30053", false),
+        ("192.0.2.99:30053", "10.128.2.9:5353", false),
+    ] {
+        assert_eq!(view.is_stale(&flow(destination, replies_from)), stale, "{destination} {replies_from}");
+    }
+    empty.retire();
+    assert!(!view.is_stale(&flow("192.0.2.1:30053", "10.128.2.9:5353")), "it may be an endpoint of the next plan");
 }
 
 #[test]
