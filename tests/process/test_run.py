@@ -51,6 +51,17 @@ def test_edits_reach_the_kernel_live(netns: NetNs, folder: Path, backend: str) -
         assert V4 not in rules(netns, backend)
 
 
+def test_a_manifest_path_that_does_not_exist_changes_nothing(netns: NetNs, folder: Path) -> None:
+    setting = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait"
+    before = netns.run("cat", setting).stdout
+    done = once(netns, folder / "nowhere", "--conntrack-tcp-timeout-close-wait=77s")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"ferrule: {folder / 'nowhere'}: no such file or folder"
+    assert netns.run("cat", setting).stdout == before
+    once(netns, folder, "--conntrack-tcp-timeout-close-wait=77s")
+    assert netns.run("cat", setting).stdout == "77\n", "this test could not fail"
+
+
 def test_a_burst_of_edits_is_one_sync(netns: NetNs, folder: Path) -> None:
     with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv4")

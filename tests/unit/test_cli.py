@@ -269,14 +269,20 @@ def test_the_log_is_as_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 def test_write_config_to(served: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.yaml"
     stock = yaml.safe_load((Path(__file__).parent / "data/default-config.yaml").read_text())
+    first = ["default/kubernetes", "kube-system/kube-dns"]
+    own = {"backend": "auto", "nftWrites": "netlink", "dispatch": "auto", "balance": "auto", "firstServices": first}
     assert main(["run", f"--write-config-to={target}"]) == 0
-    assert yaml.safe_load(target.read_text()) == stock
+    assert yaml.safe_load(target.read_text()) == stock | {"ferrule": own}
     assert [line.split("] ")[1].split()[0] for line in capsys.readouterr().err.splitlines()] == ['"Wrote']
     # Before --cleanup, as in stock: nothing is removed.
-    assert main(["run", f"--write-config-to={target}", "--cleanup", "--cluster-cidr=10.0.0.0/8", "-v=3"]) == 0
+    assert (
+        main(["run", f"--write-config-to={target}", "--cleanup", "--cluster-cidr=10.0.0.0/8", "-v=3", "--backend=nft"])
+        == 0
+    )
     written = yaml.safe_load(target.read_text())
     assert written.pop("clusterCIDR") == "10.0.0.0/8"
     assert written.pop("logging")["verbosity"] == 3
+    assert written.pop("ferrule") == own | {"backend": "nft"}
     assert written == {key: value for key, value in stock.items() if key not in ("clusterCIDR", "logging")}
     assert served == []
     nowhere = tmp_path / "none" / "out.yaml"

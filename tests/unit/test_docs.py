@@ -38,3 +38,10 @@ def test_each_arrow_has_its_files() -> None:
 def test_every_design_page_is_listed() -> None:
     listed = set(re.findall(r"\]\((\w+\.md)\)", (DESIGN / "README.md").read_text()))
     assert listed == {page.name for page in DESIGN.glob("*.md")} - {"README.md"}
+
+
+def test_kubectl_logs_is_given_no_field_selector() -> None:
+    commands = [line for page in (ROOT / "docs").rglob("*.md") for line in page.read_text().splitlines()]
+    shown = [line for line in commands if re.search(r"^\$.*kubectl.* logs ", line)]
+    assert shown
+    assert [line for line in shown if "--field-selector" in line] == [], "the command does not have that flag"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ferrule.cli.pflag import FlagError, parse, shown
 from ferrule.cli.settings import Resolved, resolve
 from ferrule.config.advice import advice
 from ferrule.config.quantity import parse_quantity
-from ferrule.config.schema import Logging
+from ferrule.config.schema import Logging, Settings
 from ferrule.config.show import as_yaml
 from ferrule.errors import InputError
 from ferrule.observe.logs import LogOptions, kv, set_up
@@ -41,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     set_up(log_options(resolved.settings.logging))
     _tell(resolved, given)
     if given.get("write-config-to"):
-        return _write_config(Path(given["write-config-to"]), resolved)
+        return _write_config(Path(given["write-config-to"]), _effective(resolved.settings, given))
     if given.get("cleanup"):
         from ferrule.cli.cleanup import cleanup  # noqa: PLC0415 - only where it is asked for
 
@@ -73,9 +74,15 @@ def _tell(resolved: Resolved, given: dict[str, Any]) -> None:
         log.warning("Command line", extra=kv(reason=warning))
 
 
-def _write_config(path: Path, resolved: Resolved) -> int:
+def _effective(settings: Settings, given: dict[str, Any]) -> Settings:
+    """The settings, with the field that a flag of ferrule's own overrides."""
+    backend = given.get("backend")
+    return replace(settings, ferrule=replace(settings.ferrule, backend=backend)) if backend else settings
+
+
+def _write_config(path: Path, settings: Settings) -> int:
     try:
-        path.write_text(as_yaml(resolved.settings))
+        path.write_text(as_yaml(settings))
     except OSError as error:
         raise InputError(f"--write-config-to: cannot write {path}: {error.strerror}") from error
     log.info("Wrote configuration", extra=kv(file=str(path)))

@@ -1,7 +1,8 @@
 """The effective configuration, in kube-proxy's shape and order: for `/configz` and `--write-config-to`. Pure.
 
 What kube-proxy forgets between reading and showing is shown empty here too (the periods of other modes, `portRange`),
-so that a tool which compares the two sees no difference. Ferrule's own section appears only where it was changed.
+so that a tool which compares the two sees no difference. `/configz` shows ferrule's own section only where it was
+changed; the file always has it, since it is where a reader learns of the fields.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def configz(settings: Settings) -> bytes:
 
 
 def as_yaml(settings: Settings) -> str:
-    """A file that `--config` takes."""
-    document = {"apiVersion": API_VERSION, "kind": KIND} | fields(settings)
+    """Returns a file with every field, which `--config` takes."""
+    own = {"ferrule": _section(settings.ferrule)}
+    document = {"apiVersion": API_VERSION, "kind": KIND} | fields(settings) | own
     return yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
 
 

@@ -37,6 +37,7 @@ from ferrule.observe.status import Status
 from ferrule.process.runner import ToolRun
 from ferrule.source.api.access import Access
 from ferrule.source.folder import FolderSource
+from ferrule.source.manifests import folder
 from ferrule.source.problems import ProblemBook
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
@@ -89,8 +90,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _main(options: DaemonOptions) -> int:
     if options.once and options.manifests is None:
         raise InputError("--once needs --manifests: with an API server there is no last object to wait for")
-    # Before anything is touched: a kubeconfig that cannot be used must leave the kernel's settings as they were.
-    access = None if options.manifests is not None else _find_access(options)
+    # Before anything is touched: what cannot be used must leave the kernel's settings as they were.
+    access = None
+    if options.manifests is None:
+        access = _find_access(options)
+    else:
+        folder.require(options.manifests)
     with InstanceLock():
         host = await probe(options.settings, node_name(options.settings), options.backend)
         daemon = Daemon(options, host, access)
@@ -202,15 +207,15 @@ class Daemon:
         endpoints = partial(Endpoints, options.settings, self._status, self._host, flags=options.flags)
         tasks: dict[str, Task] = {"sync": self._loop.run}
         if self._access is None:
-            folder = self._folder()
-            await folder.scan()
-            tasks["manifests"] = folder.follow
+            source = self._folder()
+            await source.scan()
+            tasks["manifests"] = source.follow
             self._endpoints = endpoints()
         else:
             # Imported where it is used: a folder needs no HTTP client.
             from ferrule.source.cluster import ClusterSource  # noqa: PLC0415
 
-            source = ClusterSource(
+            cluster = ClusterSource(
                 options.settings,
                 self._access,
                 self._host.node,
@@ -218,13 +223,13 @@ class Daemon:
                 self._loop,
                 self._status,
             )
-            await stack.enter_async_context(source.client)
-            self._problems.on_new = source.problem_found
-            self._endpoints = endpoints(on_failure=source.events.failed_to_listen, on_port_failure=source.port_failed)
-            tasks |= source.tasks()
-            source.events.starting()
+            await stack.enter_async_context(cluster.client)
+            self._problems.on_new = cluster.problem_found
+            self._endpoints = endpoints(on_failure=cluster.events.failed_to_listen, on_port_failure=cluster.port_failed)
+            tasks |= cluster.tasks()
+            cluster.events.starting()
             if not options.settings.mode:
-                source.events.default_mode(MODE_UNSET)
+                cluster.events.default_mode(MODE_UNSET)
         tasks |= self._endpoints.tasks()
         tasks |= {
             "addresses": lambda: follow_addresses(self._host.addresses, self._set_addresses),

@@ -91,6 +91,12 @@ class _NotFinishedError(Exception):
     """The file is being written, or may be."""
 
 
+def require(path: Path) -> None:
+    """Raises `InputError` for a path that does not exist."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+
+
 def as_list(manifests: Iterable[Manifest], kind: Kind) -> bytes:
     """The objects of one kind as the JSON array that the engine takes."""
     return b"[" + b",".join(m.raw for m in manifests if m.kind == kind) + b"]"
@@ -109,8 +115,7 @@ class ManifestFolder:
     _lists: dict[Kind, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.path.exists():
-            raise InputError(f"{self.path}: no such file or folder")
+        require(self.path)
 
     def scan(self) -> FolderState:
         """Read what changed since the last scan."""
