@@ -78,7 +78,7 @@ fuzz: $(STAMPS)/tools ## each fuzz target for a minute
 	@hack/fuzz $(SECONDS_EACH)
 
 .PHONY: lint
-lint: build ## formats, types, layers, stubs, wording; warnings are errors
+lint: build ## formats, types, layers, stubs, wording, tests; warnings are errors
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy -q --workspace --all-targets -- -D warnings
 	@# Docs of private items are for readers of the code: public ones may link to them.
@@ -90,6 +90,7 @@ lint: build ## formats, types, layers, stubs, wording; warnings are errors
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import-linter | tail -1
 	@$(BIN)/python hack/check-layers
 	@$(BIN)/python hack/check-words
+	@$(BIN)/python hack/check-assertions
 
 .PHONY: bench bench-full
 bench: build net-tools ## engine, tools and daemons beside stock kube-proxy, five minutes (ARGS='--help')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -291,4 +292,6 @@ JSON = st.recursive(
     )
 )
 def test_no_node_of_any_shape_stops_us(thing: dict[str, Any]) -> None:
-    own_node.from_object(thing)
+    read = own_node.from_object(thing)
+    assert isinstance(read.eligible, bool)
+    assert [str(ip_address(address)) for address in read.addresses] == list(read.addresses)

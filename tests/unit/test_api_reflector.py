@@ -56,8 +56,6 @@ def test_it_begins_with_a_list_from_the_cache() -> None:
 @pytest.mark.parametrize(
     ("at", "signal", "expected", "after_wait"),
     [
-        (300.0, Ended(), Watch("10", SECONDS), None),
-        (2.0, Ended(), Watch("10", SECONDS), None),
         (0.1, Ended(), Wait(BACKOFF_FIRST), Watch("10", SECONDS)),
         (2.0, Failed(), Wait(BACKOFF_FIRST), Watch("10", SECONDS)),
         (2.0, Failed(Failure.EXPIRED), Wait(BACKOFF_FIRST), List(MOST_RECENT)),
@@ -68,13 +66,17 @@ def test_it_begins_with_a_list_from_the_cache() -> None:
         (2.0, Failed(retry_after=0.1), Wait(BACKOFF_FIRST), Watch("10", SECONDS)),
     ],
 )
-def test_how_a_watch_ends_says_what_is_next(
-    at: float, signal: Signal, expected: Action, after_wait: Action | None
-) -> None:
+def test_how_a_watch_ends_says_what_is_next(at: float, signal: Signal, expected: Action, after_wait: Action) -> None:
     made = watching()
     assert made.step(signal, at) == expected
-    if after_wait is not None:
-        assert made.step(Waited(), at + 1) == after_wait
+    assert made.step(Waited(), at + 1) == after_wait
+
+
+@pytest.mark.parametrize("at", [2.0, 300.0])
+def test_a_watch_that_lasted_is_followed_by_the_next_without_a_wait(at: float) -> None:
+    made = watching()
+    assert made.step(Ended(), at) == Watch("10", SECONDS)
+    assert made.step(Ended(), 2 * at) == Watch("10", SECONDS)
 
 
 def test_bookmarks_and_events_move_the_version_that_is_watched_from() -> None:

@@ -249,10 +249,14 @@ def test_what_is_held_is_written_after_a_while(capsys: pytest.CaptureFixture[str
     eventually(written)
 
 
-def test_a_log_that_cannot_be_written_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(io.StringIO):
         def write(self, _: str) -> int:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(logging, "raiseExceptions", False)
-    SplitHandler(Broken(), Broken(), error_level=logging.ERROR).handle(record("x", logging.INFO))
+    errors = io.StringIO()
+    handler = SplitHandler(Broken(), errors, error_level=logging.ERROR)
+    assert handler.handle(record("x", logging.INFO))
+    handler.handle(record("bad", logging.ERROR))
+    assert errors.getvalue() == "bad\n", "the other stream is written as before"
