@@ -91,6 +91,7 @@ lint: build ## formats, types, layers, stubs, wording, tests; warnings are error
 	@$(BIN)/python hack/check-layers
 	@$(BIN)/python hack/check-words
 	@$(BIN)/python hack/check-assertions
+	@$(BIN)/python hack/check-commits
 
 .PHONY: bench bench-full
 bench: build net-tools ## engine, tools and daemons beside stock kube-proxy, five minutes (ARGS='--help')
