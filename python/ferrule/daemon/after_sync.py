@@ -1,4 +1,4 @@
-"""What a sync means to everyone else: log, metrics, health, kernel settings, the other backend.
+"""What a sync means to everyone else: log, metrics, health, kernel settings.
 
 The sync loop calls `after_sync` when it has ended; nothing here may hold it up, so whatever takes time becomes a task.
 """
@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from ferrule._engine import ConntrackView, Plan
-from ferrule.cleanup import cleanup
-from ferrule.dataplane import backend as backends
 from ferrule.host.probe import Host
 from ferrule.host.sysctl import ROUTE_LOCALNET
 from ferrule.observe.health import FIRST_SYNC, Subsystem
@@ -22,7 +20,7 @@ from ferrule.observe.logs import kv
 from ferrule.observe.status import Status
 from ferrule.source.problems import ProblemBook
 from ferrule.sync.report import SyncReport
-from ferrule.types import Backend, Family
+from ferrule.types import Family
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +30,8 @@ TABLES = ("filter", "nat", "mangle")
 INLINE_TRIGGERS = 500
 """Some three milliseconds on the event loop."""
 
+PROGRAMMING = "network programming latency"
+"""Label of the failure counter."""
 
 NAMES_LIMIT = 1000
 """Chains whose names one line of the log may list. Of a start over a large cluster it would be one of megabytes."""
@@ -55,7 +55,6 @@ class AfterSync:
         self._readiness = status.readiness
         self._on_synced = on_synced
         self._complete: set[Family] = set()
-        self._cleaning: asyncio.Task[None] | None = None
 
     @property
     def complete(self) -> frozenset[Family]:
@@ -121,19 +120,31 @@ class AfterSync:
             for table, total, part in zip(TABLES, facts.rules, written, strict=True):
                 metrics.rules(family, table, total=total, written=part)
             metrics.no_local_endpoints(family, internal=facts.no_local_internal, external=facts.no_local_external)
-            if len(report.triggers) <= INLINE_TRIGGERS:
-                self._programmed(family, report.triggers, done_at)
-            else:
-                # A change of every endpoint has as many as there are slices.
-                asyncio.get_running_loop().run_in_executor(None, self._programmed, family, report.triggers, done_at)
+            self.measure_programming(family, report.triggers, done_at)
         for family, drift in report.drift.items():
             metrics.audited(family, drift.repaired)
+
+    def measure_programming(self, family: Family, triggers: Sequence[str], done_at: float) -> None:
+        """Observe the latency of each change that the sync put into the kernel."""
+        if len(triggers) <= INLINE_TRIGGERS:
+            self._programmed(family, triggers, done_at)
+            return
+        # A change of every endpoint has as many as there are slices.
+        loop = asyncio.get_running_loop()
+        measuring = loop.run_in_executor(None, self._programmed, family, triggers, done_at)
+        measuring.add_done_callback(self._measured)
 
     def _programmed(self, family: Family, triggers: Sequence[str], done_at: float) -> None:
         for trigger, count in Counter(triggers).items():
             at = _timestamp(trigger)
             for _ in range(count if at is not None else 0):
                 self._metrics.network_programmed(family, at or 0.0, done_at)
+
+    def _measured(self, measuring: asyncio.Future[None]) -> None:
+        error = None if measuring.cancelled() else measuring.exception()
+        if error is not None:
+            self._metrics.background_failed(PROGRAMMING)
+            log.error("Changes not measured", exc_info=error, extra=kv(metric=PROGRAMMING))
 
     def _log_sync(self, family: Family, plan: Plan, report: SyncReport) -> None:
         since = None if report.changed_at is None else round((time.time() - report.changed_at) * 1000, 1)
@@ -162,28 +173,6 @@ class AfterSync:
             fault = self._host.sysctls.ensure(ROUTE_LOCALNET, 1)
             if fault is not None:
                 log.warning("Kernel setting", extra=kv(reason=fault))
-
-    def clean_other_backend_soon(self) -> None:
-        """Call after a sync that failed nowhere."""
-        if self._host.choice.other_holds_rules and self._cleaning is None:
-            loop = asyncio.get_running_loop()
-            self._cleaning = loop.create_task(self.clean_other_backend(), name="other backend")
-
-    async def clean_other_backend(self) -> None:
-        """Ours are in place; the other backend's copy would go on deciding, so it goes."""
-        if not self._host.choice.other_holds_rules:
-            return
-        chosen = self._host.choice
-        other = Backend.LEGACY if chosen.backend is Backend.NFT else Backend.NFT
-        self._host.choice = backends.Choice(chosen.backend, chosen.reason)
-        report = await cleanup(self._host.runner, (other,))
-        removed = sum(r.chains for r in report.removed)
-        log.warning(
-            "The other backend held Service rules, which would shadow ours: removed",
-            extra=kv(backend=other.value, chains=removed),
-        )
-        for problem in report.problems:
-            log.error("Not removed", extra=kv(backend=other.value, err=problem))
 
 
 def _timestamp(rfc3339: str) -> float | None:

@@ -23,6 +23,7 @@ from ferrule.config.schema import SYNC_PERIOD_DEFAULT
 from ferrule.daemon.after_sync import AfterSync
 from ferrule.daemon.endpoints import Endpoints
 from ferrule.daemon.options import DaemonOptions, node_name
+from ferrule.daemon.other_backend import OtherBackend
 from ferrule.dataplane import nfacct
 from ferrule.dataplane.instance import InstanceLock
 from ferrule.errors import BugError, ConfigError, DataplaneError, FerruleError, InputError
@@ -137,6 +138,7 @@ class Daemon:
         self._status = Status(self._metrics, self._health, self._readiness)
         self._problems = ProblemBook()
         self._effects = AfterSync(host, self._problems, self._status, on_synced=self._synced)
+        self._other_backend = OtherBackend(host, self._metrics)
         self._endpoints: Endpoints | None = None
         self._notifier = Notifier()
         self._written, self._synced_at = 0, 0.0
@@ -162,7 +164,7 @@ class Daemon:
         """One scan, one sync. 0: everything the manifests say is in the kernel."""
         await self._folder().scan()
         report = await self._loop.sync()
-        await self._effects.clean_other_backend()
+        await self._other_backend.remove_once()
         if report.failures or self._problems.count:
             log.error(
                 "Not everything is in the kernel",
@@ -235,6 +237,7 @@ class Daemon:
             "addresses": lambda: follow_addresses(self._host.addresses, self._set_addresses),
             "canary": self._watch_canaries,
             "memory": self._give_memory_back,
+            "other backend": self._other_backend.run,
             "event loop lag": lambda: sample_loop_lag(self._metrics),
             "watchdog": self._notifier.watch,
         }
@@ -296,7 +299,7 @@ class Daemon:
         self._written += sum(plan.payload_size for plan in plans)
         self._synced_at = time.monotonic()
         if report.ok and not self._options.once:
-            self._effects.clean_other_backend_soon()
+            self._other_backend.due()
             if self._readiness.ready:
                 self._notifier.ready("every Service is programmed")
 

@@ -219,6 +219,9 @@ class OwnFamilies(Families):
         )
         self.chains_written = self._counter("ferrule_chains_written_total", "Chains written", _FAMILY)
         self.chains_deleted = self._counter("ferrule_chains_deleted_total", "Chains deleted", _FAMILY)
+        self.background_failures = self._counter(
+            "ferrule_background_failures_total", "Failures of work beside the syncs, by which work", ("work",)
+        )
         self.ready = self._gauge("ferrule_ready", "1 when everything that should be programmed is")
         self.held = self._gauge("ferrule_not_ready", "1 for each subsystem that holds readiness back", ("subsystem",))
         self.ports = self._gauge("ferrule_service_health_ports", "healthCheckNodePorts by state", ("state",))

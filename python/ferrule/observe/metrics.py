@@ -245,6 +245,10 @@ class Metrics:
         self._tool_peaks[tool] = max(max_rss, self._tool_peaks.get(tool, 0))
         self._own.tool_peak.labels(tool).set(self._tool_peaks[tool])
 
+    def background_failed(self, work: str) -> None:
+        """An attempt at work beside the syncs failed. `work` is one of a few fixed words, never text from outside."""
+        self._own.background_failures.labels(work).inc()
+
     def loop_lag(self, seconds: float) -> None:
         """The event loop woke a task this late."""
         self._own.lag.observe(seconds)
