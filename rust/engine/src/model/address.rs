@@ -1,12 +1,12 @@
 //! Addresses and networks as parsed types, printed canonically.
 //!
-//! Why not pass text through: iptables reads a leading zero as octal (`010.1.1.1` becomes 8.1.1.1) and a blank inside
-//! a range breaks the whole restore. Whatever reaches a rule has been a number in between.
+//! Text is never passed through: iptables reads a leading zero as octal (`010.1.1.1` becomes 8.1.1.1), and a blank
+//! inside a range breaks the whole restore. Every address in a rule is parsed first.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The two rule sets a node has. Everything downstream of the store exists once per family.
+/// An address family. Each node has one rule set per family; everything downstream of the store exists once per family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// iptables.
@@ -51,7 +51,7 @@ impl Family {
     }
 }
 
-/// Why a text is no address that may appear in a rule. The text itself is in the problem that carries this.
+/// Why a text cannot be used as an address in a rule. The problem that carries this error holds the text itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressError {
     /// Not an IP address at all.
@@ -92,7 +92,7 @@ fn parse_v4(text: &str) -> Option<Ipv4Addr> {
     let mut parts = text.split('.');
     for octet in &mut octets {
         let part = parts.next()?;
-        // The length cap is what keeps "000…0001" from being a way to write anything at all.
+        // The length cap rejects padded spellings of any length, such as "000…0001".
         if part.is_empty() || part.len() > 8 || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
@@ -129,7 +129,7 @@ impl Net {
     /// Parse `address/length`, blanks around it allowed (users put them into source ranges).
     ///
     /// # Errors
-    /// [`AddressError::NotANetwork`] or why the address part is none.
+    /// [`AddressError::NotANetwork`], or the error of the address part.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (addr, len) = text.trim().split_once('/').ok_or(AddressError::NotANetwork)?;
         let addr = parse_ip(addr)?;
@@ -143,7 +143,7 @@ impl Net {
         Ok(Self::new(addr, len))
     }
 
-    /// Whether `ip` lies in it.
+    /// Returns whether the network contains `ip`.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         Family::of(ip) == self.family() && Self::new(ip, self.len) == *self

@@ -1,8 +1,9 @@
-//! Who owns an address and port when two Services want the same.
+//! Resolves ownership of an address and port that several Services claim.
 //!
-//! Two rules for one destination would make the first in the chain win, and with it the order of writing. Here the
-//! owner is a pure function of the objects: a cluster IP beats a load-balancer IP beats an external IP (so that nobody
-//! takes over another's cluster IP by listing it as external), then the first service port by name.
+//! With two rules for one destination the first in the chain would win, so the result would depend on the order of
+//! writing. Here the owner is a pure function of the objects: a cluster IP beats a load-balancer IP, which beats an
+//! external IP (so that a Service cannot take over another's cluster IP by listing it as external), then the first
+//! service port by name wins.
 
 use std::net::IpAddr;
 
@@ -10,16 +11,16 @@ use hashbrown::HashMap;
 
 use crate::model::names::{PortName, Protocol};
 
-/// Something only one service port can have.
+/// A resource that only one service port can own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Claim {
     Address(IpAddr, Protocol, u16),
     NodePort(Protocol, u16),
 }
 
-/// How strong a claim to an address is; the first variant wins.
+/// The priority of a claim to an address; earlier variants win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Title {
+pub(crate) enum ClaimPriority {
     ClusterIp,
     LoadBalancer,
     External,
@@ -28,15 +29,15 @@ pub(crate) enum Title {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Claimant {
-    title: Title,
+    priority: ClaimPriority,
     port: PortName,
 }
 
-/// Nearly every claim has one claimant, so the list costs an allocation only where there is a conflict.
+/// The claimants of one resource. Nearly every claim has one claimant, so a list is allocated only on a conflict.
 #[derive(Clone, Debug)]
 enum Claimants {
     One(Claimant),
-    /// Sorted; the first owns.
+    /// Sorted; the first claimant is the owner.
     Several(Vec<Claimant>),
 }
 
@@ -44,14 +45,14 @@ enum Claimants {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_claim: HashMap<Claim, Claimants>,
-    /// Claims with more than one claimant.
+    /// Number of claims with more than one claimant.
     contested: usize,
 }
 
 impl Claims {
-    /// Enter a claim; gives the port that lost the thing by it, if one did.
-    pub(crate) fn enter(&mut self, claim: Claim, title: Title, port: &PortName) -> Option<PortName> {
-        let new = Claimant { title, port: port.clone() };
+    /// Adds a claim. Returns the displaced owner, if any.
+    pub(crate) fn add(&mut self, claim: Claim, priority: ClaimPriority, port: &PortName) -> Option<PortName> {
+        let new = Claimant { priority, port: port.clone() };
         match self.by_claim.get_mut(&claim) {
             None => {
                 self.by_claim.insert(claim, Claimants::One(new));
@@ -76,9 +77,9 @@ impl Claims {
         }
     }
 
-    /// Withdraw a claim; gives the port that inherits the thing, if one does.
-    pub(crate) fn withdraw(&mut self, claim: Claim, title: Title, port: &PortName) -> Option<PortName> {
-        let old = Claimant { title, port: port.clone() };
+    /// Removes a claim. Returns the port that becomes the owner, if any.
+    pub(crate) fn remove(&mut self, claim: Claim, priority: ClaimPriority, port: &PortName) -> Option<PortName> {
+        let old = Claimant { priority, port: port.clone() };
         match self.by_claim.get_mut(&claim)? {
             Claimants::One(only) => {
                 if *only == old {
@@ -90,22 +91,22 @@ impl Claims {
                 let Claimants::Several(list) = slot else { return None };
                 let at = list.binary_search(&old).ok()?;
                 list.remove(at);
-                let heir = list[0].port.clone();
+                let successor = list[0].port.clone();
                 if list.len() == 1 {
                     *slot = Claimants::One(list.remove(0));
                     self.contested -= 1;
                 }
-                (at == 0 && heir != *port).then_some(heir)
+                (at == 0 && successor != *port).then_some(successor)
             }
         }
     }
 
-    /// Nothing has more than one claimant, so there is no loser to look for.
+    /// Returns whether every claim has a single claimant, so that no port lost one.
     pub(crate) const fn all_uncontested(&self) -> bool {
         self.contested == 0
     }
 
-    /// Who owns it, if anyone claims it.
+    /// Returns the owner of a claimed resource, if any.
     pub(crate) fn owner(&self, claim: Claim) -> Option<&PortName> {
         match self.by_claim.get(&claim)? {
             Claimants::One(only) => Some(&only.port),
@@ -113,7 +114,7 @@ impl Claims {
         }
     }
 
-    /// Whether `port` may have rules for it.
+    /// Returns whether `port` owns the resource and may have rules for it.
     pub(crate) fn owns(&self, claim: Claim, port: &PortName) -> bool {
         self.owner(claim) == Some(port)
     }
@@ -132,23 +133,23 @@ mod tests {
     #[test]
     fn the_owner_does_not_depend_on_the_order_of_arrival() {
         let claimants = [
-            (Title::External, "a/a"),
-            (Title::ClusterIp, "z/z"),
-            (Title::ClusterIp, "y/y"),
-            (Title::LoadBalancer, "b/b"),
+            (ClaimPriority::External, "a/a"),
+            (ClaimPriority::ClusterIp, "z/z"),
+            (ClaimPriority::ClusterIp, "y/y"),
+            (ClaimPriority::LoadBalancer, "b/b"),
         ];
         for start in 0..claimants.len() {
             let mut claims = Claims::default();
             for i in 0..claimants.len() {
-                let (title, name) = claimants[(start + i) % claimants.len()];
-                claims.enter(CLAIM, title, &port(name));
+                let (priority, name) = claimants[(start + i) % claimants.len()];
+                claims.add(CLAIM, priority, &port(name));
             }
             let mut order = Vec::new();
             while let Some(owner) = claims.owner(CLAIM).cloned() {
-                let title = claimants.iter().find(|c| port(c.1) == owner).unwrap().0;
+                let priority = claimants.iter().find(|c| port(c.1) == owner).unwrap().0;
                 order.push(owner.as_str().to_owned());
-                let heir = claims.withdraw(CLAIM, title, &owner);
-                assert_eq!(heir.as_ref(), claims.owner(CLAIM));
+                let successor = claims.remove(CLAIM, priority, &owner);
+                assert_eq!(successor.as_ref(), claims.owner(CLAIM));
             }
             assert_eq!(order, ["y/y", "z/z", "b/b", "a/a"]);
         }
@@ -157,20 +158,20 @@ mod tests {
     #[test]
     fn displacement_is_reported_and_repetition_is_not() {
         let mut claims = Claims::default();
-        assert_eq!(claims.enter(CLAIM, Title::NodePort, &port("b/b")), None);
-        assert_eq!(claims.enter(CLAIM, Title::NodePort, &port("b/b")), None);
-        assert_eq!(claims.enter(CLAIM, Title::NodePort, &port("c/c")), None);
-        assert_eq!(claims.enter(CLAIM, Title::NodePort, &port("a/a")), Some(port("b/b")));
-        assert_eq!(claims.withdraw(CLAIM, Title::NodePort, &port("a/a")), Some(port("b/b")));
-        assert_eq!(claims.withdraw(CLAIM, Title::NodePort, &port("a/a")), None);
+        assert_eq!(claims.add(CLAIM, ClaimPriority::NodePort, &port("b/b")), None);
+        assert_eq!(claims.add(CLAIM, ClaimPriority::NodePort, &port("b/b")), None);
+        assert_eq!(claims.add(CLAIM, ClaimPriority::NodePort, &port("c/c")), None);
+        assert_eq!(claims.add(CLAIM, ClaimPriority::NodePort, &port("a/a")), Some(port("b/b")));
+        assert_eq!(claims.remove(CLAIM, ClaimPriority::NodePort, &port("a/a")), Some(port("b/b")));
+        assert_eq!(claims.remove(CLAIM, ClaimPriority::NodePort, &port("a/a")), None);
     }
 
     #[test]
     fn one_port_may_claim_the_same_thing_twice() {
         let mut claims = Claims::default();
-        claims.enter(CLAIM, Title::External, &port("a/a"));
-        assert_eq!(claims.enter(CLAIM, Title::LoadBalancer, &port("a/a")), None);
-        assert_eq!(claims.withdraw(CLAIM, Title::LoadBalancer, &port("a/a")), None);
+        claims.add(CLAIM, ClaimPriority::External, &port("a/a"));
+        assert_eq!(claims.add(CLAIM, ClaimPriority::LoadBalancer, &port("a/a")), None);
+        assert_eq!(claims.remove(CLAIM, ClaimPriority::LoadBalancer, &port("a/a")), None);
         assert!(claims.owns(CLAIM, &port("a/a")));
         assert!(claims.all_uncontested());
     }

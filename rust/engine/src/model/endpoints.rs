@@ -1,4 +1,4 @@
-//! Endpoints: from EndpointSlices to the set of one service port.
+//! Endpoints: decodes EndpointSlices and collects the endpoints of one service port.
 
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
@@ -11,10 +11,10 @@ use crate::model::address::{AddressError, Family, parse_ip};
 use crate::model::names::Protocol;
 use crate::model::text::socket;
 
-/// One `EndpointSlice` as far as rules go.
+/// The parts of an `EndpointSlice` that rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slice {
-    /// `ns/name` of the Service it belongs to.
+    /// `ns/name` of the slice's Service.
     pub(crate) service: Arc<str>,
     pub(crate) family: Family,
     ports: Box<[SlicePort]>,
@@ -28,7 +28,7 @@ struct SlicePort {
     port: u16,
 }
 
-/// One address with what the API says of it.
+/// One address with its conditions and topology from the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) ip: IpAddr,
@@ -38,7 +38,7 @@ pub(crate) struct Endpoint {
     pub(crate) node_hint: NodeHint,
 }
 
-/// Conditions, and whether it runs on this node.
+/// The endpoint's conditions, and whether it runs on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // the API's own conditions, independent of each other
 pub(crate) struct State {
@@ -57,7 +57,8 @@ pub(crate) enum NodeHint {
 }
 
 impl Slice {
-    /// `None` when it is of no use to a proxy: headless, FQDN, no Service named (which is worth a note).
+    /// Builds a slice. Returns `None` for slices that a proxy ignores: headless, FQDN, or without a Service name (which
+    /// is reported).
     pub(crate) fn build(
         wire: &SliceWire<'_>,
         namespace: &str,
@@ -101,7 +102,7 @@ impl Slice {
 }
 
 impl Slice {
-    /// Addresses of endpoints on this node that are ready.
+    /// Returns the addresses of ready endpoints on this node.
     pub(crate) fn local_ready(&self) -> impl Iterator<Item = IpAddr> {
         self.endpoints.iter().filter(|e| e.state.local && e.state.ready).map(|e| e.ip)
     }
@@ -134,7 +135,7 @@ fn endpoint(
     problems: &mut Problems<'_>,
 ) -> Option<Endpoint> {
     let field = || format!("endpoints[{i}].addresses[0]");
-    // Only the first address counts; further ones never had a meaning.
+    // The API defines only the first address; all others are ignored.
     let Some(text) = wire.addresses.as_ref().and_then(|a| a.first()).map(Text::as_str) else {
         problems.ignore(format!("endpoints[{i}].addresses"), &"", "is empty: the endpoint is left out");
         return None;
@@ -204,11 +205,11 @@ impl Candidate<'_> {
     }
 }
 
-/// All endpoints of the port called `name` (any health), each `ip:port` once, ordered by address.
+/// Returns all endpoints of the port `name`, ready or not, each `ip:port` once, ordered by address.
 ///
-/// The same `ip:port` in several slices is one endpoint: a Pod that moves between slices, or an address used again
-/// while its last owner still terminates. The one that can serve wins (not terminating, then ready, then local); a
-/// tie goes to the first slice by name.
+/// The same `ip:port` in several slices is one endpoint: a Pod moved between slices, or an address was reused while its
+/// last owner still terminates. The most usable entry wins (not terminating, then ready, then local); a tie goes to the
+/// first slice by name.
 pub(crate) fn of_port<'a>(
     slices: impl Iterator<Item = &'a Slice>,
     family: Family,

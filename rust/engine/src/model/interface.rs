@@ -1,11 +1,11 @@
 //! Names of network interfaces.
 
-/// An interface name, `+` at its end as a wildcard. At most 15 bytes (the kernel's IFNAMSIZ), nothing that ends a word.
+/// An interface name; a trailing `+` is a wildcard. At most 15 bytes (the kernel's IFNAMSIZ), without blanks or quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface(Box<str>);
 
 impl Interface {
-    /// `None` when no interface can have that name.
+    /// Returns `None` if the name is not a valid interface name.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
         let fits = (1..=15).contains(&name.len()) && name != "+";

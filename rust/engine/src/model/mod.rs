@@ -1,6 +1,6 @@
-//! The cluster as this node sees it: objects by key, service ports, endpoints, and who owns which address.
+//! The cluster as seen from this node: objects by key, service ports, endpoints, and address ownership.
 //!
-//! No rule is made here; [`crate::rules`] derives them from this.
+//! This module does not build rules; [`crate::rules`] derives them from it.
 
 pub mod address;
 pub mod interface;

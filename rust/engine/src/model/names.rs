@@ -1,5 +1,5 @@
-//! Names: service ports and the chains derived from them (kube-proxy's own scheme, so that either program recognises
-//! the other's chains).
+//! Names of service ports and of the chains derived from them, in kube-proxy's scheme, so that each program recognises
+//! the other's chains.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl Protocol {
     /// All three.
     pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// As IP headers have it.
+    /// Returns the protocol number of IP headers.
     pub(crate) const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -30,7 +30,7 @@ impl Protocol {
         }
     }
 
-    /// Lower case, as iptables and chain hashes want it.
+    /// Returns the lower-case name used by iptables and in chain hashes.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl Protocol {
         }
     }
 
-    /// From the API's upper-case word; absent means TCP.
+    /// Parses the API's upper-case name; an absent value means TCP.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -60,7 +60,7 @@ pub struct PortName {
 }
 
 impl PortName {
-    /// `service` is `ns/name`; an empty port name leaves no colon.
+    /// Builds the name of a service port. `service` is `ns/name`; an empty port name adds no colon.
     #[must_use]
     pub fn new(service: &str, port: &str, protocol: Protocol) -> Self {
         let name = if port.is_empty() { Arc::from(service) } else { Arc::from([service, ":", port].concat()) };
@@ -79,13 +79,13 @@ impl PortName {
         self.protocol
     }
 
-    /// The hash shared by this port's SVC, SVL, FW and EXT chains.
+    /// Returns the hash in the names of this port's SVC, SVL, FW and EXT chains.
     #[must_use]
     pub fn hash(&self) -> NameHash {
         NameHash::of(&[&self.name, self.protocol.name()])
     }
 
-    /// The hash of one endpoint's chain; `endpoint` is `ip:port`, IPv6 in brackets.
+    /// Returns the hash in the name of one endpoint's chain; `endpoint` is `ip:port`, IPv6 in brackets.
     #[must_use]
     pub fn endpoint_hash(&self, endpoint: &str) -> NameHash {
         NameHash::of(&[&self.name, self.protocol.name(), endpoint])
@@ -123,7 +123,7 @@ impl NameHash {
         out
     }
 
-    /// Without its last digit: what names with a longer prefix have room for.
+    /// Clears the last digit, for names whose longer prefix leaves room for fifteen.
     fn short(mut self) -> Self {
         self.0[9] &= 0b1110_0000;
         self
@@ -153,14 +153,14 @@ impl NameHash {
         Some(Self(bytes))
     }
 
-    /// Four of its bits, the first ones first.
+    /// Returns the nibble at an index, most significant first.
     pub(crate) const fn nibble(self, at: usize) -> u8 {
         if at.is_multiple_of(2) { self.0[at / 2] >> 4 } else { self.0[at / 2] & 15 }
     }
 }
 
-/// Tables we write to, in the order they are written: filter first, so that a REJECT that no longer holds is gone
-/// before nat sends traffic on, as kube-proxy does.
+/// The iptables tables that ferrule writes, in writing order: filter first, so that an obsolete REJECT is removed
+/// before nat forwards the traffic, as in kube-proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
     /// filter
@@ -175,7 +175,7 @@ impl Table {
     /// All three, in writing order.
     pub const ALL: [Self; 3] = [Self::Filter, Self::Nat, Self::Mangle];
 
-    /// iptables' word.
+    /// Returns the table's name in iptables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -192,21 +192,21 @@ impl Table {
 
 macro_rules! fixed_chains {
     ($($(#[$doc:meta])* $variant:ident = $table:ident $name:literal,)*) => {
-        /// Chains with a name of their own, each in exactly one table.
+        /// Chains with a fixed name, each in exactly one table.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum FixedChain { $($(#[$doc])* $variant,)* }
 
         impl FixedChain {
-            /// Every one of them.
+            /// All fixed chains.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Its name.
+            /// Returns the chain's name.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// Its table.
+            /// Returns the chain's table.
             #[must_use]
             pub const fn table(self) -> Table {
                 match self { $(Self::$variant => Table::$table,)* }
@@ -220,11 +220,11 @@ fixed_chains! {
     NatServices = Nat "KUBE-SERVICES",
     /// Dispatch by node port.
     NatNodePorts = Nat "KUBE-NODEPORTS",
-    /// Masquerades what carries the mark.
+    /// Masquerades packets that carry the mark.
     Postrouting = Nat "KUBE-POSTROUTING",
     /// Sets the mark.
     MarkMasq = Nat "KUBE-MARK-MASQ",
-    /// Tells a flush of nat.
+    /// Canary whose absence shows that nat was flushed.
     NatCanary = Nat "KUBE-PROXY-CANARY",
     /// REJECT or DROP of cluster IPs without endpoints.
     FilterServices = Filter "KUBE-SERVICES",
@@ -234,17 +234,17 @@ fixed_chains! {
     FilterNodePorts = Filter "KUBE-NODEPORTS",
     /// Accepts forwarded Service traffic.
     Forward = Filter "KUBE-FORWARD",
-    /// DROP of what loadBalancerSourceRanges did not let through.
+    /// DROP of traffic that loadBalancerSourceRanges does not allow.
     ProxyFirewall = Filter "KUBE-PROXY-FIREWALL",
-    /// Tells a flush of filter.
+    /// Canary whose absence shows that filter was flushed.
     FilterCanary = Filter "KUBE-PROXY-CANARY",
-    /// Tells a flush of mangle.
+    /// Canary whose absence shows that mangle was flushed.
     MangleCanary = Mangle "KUBE-PROXY-CANARY",
 }
 
 impl FixedChain {
-    /// Chains whose rules belong to one service port each, so that order between ports means nothing (kube-proxy
-    /// itself writes them in random order).
+    /// Returns whether each rule of the chain belongs to one service port, so that the order of rules of different
+    /// ports does not matter (kube-proxy itself writes them in random order).
     pub(crate) const fn is_dispatch(self) -> bool {
         matches!(
             self,
@@ -258,14 +258,14 @@ impl FixedChain {
     }
 }
 
-/// Prefixes of chains named by hash; all live in nat.
+/// Prefixes of chains that are named by a hash; all are in nat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prefix {
-    /// One endpoint: masquerade its own traffic, DNAT.
+    /// One endpoint: hairpin masquerade, DNAT.
     Sep,
-    /// Balances over the cluster set.
+    /// Balances over the cluster endpoints.
     Svc,
-    /// Balances over the local set.
+    /// Balances over the local endpoints.
     Svl,
     /// Traffic from outside.
     Ext,
@@ -287,38 +287,39 @@ impl Prefix {
     }
 }
 
-/// A chain that ferrule owns. Its name can only come from here, so no input text can become one.
+/// A chain that belongs to ferrule. Its name is always generated here, so input text cannot become a chain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChainId {
     /// Named by its purpose.
     Fixed(FixedChain),
     /// Named by a hash.
     Hashed(Prefix, NameHash),
-    /// A part of a dispatch chain, split off for being one of many: `KUBE-SVC-DSP-` and fifteen digits of a hash.
+    /// A chain of a dispatch tree: `KUBE-SVC-DSP-` and fifteen digits of a hash.
     Dispatch(Table, NameHash),
-    /// A part of a balancing chain (nat): `KUBE-SVC-BAL-`, a letter for its level, 14 characters of a hash.
+    /// A chain of a balancing tree (nat): `KUBE-SVC-BAL-`, a letter for its level, 14 characters of a hash.
     Balance(NameHash),
 }
 
-/// The kernel's limit for a chain's name.
+/// The maximum length of a chain name in the kernel, in bytes.
 pub(crate) const NAME_LIMIT: usize = 28;
 
-/// Begins like the chains of Services, so that kube-proxy, when it takes over, empties and deletes these as it does any
-/// such chain that it does not know. Under a prefix of our own they would stay and still jump to Services, whose chains
-/// the kernel would then not let go: kube-proxy would fail at the first Service that is deleted.
+/// The prefix of dispatch tree chains. It starts like the prefix of Service chains, so that kube-proxy empties and
+/// deletes these chains when it takes over, as it does with any such chain that it does not know. With a different
+/// prefix they would stay and still jump to Service chains, the kernel would refuse to delete those, and kube-proxy's
+/// sync would fail at the first deleted Service.
 const DISPATCH: &str = "KUBE-SVC-DSP-";
 
-/// Begins like a Service's chain, so that kube-proxy, when it takes over, removes these as it removes those.
+/// The prefix of balancing tree chains, chosen for the same reason as [`DISPATCH`].
 const BALANCE: &str = "KUBE-SVC-BAL-";
 impl ChainId {
-    /// The part of a dispatch chain that takes what `condition` (a rule without its target) matches.
+    /// Returns the dispatch tree chain for packets that match `condition` (a rule without its target).
     pub(crate) fn part(of: FixedChain, condition: &[u8]) -> Self {
         let parts = [of.name().as_bytes(), condition];
         Self::Dispatch(of.table(), NameHash::of_bytes(parts.into_iter()).short())
     }
 
-    /// The part of a balancing chain for endpoints whose hashes begin with the nibbles of `place`. The level is the first
-    /// character, so that who jumps to whom can be told from names alone.
+    /// Returns the balancing tree chain for endpoints whose hashes begin with the nibbles of `place`. The first
+    /// character of its hash is the level, so that names alone show which chain can jump to which.
     pub(crate) fn balance(root: Self, place: &[u8]) -> Self {
         let name = root.name();
         let NameHash(mut bytes) = NameHash::of_bytes([name.as_bytes(), place].into_iter()).short();
@@ -327,12 +328,12 @@ impl ChainId {
         Self::Balance(NameHash(bytes))
     }
 
-    /// How many jumps lead to this part from the chain that it is a part of.
+    /// Returns the number of jumps from the root of the balancing tree to this chain.
     pub(crate) const fn balance_level(part: NameHash) -> u8 {
         part.0[0] >> 3
     }
 
-    /// The table it lives in.
+    /// Returns the chain's table.
     #[must_use]
     pub const fn table(self) -> Table {
         match self {
@@ -342,7 +343,7 @@ impl ChainId {
         }
     }
 
-    /// Recognise a chain by table and name; `None` is somebody else's.
+    /// Recognises a chain by table and name. Returns `None` for a foreign chain.
     #[must_use]
     pub fn parse(table: Table, name: &[u8]) -> Option<Self> {
         if let Some(&fixed) = FixedChain::ALL.iter().find(|c| c.table() == table && c.name().as_bytes() == name) {
@@ -363,7 +364,7 @@ impl ChainId {
         })
     }
 
-    /// What the name is made of: its head, and the first digits of a hash.
+    /// Returns the components of the name: its prefix, and a hash with the number of its digits in use.
     const fn spelling(self) -> (&'static str, Option<(NameHash, usize)>) {
         match self {
             Self::Fixed(chain) => (chain.name(), None),
@@ -373,7 +374,7 @@ impl ChainId {
         }
     }
 
-    /// Append the name.
+    /// Appends the name.
     pub fn write_name(self, out: &mut Vec<u8>) {
         let (head, hash) = self.spelling();
         out.extend_from_slice(head.as_bytes());
@@ -382,7 +383,7 @@ impl ChainId {
         }
     }
 
-    /// Bytes of the name.
+    /// Returns the length of the name in bytes.
     pub(crate) const fn name_len(self) -> usize {
         match self.spelling() {
             (head, None) => head.len(),
@@ -390,7 +391,7 @@ impl ChainId {
         }
     }
 
-    /// Sorts as the name does.
+    /// Returns a key that sorts as the name does.
     pub(crate) fn name_key(self) -> [u8; NAME_LIMIT] {
         let mut key = [0; NAME_LIMIT];
         let (head, hash) = self.spelling();
@@ -402,7 +403,7 @@ impl ChainId {
         key
     }
 
-    /// The name alone.
+    /// Returns the name.
     #[must_use]
     pub fn name(self) -> String {
         let mut out = Vec::with_capacity(28);

@@ -1,6 +1,8 @@
-//! Objects by key: what the cluster looks like, and which Services are touched since somebody last looked.
+//! The object store: the cluster's objects by key, and the Services that changed since each family last took the
+//! changes.
 //!
-//! Ingest is O(message): it decodes, compares, replaces and marks; nothing here renders a rule.
+//! Ingest takes time proportional to the message: it decodes, compares, replaces and marks objects dirty. It renders no
+//! rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,50 +20,50 @@ use crate::model::address::Family;
 use crate::model::endpoints::Slice;
 use crate::report::{HealthCheck, IngestReport};
 
-/// What changed since a family last asked. Each family drains its own.
+/// The changes since a family last took them. Each family drains its own set.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     /// Keys (`ns/name`) of Services whose object or endpoints changed.
     pub(crate) services: BTreeSet<Arc<str>>,
-    /// Something that every Service's rules may depend on changed.
+    /// Something changed that the rules of every Service may depend on.
     pub(crate) everything: bool,
 }
 
-/// The cluster, reduced to what rules need.
+/// The cluster's objects, reduced to what rules depend on.
 #[derive(Debug)]
 pub(crate) struct Store {
     node_name: Box<str>,
-    /// `spec.externalIPs` count.
+    /// Whether `spec.externalIPs` is honoured.
     external_ips: bool,
     services: HashMap<Arc<str>, Arc<Service>>,
-    /// Those with a healthCheckNodePort: few, and asked for after every sync.
+    /// Services with a healthCheckNodePort: few, and read after every sync.
     health_checked: BTreeSet<Arc<str>>,
     slices: HashMap<Arc<str>, Slice>,
-    /// Slices of each Service, by name: their order breaks ties.
+    /// Slices of each Service, ordered by name, which breaks ties.
     slices_of: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     node: Node,
     listed: [bool; 3],
     problems: BTreeMap<(Kind, Arc<str>), Vec<Problem>>,
-    /// Complaints about items of the last list that have no name to file them under.
+    /// Problems of items of the last list that have no name to index them by.
     nameless: [Vec<Problem>; 3],
     dirty: [Dirty; 2],
-    /// Lists that are being read.
+    /// Lists that are being received.
     arriving: [Option<Arriving>; 3],
     triggers: Vec<Box<str>>,
 }
 
-/// A list of one kind, read as far as it has come.
+/// A partially received list of one kind.
 #[derive(Debug)]
 struct Arriving {
     reader: ListReader,
     staged: Staged,
 }
 
-/// A list's items, decoded, before they take effect together.
+/// The decoded items of a list, before they take effect together.
 #[derive(Debug, Default)]
 struct Staged {
     new: Vec<Read>,
-    /// As stored already.
+    /// Items that equal the stored object.
     same: Vec<(Arc<str>, Vec<Problem>)>,
     rejected: Vec<Rejection>,
 }
@@ -76,7 +78,7 @@ struct Read {
     triggered: Option<Box<str>>,
 }
 
-/// `None` inside: of no use to a proxy.
+/// A decoded object by kind; `None` for objects that a proxy ignores.
 #[derive(Debug)]
 enum Object {
     Service(Option<Arc<Service>>),
@@ -85,14 +87,14 @@ enum Object {
     OtherNode,
 }
 
-/// More trigger times than this between two syncs say nothing new.
+/// The maximum number of trigger times kept between two syncs; more add no information.
 const TRIGGER_LIMIT: usize = 10_000;
 
 fn not_arriving(kind: Kind) -> InputError {
     InputError::Page { page: 0, reason: format!("no list of {} has begun", kind.name()) }
 }
 
-/// What became of one object.
+/// The effect of one object on the store.
 enum Change {
     None,
     Some,
@@ -126,7 +128,7 @@ impl Store {
         }
     }
 
-    /// The first kind that has not been listed.
+    /// Returns the first kind that is not listed yet.
     pub(crate) fn missing(&self) -> Option<Kind> {
         Kind::ALL.into_iter().find(|&k| !self.listed[k as usize])
     }
@@ -151,17 +153,17 @@ impl Store {
         (self.services.len(), self.slices.len())
     }
 
-    /// A Service's slices, by name.
+    /// Returns a Service's slices, ordered by name.
     pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &Slice> {
         self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
     }
 
-    /// Take what changed for a family since the last call.
+    /// Takes the changes of a family since the last call.
     pub(crate) fn take_dirty(&mut self, family: Family) -> Dirty {
         std::mem::take(&mut self.dirty[family.index()])
     }
 
-    /// Everything any Service's rules depend on may have changed.
+    /// Marks every Service dirty, for changes that the rules of any Service may depend on.
     pub(crate) fn touch_everything(&mut self) {
         self.dirty.iter_mut().for_each(|d| d.everything = true);
     }
@@ -194,7 +196,7 @@ impl Store {
         })
     }
 
-    /// Swap in a whole list. Nothing changes unless every page can be read.
+    /// Replaces all objects of a kind by a complete list. Nothing changes unless every page is readable.
     pub(crate) fn replace(&mut self, kind: Kind, pages: &[&[u8]]) -> Result<IngestReport, InputError> {
         let mut cut = Vec::with_capacity(pages.len());
         for (i, bytes) in pages.iter().enumerate() {
@@ -209,12 +211,12 @@ impl Store {
         Ok(self.swap(kind, staged, version))
     }
 
-    /// A list of this kind begins to arrive; one that was arriving is forgotten.
+    /// Begins to receive a list of this kind, and discards one that was being received.
     pub(crate) fn begin_list(&mut self, kind: Kind) {
         self.arriving[kind as usize] = Some(Arriving { reader: ListReader::new(), staged: Staged::default() });
     }
 
-    /// More of the list. After an error it is forgotten, and nothing has changed.
+    /// Adds a chunk to the list. On an error the list is discarded and nothing changes.
     pub(crate) fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
         let mut arriving = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
         let Arriving { reader, staged } = &mut arriving;
@@ -228,19 +230,19 @@ impl Store {
         Ok(())
     }
 
-    /// The list is complete: swap it in. Refused, and nothing changed, if its text is not.
+    /// Completes the list and applies it. Returns an error, and changes nothing, if its text is incomplete.
     pub(crate) fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
         let Arriving { reader, staged } = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
         let end = reader.end()?;
         Ok(self.swap(kind, staged, end.resource_version))
     }
 
-    /// The list will not be completed.
+    /// Discards the list that is being received.
     pub(crate) fn abort_list(&mut self, kind: Kind) {
         self.arriving[kind as usize] = None;
     }
 
-    /// Decode one item of a list. What equals the stored object is not kept a second time.
+    /// Decodes one item of a list. An item that equals the stored object is not kept a second time.
     fn stage(&self, kind: Kind, raw: &RawValue, position: usize, staged: &mut Staged) {
         match self.read(kind, raw, position) {
             Ok(read) if self.holds(&read) => staged.same.push((read.key, read.problems)),
@@ -249,7 +251,7 @@ impl Store {
         }
     }
 
-    /// Make the staged objects the only ones of their kind.
+    /// Replaces all objects of the kind by the staged ones.
     fn swap(&mut self, kind: Kind, staged: Staged, resource_version: String) -> IngestReport {
         self.arriving[kind as usize] = None;
         self.nameless[kind as usize].clear();
@@ -258,21 +260,21 @@ impl Store {
         report.applied = staged.same.len() + staged.new.len();
         report.rejected = staged.rejected.len();
 
-        let mut gone = self.keys(kind);
+        let mut removed = self.keys(kind);
         for (key, problems) in staged.same {
-            gone.remove(&key);
+            removed.remove(&key);
             self.file(kind, &key, problems);
         }
         for read in staged.new {
-            gone.remove(&read.key);
+            removed.remove(&read.key);
             report.changed += self.put(kind, read).count();
         }
         for rejection in staged.rejected {
             if let Some(key) = self.reject(kind, rejection) {
-                gone.remove(&key);
+                removed.remove(&key);
             }
         }
-        for key in gone {
+        for key in removed {
             report.changed += self.delete(kind, &key).count();
         }
         self.listed[kind as usize] = true;
@@ -280,9 +282,10 @@ impl Store {
         report
     }
 
-    /// Apply newline-delimited watch frames, in order.
+    /// Applies newline-delimited watch frames, in order.
     pub(crate) fn ingest(&mut self, kind: Kind, frames: &[u8]) -> IngestReport {
-        // A staged list holds "as stored" for what has not changed since; a change in between would make that a lie.
+        // A staged list refers to stored objects that were equal when they were decoded. A change in between would
+        // invalidate that.
         self.abort_list(kind);
         let mut report = self.report(kind);
         let lines = frames.split(|&b| b == b'\n').filter(|l| !l.iter().all(u8::is_ascii_whitespace));
@@ -347,7 +350,7 @@ impl Store {
         }
     }
 
-    /// Keys that a list of this kind may delete, objects known only by their problems included.
+    /// Returns the keys that a list of this kind may delete, including objects known only by their problems.
     fn keys(&self, kind: Kind) -> BTreeSet<Arc<str>> {
         let mut keys: BTreeSet<Arc<str>> =
             self.problems.keys().filter(|(k, _)| *k == kind).map(|(_, k)| k.clone()).collect();
@@ -359,7 +362,7 @@ impl Store {
         keys
     }
 
-    /// Decode one object; changes nothing.
+    /// Decodes one object without changing the store.
     fn read(&self, kind: Kind, raw: &RawValue, position: usize) -> Result<Read, Box<Rejection>> {
         let nameless = || Box::new(wire::nameless(kind, position));
         match kind {
@@ -405,7 +408,7 @@ impl Store {
         }
     }
 
-    /// Whether the store has exactly this.
+    /// Returns whether the stored object equals this one.
     fn holds(&self, read: &Read) -> bool {
         match &read.object {
             Object::Service(service) => self.services.get(&read.key) == service.as_ref(),
@@ -426,27 +429,27 @@ impl Store {
         }
     }
 
-    /// When the change behind a watch event happened, as its controller wrote it. A burst beyond the limit is
-    /// measured by its beginning.
+    /// Remembers the time that the controller recorded for the change behind a watch event. Of a burst beyond the limit
+    /// only the first times are kept.
     fn remember_trigger(&mut self, triggered: Option<Box<str>>) {
         if let Some(time) = triggered.filter(|_| self.triggers.len() < TRIGGER_LIMIT) {
             self.triggers.push(time);
         }
     }
 
-    /// Trigger times of endpoint changes since the last call.
+    /// Takes the trigger times of endpoint changes since the last call.
     pub(crate) fn take_triggers(&mut self) -> Vec<Box<str>> {
         std::mem::take(&mut self.triggers)
     }
 
-    /// Remember what is wrong with an object that keeps its previous state; gives its key.
+    /// Records the problems of an object that keeps its previous state. Returns the object's key.
     fn reject(&mut self, kind: Kind, rejection: Rejection) -> Option<Arc<str>> {
         let Some(key) = rejection.key else {
             self.nameless[kind as usize].push(rejection.problem);
             return None;
         };
         let key: Arc<str> = key.into();
-        // Another Node's faults are none of our business.
+        // Problems of other Nodes are not reported.
         if kind != Kind::Node || *key == *self.node_name {
             self.file(kind, &key, vec![rejection.problem]);
         }
@@ -494,7 +497,7 @@ impl Store {
         if old == new.as_ref() {
             return Change::None;
         }
-        // A slice may change its label and so its Service: both are touched.
+        // A slice whose Service label changed affects both Services.
         if let Some(old) = old.map(|s| s.service.clone()) {
             self.touch(&old);
             if let Some(names) = self.slices_of.get_mut(&old) {
@@ -533,7 +536,7 @@ impl Store {
     }
 }
 
-/// Enough of a deleted object to know which it was.
+/// The fields that identify a deleted object.
 #[derive(serde::Deserialize)]
 struct Keyed<'a> {
     #[serde(borrow, default)]

@@ -1,4 +1,4 @@
-//! Numbers and addresses appended to text, without the formatting machinery where rules have one each.
+//! Appends numbers and addresses to text without the formatting machinery, for values that occur once per rule.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ pub(crate) fn dotted(out: &mut Vec<u8>, ip: Ipv4Addr) {
     }
 }
 
-/// Appends `address:port`. Each endpoint has one, so IPv4 goes without the formatting machinery.
+/// Appends `address:port`. Every endpoint has one, so IPv4 avoids the formatting machinery.
 pub(crate) fn socket(out: &mut Vec<u8>, to: &SocketAddr) {
     match to {
         SocketAddr::V4(to) => {

@@ -1,20 +1,21 @@
-//! Which of a service port's endpoints traffic may use, seen from this node.
+//! Selects the endpoints of a service port that traffic on this node may use.
 
 use crate::model::endpoints::{Candidate, NodeHint};
 
-/// What a Service asks for.
+/// The traffic policies of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policies {
     /// internalTrafficPolicy Local.
     pub(crate) internal_local: bool,
     /// externalTrafficPolicy Local.
     pub(crate) external_local: bool,
-    /// There is an address or port that outsiders can use.
+    /// Whether the port has an address or node port reachable from outside the cluster.
     pub(crate) externally_accessible: bool,
 }
 
 impl Policies {
-    /// External policy Local still needs the cluster set: this node's own Pods use it to reach external addresses.
+    /// Returns whether the cluster endpoints are needed. External policy Local needs them as well: this node's own Pods
+    /// use them to reach external addresses.
     pub(crate) const fn use_cluster(self) -> bool {
         !self.internal_local || self.externally_accessible
     }
@@ -24,18 +25,19 @@ impl Policies {
     }
 }
 
-/// What can be reached, and so which dispatch rules exist. Enough to write them without looking at endpoints again.
+/// Which endpoint sets are non-empty, which determines the dispatch rules. Sufficient to write them without reading the
+/// endpoints again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reach {
-    /// Some endpoint, anywhere, can take traffic.
+    /// Whether any endpoint, on any node, can serve traffic.
     pub(crate) any: bool,
-    /// The cluster set has members.
+    /// Whether the cluster set is non-empty.
     pub(crate) cluster: bool,
-    /// The local set has members.
+    /// Whether the local set is non-empty.
     pub(crate) local: bool,
 }
 
-/// An endpoint in use, and by which sets.
+/// An endpoint in use, with the sets it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pick<'a> {
     pub(crate) candidate: Candidate<'a>,
@@ -43,7 +45,7 @@ pub(crate) struct Pick<'a> {
     pub(crate) in_local: bool,
 }
 
-/// Sort `candidates` into the sets that `policies` need; what is in neither is left out.
+/// Selects from `candidates` the endpoints of the sets that `policies` need; endpoints in neither set are omitted.
 pub(crate) fn choose<'a>(
     candidates: &[Candidate<'a>],
     policies: Policies,
@@ -73,13 +75,14 @@ pub(crate) fn choose<'a>(
     (reach, picks)
 }
 
-/// Terminating but still serving: better than nothing, so used only when nothing is ready.
+/// Returns whether the endpoint is terminating but still serving. Such endpoints are used only when none is ready.
 const fn is_draining(c: &Candidate<'_>) -> bool {
     c.endpoint.state.serving && c.endpoint.state.terminating
 }
 
-/// How topology hints narrow the cluster set. Hints count only when every ready endpoint has one and one of them names
-/// us: a half-hinted set is a controller at work, and obeying it would overload the hinted half.
+/// How topology hints restrict the cluster set. Hints apply only if every ready endpoint has one and one of them names
+/// this node or zone: with a partly hinted set the controller is still at work, and obeying it would overload the
+/// hinted part.
 enum Hints<'z> {
     Ignored,
     Node,

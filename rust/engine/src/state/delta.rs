@@ -1,4 +1,5 @@
-//! Which chains differ: desired against applied, the latter learnt from confirmed plans or observed in the kernel.
+//! Computes which chains must be written or deleted: desired state against applied state, the latter known from
+//! confirmed plans or from an observation of the kernel.
 //!
 //! ```text
 //!          desired                 applied (what we know the kernel to hold)
@@ -12,7 +13,7 @@
 //! A chain that a foreign rule references ("held") cannot be deleted. A held stale chain is emptied instead, so that the
 //! chains it jumped to can be deleted. It is deleted once an observation shows that the reference is gone.
 //!
-//! A pure data structure: "applied" is only a name here, nothing is written anywhere.
+//! This is a pure data structure: it records what is applied and writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,11 +22,11 @@ use hashbrown::HashMap;
 use crate::model::names::ChainId;
 use crate::rules::digest::{Digest, Digester, is_order_free};
 
-/// What is believed of a chain in the kernel.
+/// The assumed state of a chain in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Applied {
     Rules(Digest),
-    /// A write whose outcome nobody knows touched it.
+    /// A write with an unknown outcome affected the chain.
     Unknown,
 }
 
@@ -34,7 +35,7 @@ enum Applied {
 pub(crate) struct Delta {
     desired: HashMap<ChainId, Digest>,
     applied: HashMap<ChainId, Applied>,
-    /// applied − desired, kept up to date.
+    /// Applied chains that are not desired, kept up to date.
     stale: BTreeSet<ChainId>,
     /// Chains that foreign rules reference, each with the foreign chain of one such rule. The kernel refuses to delete
     /// them.
@@ -43,7 +44,7 @@ pub(crate) struct Delta {
     empty: Digest,
 }
 
-/// How an observation differs from what was believed applied.
+/// How an observation differs from the applied state.
 #[derive(Debug, Default)]
 pub(crate) struct Drift {
     pub(crate) differing: Vec<ChainId>,
@@ -61,13 +62,13 @@ impl Delta {
         }
     }
 
-    /// This chain shall exist with these rules.
+    /// Sets the desired digest of a chain.
     pub(crate) fn want(&mut self, chain: ChainId, digest: Digest) {
         self.desired.insert(chain, digest);
         self.stale.remove(&chain);
     }
 
-    /// This chain shall not exist.
+    /// Removes a chain from the desired state.
     pub(crate) fn unwant(&mut self, chain: ChainId) {
         self.desired.remove(&chain);
         if self.applied.contains_key(&chain) {
@@ -75,7 +76,7 @@ impl Delta {
         }
     }
 
-    /// Whether a desired chain must be written.
+    /// Returns whether a desired chain must be written.
     pub(crate) fn differs(&self, chain: ChainId) -> bool {
         match (self.desired.get(&chain), self.applied.get(&chain)) {
             (Some(want), Some(Applied::Rules(have))) => want != have,
@@ -84,17 +85,17 @@ impl Delta {
         }
     }
 
-    /// Chains to delete.
+    /// Returns the chains to delete.
     pub(crate) fn deletable(&self) -> impl Iterator<Item = ChainId> {
         self.stale.iter().copied().filter(|c| !self.held.contains_key(c))
     }
 
-    /// Stale chains that cannot be deleted, each with the foreign chain whose rule references it.
+    /// Returns the stale chains that cannot be deleted, each with the foreign chain whose rule references it.
     pub(crate) fn held(&self) -> impl Iterator<Item = (ChainId, &str)> {
         self.held.iter().filter(|(chain, _)| self.stale.contains(*chain)).map(|(&chain, by)| (chain, &**by))
     }
 
-    /// Stale chains that cannot be deleted and may still have rules.
+    /// Returns the stale chains that cannot be deleted and may still have rules.
     pub(crate) fn to_empty(&self) -> impl Iterator<Item = ChainId> {
         let is_empty = |chain| self.applied.get(&chain) == Some(&Applied::Rules(self.empty_digest(chain)));
         self.held().map(|(chain, _)| chain).filter(move |&chain| !is_empty(chain))
@@ -112,18 +113,18 @@ impl Delta {
         self.held.contains_key(&chain)
     }
 
-    /// The kernel holds none of our chains.
+    /// Returns whether the kernel holds none of ferrule's chains.
     pub(crate) fn nothing_applied(&self) -> bool {
         self.applied.is_empty()
     }
 
-    /// Numbers of desired, applied and stale chains.
+    /// Returns the numbers of desired, applied and stale chains.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         (self.desired.len(), self.applied.len(), self.stale.len())
     }
 
-    /// A write of these chains succeeded. Their desired digests are the ones that were written: nothing changes them
-    /// between a plan and its outcome. A written chain that is not desired was emptied.
+    /// Records that a write of these chains succeeded. Their desired digests are the ones that were written, because
+    /// they do not change between a plan and its outcome. A written chain that is not desired was emptied.
     pub(crate) fn commit(&mut self, written: &[ChainId], deleted: &[ChainId]) {
         for &chain in written {
             let digest = self.desired.get(&chain).copied().unwrap_or_else(|| self.empty_digest(chain));
@@ -135,19 +136,20 @@ impl Delta {
         }
     }
 
-    /// A write of these chains may or may not have happened, in whole or table by table.
+    /// Records that the outcome of a write of these chains is unknown; it may have happened completely or for some
+    /// tables.
     pub(crate) fn abandon(&mut self, written: &[ChainId], deleted: &[ChainId]) {
         for &chain in written.iter().chain(deleted) {
             self.applied.insert(chain, Applied::Unknown);
         }
     }
 
-    /// Replace what is believed by what was seen.
+    /// Replaces the applied state by an observation.
     pub(crate) fn observe(&mut self, seen: HashMap<ChainId, Digest>, held: BTreeMap<ChainId, Box<str>>) -> Drift {
         let mut drift = Drift::default();
         let mut applied = HashMap::with_capacity(seen.len());
         let mut stale = BTreeSet::new();
-        #[allow(clippy::iter_over_hash_type)] // everything collected here is sorted before anyone sees it
+        #[allow(clippy::iter_over_hash_type)] // everything collected here is sorted before it is returned
         for (chain, digest) in seen {
             match self.applied.get(&chain) {
                 Some(Applied::Rules(believed)) if *believed != digest => drift.differing.push(chain),
@@ -192,7 +194,7 @@ mod tests {
         assert!(delta.differs(A));
         delta.abandon(&[A], &[]);
         delta.want(A, digest("1"));
-        assert!(delta.differs(A), "the failed write may have happened: the old digest proves nothing any more");
+        assert!(delta.differs(A), "the failed write may have happened: the old digest is no longer valid");
         delta.commit(&[A], &[]);
         assert!(!delta.differs(A));
     }

@@ -1,4 +1,4 @@
-//! Desired, applied and observed state of each family, and plans for the difference.
+//! The desired, applied and observed state of each family, and the plans that remove the difference.
 
 pub mod plan;
 

@@ -1,4 +1,4 @@
-//! A plan: text for exactly the chains that differ, and a token by which its outcome is reported.
+//! A plan: restore text for exactly the chains that differ, and a generation by which its outcome is reported.
 
 use std::sync::Arc;
 
@@ -7,48 +7,49 @@ use crate::model::names::ChainId;
 use crate::options::WriteStrategy;
 use crate::write::restore_text::RestoreText;
 
-/// Ends with `Engine::commit` or `Engine::abandon`. Its text may be taken out before that.
+/// A plan is completed by `Engine::commit` or `Engine::abandon`. Its text can be taken before that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Whose rules.
+    /// The family whose rules the plan changes.
     pub family: Family,
-    /// Grows by one with every plan of the family; a plan of another generation than the one in flight is refused.
+    /// Incremented with every plan of the family. An outcome of another generation than the plan in flight is rejected.
     pub generation: u64,
-    /// For `iptables-restore --noflush`, or for [`crate::netlink::nft::Transactions`].
+    /// The input of `iptables-restore --noflush` or of [`crate::netlink::nft::Transactions`].
     pub text: RestoreText,
-    /// For which way to write it was cut.
+    /// The write strategy for which the text was split.
     pub write_strategy: WriteStrategy,
-    /// Chains in it, in no particular order.
+    /// Chains that the plan writes, in no particular order.
     pub written: Arc<[ChainId]>,
-    /// Likewise.
+    /// Chains that the plan deletes, in no particular order.
     pub deleted: Arc<[ChainId]>,
-    /// Rules put into built-in chains.
+    /// Entry jumps that the plan inserts into base chains.
     pub hooks_inserted: Vec<String>,
-    /// Rules in the text, hooks aside.
+    /// Number of rules in the text, without entry jumps.
     pub rules_written: usize,
-    /// Rules in the text by table: filter, nat, mangle.
+    /// Number of rules in the text by table: filter, nat, mangle.
     pub rules_by_table: [usize; 3],
-    /// The kernel held nothing of ours before this plan, or before the first stage that it follows.
+    /// The kernel held none of ferrule's chains before this plan, or before the first stage that it follows.
     pub full: bool,
-    /// A first stage: nothing is settled before the next plan, which takes the rest, is written, too.
+    /// Whether the plan is a first stage: the sync is complete only when the next plan, which holds the rest, is
+    /// written too.
     pub more: bool,
 }
 
 impl Plan {
-    /// The whole text: a copy.
+    /// Returns a copy of the whole text.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {
         self.text.to_vec()
     }
 
-    /// `table CHAIN` of each chain written, sorted. Made when asked for: a full plan of a large cluster has hundreds of
-    /// thousands.
+    /// Returns `table CHAIN` of each chain written, sorted. Built on request: a full plan of a large cluster has
+    /// hundreds of thousands.
     #[must_use]
     pub fn chains_written(&self) -> Vec<String> {
         names(&self.written)
     }
 
-    /// Likewise of those deleted.
+    /// Returns `table CHAIN` of each chain deleted, sorted.
     #[must_use]
     pub fn chains_deleted(&self) -> Vec<String> {
         names(&self.deleted)

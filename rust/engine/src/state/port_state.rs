@@ -1,4 +1,4 @@
-//! The state that is kept of one service port between plans.
+//! The state kept for one service port between plans.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::model::topology::Reach;
 use crate::netlink::conntrack::Target;
 use crate::rules::dispatch_tree::chains::DispatchRule;
 
-/// What is remembered of a service port between plans: no rule, only what they amount to.
+/// The state kept for a service port between plans: not its rules, only their names, digests and counts.
 #[derive(Debug)]
 pub(super) struct PortState {
-    /// `ns/name` of its Service.
+    /// `ns/name` of the port's Service.
     pub(super) key: Arc<str>,
     pub(super) service: Arc<Service>,
     pub(super) index: usize,
@@ -22,17 +22,17 @@ pub(super) struct PortState {
     /// Sorted.
     pub(super) chains: Box<[ChainId]>,
     pub(super) dispatch_rules: Box<[DispatchRule]>,
-    /// Of a UDP port: who may answer its flows.
+    /// For a UDP port: the endpoints that may answer its flows.
     pub(super) target: Option<Arc<Target>>,
     pub(super) tally: Tally,
 }
 
-/// What is counted of a port, and of all of them together.
+/// Counts of one port, or totals of all ports.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     /// Rules by table, dispatch included.
     pub(crate) rules: [usize; 3],
-    /// Ports whose policy (internal, external) asks for endpoints of this node, and there are endpoints, but none here.
+    /// Ports whose policy (internal, external) requires local endpoints while only other nodes have some.
     pub(crate) orphaned: [usize; 2],
 }
 
@@ -49,7 +49,7 @@ impl Tally {
 }
 
 impl PortState {
-    /// Not rendered yet.
+    /// Creates the state of a port that is not rendered yet.
     pub(super) fn new(key: &Arc<str>, service: &Arc<Service>, index: usize) -> Self {
         Self {
             key: key.clone(),
@@ -64,9 +64,10 @@ impl PortState {
         }
     }
 
-    /// Takes over who may answer the port's flows; true if that differs from before.
+    /// Updates the endpoints that may answer the port's flows. Returns whether they changed.
     pub(super) fn retarget(&mut self, candidates: &[Candidate<'_>]) -> bool {
-        // Ready without serving is what publishNotReadyAddresses makes: rules lead there, so replies may come from it.
+        // publishNotReadyAddresses produces endpoints that are ready but not serving: rules lead there, so replies may
+        // come from them.
         let able = candidates.iter().filter(|c| c.endpoint.state.serving || c.endpoint.state.ready);
         let serving: Vec<SocketAddr> = able.map(Candidate::address).collect();
         if let Some(before) = &self.target {

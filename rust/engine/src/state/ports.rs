@@ -1,7 +1,8 @@
-//! Service ports between plans: which exist, what they claim, and what their rules amount to.
+//! The service ports of a family between plans: which exist, what they claim, and the names, digests and counts of
+//! their rules.
 //!
-//! Rules themselves are not kept. A port remembers its chains' names, its share of each dispatch chain's digest and what
-//! of it can be reached; from that and the store, any rule can be made again.
+//! Rules themselves are not kept. A port keeps its chains' names, its contribution to each dispatch chain's digest, and
+//! its reach. Any rule can be rendered again from these and the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use hashbrown::HashMap;
 
 use crate::input::service::{Service, ServicePort};
 use crate::model::address::Family;
-use crate::model::claims::{Claim, Claims, Title};
+use crate::model::claims::{Claim, ClaimPriority, Claims};
 use crate::model::endpoints;
 use crate::model::names::{PortName, Protocol};
 use crate::model::store::Store;
@@ -20,8 +21,8 @@ use crate::rules::ruleset::{Context, NodeFacts};
 use crate::state::delta::Delta;
 use crate::state::port_state::{PortState, Tally};
 
-/// Above this many endpoints in a family, rules about single endpoints carry no comments: 40 % less text, and a
-/// shorter walk per packet (kube-proxy's `largeClusterEndpointsThreshold`).
+/// The number of endpoints in a family above which rules of single endpoints carry no comments: 40 % less text, and a
+/// shorter traversal per packet (kube-proxy's `largeClusterEndpointsThreshold`).
 const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 
 /// All service ports of one family.
@@ -35,7 +36,7 @@ pub(crate) struct Ports {
     pub(super) large: bool,
     pub(super) dispatch_chains: DispatchChains,
     pub(super) udp: BTreeSet<PortName>,
-    /// A UDP port's addresses or endpoints changed since the last view.
+    /// Whether a UDP port's addresses or endpoints changed since the last view.
     pub(super) udp_changed: bool,
     pub(super) tally: Tally,
 }
@@ -56,54 +57,55 @@ impl Ports {
         }
     }
 
-    /// What rule generators may look at.
+    /// Returns the input of the rule generators.
     pub(crate) fn context<'a>(&'a self, options: &'a Options, facts: &'a NodeFacts) -> Context<'a> {
         Context { family: self.family, options, facts, claims: &self.claims, large: self.large }
     }
 
-    /// The dispatch chains.
+    /// Returns the dispatch chains.
     pub(crate) const fn dispatch_chains(&self) -> &DispatchChains {
         &self.dispatch_chains
     }
 
-    /// The same, to tell it what was seen of the kernel.
+    /// Returns the dispatch chains for an update from an observation.
     pub(crate) const fn dispatch_chains_mut(&mut self) -> &mut DispatchChains {
         &mut self.dispatch_chains
     }
 
-    /// Services that have ports here.
+    /// Returns the Services that have ports in this family.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<str>> {
         self.by_service.keys()
     }
 
-    /// Ports with a chain that must be written.
+    /// Returns the ports with a chain that must be written.
     pub(crate) fn differing(&self, delta: &Delta) -> impl Iterator<Item = &PortName> {
         self.states.iter().filter(|(_, state)| state.chains.iter().any(|&c| delta.differs(c))).map(|(name, _)| name)
     }
 
-    /// Numbers for a snapshot: ports, endpoints, large mode.
+    /// Returns counts for a snapshot: ports, endpoints, large mode.
     pub(crate) fn counts(&self) -> (usize, usize, bool) {
         (self.states.len(), self.endpoints, self.large)
     }
 
-    /// About as many chains as all ports together have.
+    /// Estimates the number of chains of all ports.
     pub(crate) fn expected_chains(&self) -> usize {
         self.endpoints + self.states.len()
     }
 
-    /// Whether it is a port of a Service that others need to get going.
+    /// Returns whether the port belongs to a Service of the first stage.
     pub(crate) fn is_first(&self, name: &PortName, options: &Options) -> bool {
         let first = &options.first_services;
         let named = |state: &PortState| state.service.dns || first.iter().any(|key| **key == *state.key);
         !first.is_empty() && self.states.get(name).is_some_and(named)
     }
 
-    /// Of all ports.
+    /// Returns the totals of all ports.
     pub(crate) const fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// After `restructure`: count the touched ports' endpoints. Crossing the large mode's line touches every port.
+    /// Counts the endpoints of the touched ports, after `restructure`. Crossing the large-mode threshold touches every
+    /// port.
     pub(crate) fn recount(&mut self, touched: &mut BTreeSet<PortName>, store: &Store) {
         touched.retain(|name| self.states.contains_key(name));
         for name in &*touched {
@@ -116,7 +118,7 @@ impl Ports {
         }
     }
 
-    /// Match a Service's ports and claims to its object; `touched` collects the ports to render.
+    /// Updates a Service's ports and claims from its object, and adds the ports to render to `touched`.
     pub(crate) fn restructure(
         &mut self,
         key: &Arc<str>,
@@ -128,8 +130,8 @@ impl Ports {
         let names: Vec<PortName> = service
             .map_or_else(Vec::new, |s| s.ports.iter().map(|p| PortName::new(key, &p.name, p.protocol)).collect());
         let before = self.by_service.remove(key).unwrap_or_default();
-        for gone in before.iter().filter(|n| !names.contains(n)) {
-            self.drop_port(gone, delta, touched);
+        for removed in before.iter().filter(|n| !names.contains(n)) {
+            self.drop_port(removed, delta, touched);
         }
         let Some(service) = service else { return };
         for (index, name) in names.iter().enumerate() {
@@ -159,14 +161,14 @@ impl Ports {
             self.udp.insert(name.clone());
             self.udp_changed = true;
         }
-        for (claim, title) in claims_of(self.family, service, &service.ports[index]) {
-            touched.extend(self.claims.enter(claim, title, name));
+        for (claim, priority) in claims_of(self.family, service, &service.ports[index]) {
+            touched.extend(self.claims.add(claim, priority, name));
         }
     }
 
     fn remove_claims(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut Vec<PortName>) {
-        for (claim, title) in claims_of(self.family, service, &service.ports[index]) {
-            touched.extend(self.claims.withdraw(claim, title, name));
+        for (claim, priority) in claims_of(self.family, service, &service.ports[index]) {
+            touched.extend(self.claims.remove(claim, priority, name));
         }
     }
 
@@ -195,17 +197,17 @@ impl Ports {
         state.endpoints = now;
     }
 
-    /// Whether a UDP port's addresses or endpoints changed since the last `udp_view`.
+    /// Returns whether a UDP port's addresses or endpoints changed since the last `udp_view`.
     pub(crate) const fn udp_changed(&self) -> bool {
         self.udp_changed
     }
 }
 
-pub(super) fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Claim, Title)> {
+pub(super) fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Claim, ClaimPriority)> {
     let address = |ip| Claim::Address(ip, port.protocol, port.port);
-    let cluster = service.cluster_ips[family.index()].into_iter().map(|ip| (address(ip), Title::ClusterIp));
-    let balancer = service.load_balancer_ips_of(family).map(|ip| (address(ip), Title::LoadBalancer));
-    let external = service.external_ips_of(family).map(|ip| (address(ip), Title::External));
-    let node_port = port.node_port.map(|n| (Claim::NodePort(port.protocol, n), Title::NodePort));
+    let cluster = service.cluster_ips[family.index()].into_iter().map(|ip| (address(ip), ClaimPriority::ClusterIp));
+    let balancer = service.load_balancer_ips_of(family).map(|ip| (address(ip), ClaimPriority::LoadBalancer));
+    let external = service.external_ips_of(family).map(|ip| (address(ip), ClaimPriority::External));
+    let node_port = port.node_port.map(|n| (Claim::NodePort(port.protocol, n), ClaimPriority::NodePort));
     cluster.chain(balancer).chain(external).chain(node_port).collect()
 }
