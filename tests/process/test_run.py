@@ -194,6 +194,18 @@ def test_a_second_instance_says_so_and_ends(netns: NetNs, folder: Path) -> None:
         assert once(other, folder, "--backend", "nft").returncode == 0, "another network namespace is another node"
 
 
+def test_cleanup_beside_a_running_daemon_says_that_it_writes_again(netns: NetNs, folder: Path) -> None:
+    argv = (sys.executable, "-m", "ferrule", "cleanup")
+    with Ferrule(netns, folder, "--backend", "nft") as daemon:
+        daemon.wait_for('"Synced"', "ipv6")
+        for _ in range(3):
+            done = netns.run(*argv, check=False)
+            assert f"warning: ferrule (process {daemon.child.pid}) is running in this network namespace" in done.stderr
+            assert done.returncode == 0
+        assert daemon.stop() == 0
+    assert netns.run(*argv, check=False).stderr == ""
+
+
 def test_killed_in_mid_write_then_a_new_start_converges(netns: NetNs, tmp_path: Path, backend: str) -> None:
     why_not = small_transactions_only(backend)
     if why_not:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrule.cli.pflag import FlagError
+from ferrule.cli.stderr import complain
 from ferrule.errors import ConfigError, DataplaneError, FailureKind, FerruleError
 
 if TYPE_CHECKING:
@@ -116,11 +117,11 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     try:
         return _command(words)
     except FlagError as error:
-        print(f"ferrule: {error}\nSee 'ferrule run --help'.", file=sys.stderr)
+        complain(str(error), "See 'ferrule run --help'.")
         return 1
     except (FerruleError, ValueError) as error:
         # ValueError: an option that only the engine could judge (`_engine.InputError`).
-        print(f"ferrule: {_advice(error)}", file=sys.stderr)
+        complain(*_advice(error).split("\n"))
         return 1
     except KeyboardInterrupt:
         return 130  # as a shell counts it: 128 + SIGINT
@@ -177,9 +178,9 @@ def _render(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(text)
     sys.stdout.flush()
     for complaint in rendered.complaints:
-        print(f"ferrule: {complaint}", file=sys.stderr)
+        complain(str(complaint))
     for p in rendered.problems:
-        print(f"ferrule: {p.object}: {p.field}: {p.value!r} {p.reason}", file=sys.stderr)
+        complain(f"{p.object}: {p.field}: {p.value!r} {p.reason}")
     return 1 if rendered.complaints or rendered.problems else 0
 
 

@@ -15,6 +15,9 @@ from ferrule.errors import InputError
 
 NAME = b"\0ferrule/rules"
 
+BACKLOG = 128
+"""How many callers of `running` learn the process number: their connections are never accepted."""
+
 
 class InstanceLock:
     """A context manager; entering raises `InputError` when another process holds it."""
@@ -26,14 +29,15 @@ class InstanceLock:
     def __enter__(self) -> InstanceLock:
         try:
             self._socket.bind(self._name)
-            self._socket.listen(1)
+            self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()
             if error.errno != errno.EADDRINUSE:
                 raise
+            holder = running(self._name) or "ferrule"
             raise InputError(
-                f"another ferrule{_holder(self._name)} already programs this network namespace; two would undo each "
-                "other's rules, so this one ends"
+                f"another {holder} already programs this network namespace; two would undo each other's rules, so this "
+                "one ends"
             ) from error
         return self
 
@@ -43,13 +47,15 @@ class InstanceLock:
         self._socket.close()
 
 
-def _holder(name: bytes) -> str:
-    """` (process 123)`, or nothing where that cannot be told."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        probe.settimeout(1.0)
+def running(name: bytes = NAME) -> str | None:
+    """Returns `ferrule (process 123)` where a process holds the lock, without the number where it cannot be told; None
+    where none does. Takes nothing: a daemon that starts meanwhile is not kept from it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(name)
             pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except BlockingIOError:
+            return "ferrule"  # the queue is full of earlier callers
         except OSError:
-            return ""
-    return f" (process {pid})" if pid > 0 else ""
+            return None
+    return f"ferrule (process {pid})" if pid > 0 else "ferrule"
