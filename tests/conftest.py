@@ -1,7 +1,9 @@
-"""What all tests share: the netns marker, a private namespace, hypothesis profiles."""
+"""What all tests share: the netns marker, a private namespace, event loops, hypothesis profiles."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Iterator
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from ferrule.testing.netns import NetNs, why_no_namespaces
+from tests.loops import LOOPS, Complaints
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
@@ -37,3 +40,20 @@ def netns() -> Iterator[NetNs]:
 def backend(request: pytest.FixtureRequest) -> str:
     """Both backends."""
     return str(request.param)
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each event loop: `asyncio.run` and `asyncio.Runner` make this one."""
+    monkeypatch.setattr(asyncio.events, "new_event_loop", LOOPS[request.param])
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_complaint_of_a_loop() -> Iterator[None]:
+    """A test fails where an event loop reports an error that it could tell no caller."""
+    complaints, log = Complaints(), logging.getLogger("asyncio")
+    log.addHandler(complaints)
+    yield
+    log.removeHandler(complaints)
+    assert complaints.messages == []

@@ -7,16 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-import uvloop
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
+from tests.loops import LOOPS
 
 
 def run_on(loop: str, scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run it to its end on one of the two event loops."""
+    """Runs it to its end on one of the event loops."""
 
     async def main() -> None:
         await scenario()

@@ -356,6 +356,7 @@ def says(status: str) -> str:
     return f"cat <<EOF\n{answer}\nEOF"
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_plugin_is_run_with_its_arguments_and_environment(tmp_path: Path) -> None:
     config = plugin(tmp_path, says('{"token":"$WHO-$1-$2","expirationTimestamp":"2030-01-01T00:00:00Z"}'))
     got = asyncio.run(run_plugin(config))
@@ -379,6 +380,7 @@ def test_what_a_plugin_does_wrong_is_said_to_be_its_fault(tmp_path: Path, script
     assert str(caught.value).startswith(f"exec plugin {tmp_path}/plugin: ")
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_plugin_that_is_not_there_and_one_that_hangs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not found or not executable Install it"):
         asyncio.run(run_plugin({"command": str(tmp_path / "none"), "apiVersion": "x", "installHint": "Install it"}))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from ferrule._engine import InputError
 from ferrule.config.schema import ClientConnection
@@ -29,6 +28,7 @@ from ferrule.source.api.resources import resources
 from ferrule.testing import fake_api
 from ferrule.testing.fake_api import FakeApi
 from ferrule.types import Kind
+from tests.loops import LOOPS
 from tests.objects import service
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
@@ -36,13 +36,12 @@ TLS = Path(__file__).parent.parent / "data" / "tls"
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
+@pytest.fixture
+def run(loop: str) -> Callable[[Scenario], None]:
     """Runs a scenario on each loop; a minute is for ever here."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else None
 
     def go(scenario: Scenario) -> None:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(asyncio.wait_for(scenario(), 60))
 
     return go

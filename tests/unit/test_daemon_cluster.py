@@ -109,6 +109,7 @@ async def rig(folder: Path, *objects: dict[str, Any], mode: str = "ClusterCIDR")
 WEB = (service(), endpoint_slice([endpoint("10.128.1.10")]))
 
 
+@pytest.mark.usefixtures("loop")
 def test_rules_follow_the_api_and_wait_for_every_list(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
@@ -153,6 +154,7 @@ def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_ap
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("loop")
 def test_without_our_node_nothing_is_written_until_it_was_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_without_our_node_nothing_is_written_until_it_was_waited_for(
 
 
 @pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])
+@pytest.mark.usefixtures("loop")
 def test_a_node_that_is_completed_while_we_wait_ends_nothing(tmp_path: Path, mode: str) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, mode=mode) as r:
@@ -188,6 +191,7 @@ def test_a_node_that_is_completed_while_we_wait_ends_nothing(tmp_path: Path, mod
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_node_that_comes_back_is_eligible_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
@@ -202,6 +206,7 @@ def test_a_node_that_comes_back_is_eligible_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["ClusterCIDR", "NodeCIDR"])
+@pytest.mark.usefixtures("loop")
 def test_a_changed_node_ip_ends_the_process(tmp_path: Path, mode: str) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2"), mode=mode) as r:
@@ -216,6 +221,7 @@ def test_a_changed_node_ip_ends_the_process(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "ends"), [("ClusterCIDR", False), ("NodeCIDR", True)])
+@pytest.mark.usefixtures("loop")
 def test_changed_pod_cidrs_end_the_process_where_rules_depend_on_them(tmp_path: Path, mode: str, ends: bool) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2"), mode=mode) as r:
@@ -232,6 +238,7 @@ def test_changed_pod_cidrs_end_the_process_where_rules_depend_on_them(tmp_path: 
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("loop")
 def test_node_cidr_mode_ends_without_pod_cidrs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "POD_CIDR_SECONDS", 0.5)
 
@@ -244,6 +251,7 @@ def test_node_cidr_mode_ends_without_pod_cidrs(tmp_path: Path, monkeypatch: pyte
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_draining_or_deleted_node_keeps_its_rules(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from ferrule.dataplane.outcome import check, classify, quote
 from ferrule.errors import DataplaneError, FailureKind
@@ -19,14 +18,13 @@ from ferrule.process import child
 from ferrule.process.child import high_water
 from ferrule.process.completed import Completed
 from ferrule.process.runner import STACK_BYTES, STDERR_LIMIT, Runner, ToolRun
+from tests.loops import LOOPS
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[..., Completed]:
-    factory = uvloop.new_event_loop if request.param == "uvloop" else None
-
+@pytest.fixture
+def run(loop: str) -> Callable[..., Completed]:
     def call(*argv: str, **options: object) -> Completed:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             return runner.run(Runner().run(argv, **options))  # type: ignore[arg-type]
 
     return call

@@ -22,15 +22,10 @@ from ferrule.serve.http import Answer, Limits, Question
 from ferrule.serve.listener import Endpoint, Listener, ListenError, open_socket
 from ferrule.serve.profiling import profiling_handler
 from ferrule.testing.waiting import until
-from tests.http_client import LOOPS, Reply, ask, parse, run_on, running
+from tests.http_client import Reply, ask, parse, run_on, running
 
 STOCK = Path(__file__).parent.parent / "data" / "stock"
 LOCAL = Endpoint("127.0.0.1", 0)
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 class Daemon:

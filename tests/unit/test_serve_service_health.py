@@ -14,7 +14,7 @@ from ferrule._engine import Engine, EngineOptions
 from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
 from ferrule.testing.waiting import until
 from ferrule.types import Family
-from tests.http_client import LOOPS, ask, run_on, running
+from tests.http_client import ask, run_on, running
 from tests.objects import endpoint, endpoint_slice, service
 
 
@@ -25,11 +25,6 @@ class Check:
     port: int
     local_endpoints: int = 1
     family: Family = "ipv4"
-
-
-@pytest.fixture(params=sorted(LOOPS))
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def free_ports(count: int) -> list[int]:
@@ -241,6 +236,7 @@ def test_one_address_of_two_taken_opens_none(loop: str) -> None:
     run_on(loop, main)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"], indirect=True)  # debug mode keeps a stack a callback
 def test_hundreds_of_ports(loop: str) -> None:
     async def main() -> None:
         bench = Bench()

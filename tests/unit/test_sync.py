@@ -61,6 +61,7 @@ def test_failures_are_retried_sooner_first_then_slower_and_success_resets() -> N
 
 
 @given(st.lists(st.sampled_from(["request", "ok", "fail"]), max_size=60))
+@pytest.mark.usefixtures("loop")
 def test_requests_are_never_forgotten(events: list[str]) -> None:
     cadence, owed = Cadence(0.5), False
     for now, event in enumerate(events):
@@ -109,6 +110,7 @@ class Bench:
 WEB = [service(), endpoint_slice([endpoint("10.128.1.10")])]
 
 
+@pytest.mark.usefixtures("loop")
 def test_nothing_is_written_before_every_kind_is_listed() -> None:
     bench = Bench()
     bench.loop.submit(Changes({"Service": b"[]"}))
@@ -117,6 +119,7 @@ def test_nothing_is_written_before_every_kind_is_listed() -> None:
     assert bench.kernel.restores == []
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_sync_with_nothing_to_do_runs_no_process() -> None:
     bench = Bench()
     bench.submit(*WEB)
@@ -131,6 +134,7 @@ def test_a_sync_with_nothing_to_do_runs_no_process() -> None:
 
 @pytest.mark.parametrize("commits", [0, 1, 2, 99])
 @pytest.mark.parametrize("kind", [FailureKind.LOCK, FailureKind.KILLED, FailureKind.HUNG, FailureKind.KERNEL])
+@pytest.mark.usefixtures("loop")
 def test_a_failed_restore_is_looked_at_and_finished(kind: FailureKind, commits: int) -> None:
     bench, clean = Bench(), Bench()
     for b in (bench, clean):
@@ -148,6 +152,7 @@ def test_a_failed_restore_is_looked_at_and_finished(kind: FailureKind, commits: 
         assert len(bench.kernel.restores) == 1, "it had worked after all: nothing is written twice"
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_save_that_fails_is_retried_and_writes_nothing() -> None:
     bench = Bench()
     bench.submit(*WEB)
@@ -157,6 +162,7 @@ def test_a_save_that_fails_is_retried_and_writes_nothing() -> None:
     assert bench.sync().ok
 
 
+@pytest.mark.usefixtures("loop")
 def test_one_family_failing_does_not_hold_up_the_other() -> None:
     bench = Bench("ipv4", "ipv6")
     bench.submit(*WEB)
@@ -169,6 +175,7 @@ def test_one_family_failing_does_not_hold_up_the_other() -> None:
     assert len(bench.planes[1].restores) == 1
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_change_is_timed_from_its_arrival_to_its_confirmation() -> None:
     bench = Bench("ipv4", "ipv6")
     bench.now = 10.0
@@ -201,6 +208,7 @@ def test_a_change_is_timed_from_its_arrival_to_its_confirmation() -> None:
     assert bench.sync().change_seconds == {}
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_change_that_failed_is_as_old_as_it_is() -> None:
     bench = Bench()
     bench.submit(*WEB)
@@ -215,6 +223,7 @@ def test_a_change_that_failed_is_as_old_as_it_is() -> None:
     assert bench.sync().change_seconds == {"ipv4": 4.0}
 
 
+@pytest.mark.usefixtures("loop")
 def test_recheck_repairs_what_somebody_else_did() -> None:
     bench = Bench()
     bench.submit(*WEB)
@@ -233,6 +242,7 @@ def test_recheck_repairs_what_somebody_else_did() -> None:
     assert nat["MINE"] == ["-j RETURN"] or bench.kernel.tables["nat"]["MINE"] == ["-j RETURN"]
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_cancelled_restore_leaves_no_wrong_belief() -> None:
     bench = Bench()
     bench.submit(*WEB)
@@ -258,6 +268,7 @@ def test_a_cancelled_restore_leaves_no_wrong_belief() -> None:
     assert "10.128.1.10:8080" in bench.kernel.text()
 
 
+@pytest.mark.usefixtures("loop")
 def test_the_loop_sleeps_until_something_is_due() -> None:
     async def scenario() -> int:
         bench = Bench()
@@ -348,6 +359,7 @@ def test_a_rest_that_fails_is_no_sync_and_is_made_good() -> None:
     assert order.count(("ipv4", False)) == 2
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_taken_text_cannot_be_taken_again() -> None:
     bench = Bench()
     bench.submit(*WEB)
@@ -379,6 +391,7 @@ def test_each_plan_says_how_it_is_cut_and_why(caplog: pytest.LogCaptureFixture) 
     assert "Plan" not in [record.message for record in caplog.records]
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_foreign_reference_costs_one_sync_at_most_and_its_chain_is_emptied(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.submit(*WEB)
