@@ -10,6 +10,8 @@ from typing import Literal, final
 from ferrule.types import Family, Kind
 
 __all__ = [
+    "CANARY_CHAIN",
+    "SERVICES_CHAIN",
     "ConntrackView",
     "DriftReport",
     "Engine",
@@ -23,6 +25,7 @@ __all__ = [
     "PayloadPieces",
     "Plan",
     "Problem",
+    "Removal",
     "RuleReader",
     "RulesChanged",
     "StaleFlows",
@@ -30,7 +33,13 @@ __all__ = [
     "Transaction",
     "Transactions",
     "build_info",
+    "removals",
 ]
+
+CANARY_CHAIN: str
+"""The chain that stands in every table and has no rules: where it is missing, the table was flushed."""
+SERVICES_CHAIN: str
+"""The dispatch chain of nat, which kube-proxy has, too."""
 
 class InputError(ValueError):
     """An option or a whole batch cannot be used. Single bad objects never raise: see `Engine.problems`."""
@@ -309,6 +318,23 @@ class Engine:
         """Whether rules for 127.0.0.0/8 node ports are in force, and so whether route_localnet is needed."""
     def snapshot(self) -> bytes:
         """JSON for humans: counts, synced kinds, chains by state. Not an interface."""
+
+@final
+class Removal:
+    """What one table holds of ferrule's and kube-proxy's."""
+
+    table: str
+    chains: int
+    """How many the payload deletes."""
+    jumps: int
+    """Rules in base chains that it deletes."""
+    held: tuple[tuple[str, str], ...]
+    """Chains that it empties and cannot delete, each with a foreign rule that references it as `-A CHAIN …`."""
+    def payload(self) -> bytes:
+        """Restore text of one transaction. Empty: there is nothing to remove. Releases the GIL."""
+
+def removals(saved: bytes, /) -> list[Removal]:
+    """What to remove from each table that `iptables-save` printed. Takes any bytes; releases the GIL."""
 
 def build_info() -> dict[str, str]:
     """`version`, `profile` (release or debug), `target`, `rustc`."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from ferrule.cleanup import PART
 from ferrule.testing.lab import Host
 from tests.e2e.harness import objects
 from tests.e2e.harness.cluster import CONTROLPLANE
@@ -36,6 +35,8 @@ CROWD = {"tree": (2, 20), "auto": (5, 260)}
 SHARED = ("KUBE-FIREWALL", HINT)
 """Chains that are kubelet's too: nobody's cleanup takes them out."""
 FAMILIES = ("iptables", "ip6tables")
+PART = re.compile(r"KUBE-SVC-DSP-[A-Z2-7]{15}")
+"""Parts of dispatch trees."""
 
 
 @dataclass(frozen=True)

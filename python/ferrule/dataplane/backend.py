@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ferrule._engine import SERVICES_CHAIN
 from ferrule.dataplane.iptables import SAVE_TIMEOUT, IptablesDataplane
 from ferrule.dataplane.outcome import classify
 from ferrule.errors import DataplaneError
@@ -17,7 +18,6 @@ from ferrule.process.runner import Runner
 from ferrule.types import FAMILIES, Backend, Family
 
 HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
-OUR_CHAIN = "KUBE-SERVICES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ async def _hinted(runner: Runner, backend: Backend) -> bool:
 
 async def _holds_rules(runner: Runner, backend: Backend) -> bool:
     if backend is Backend.NFT:
-        return bool(await _run(runner, backend, "", "-t", "nat", "-S", OUR_CHAIN))
+        return bool(await _run(runner, backend, "", "-t", "nat", "-S", SERVICES_CHAIN))
     saved = await _run(runner, backend, "save")
-    return any(f":{OUR_CHAIN} ".encode() in done.stdout for done in saved)
+    return any(f":{SERVICES_CHAIN} ".encode() in done.stdout for done in saved)
 
 
 async def families(runner: Runner, backend: Backend) -> dict[Family, DataplaneError | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ferrule._engine import NotUnderstood, Plan, RuleReader, RulesChanged
+from ferrule._engine import CANARY_CHAIN, NotUnderstood, Plan, RuleReader, RulesChanged
 from ferrule.dataplane import nftables, xtables
 from ferrule.dataplane.outcome import check, says_missing
 from ferrule.errors import DataplaneError, FailureKind
@@ -37,7 +37,6 @@ COMMIT = b"COMMIT\n"
 SAVE_TIMEOUT = 600.0
 """Seconds. `iptables-nft-save` is quadratic in chains: 12 s at 10,000 Services of 4 endpoints, 108 s at 30,000."""
 
-CANARY = "KUBE-PROXY-CANARY"
 CANARY_TABLES = ("mangle", "nat", "filter")
 """All of them: kube-proxy asks only the first, and so misses for up to an hour that somebody flushed nat."""
 
@@ -165,7 +164,7 @@ class IptablesDataplane:
             outline = await self._outline(table)
             if outline is not None and self._with_canary.get(table) == outline:
                 continue
-            argv = (self.tool(), "-w", str(LOCK_SECONDS), "-t", table, "-S", CANARY)
+            argv = (self.tool(), "-w", str(LOCK_SECONDS), "-t", table, "-S", CANARY_CHAIN)
             done = await self.runner.run(argv)
             if done.exit_code == 0:
                 self._with_canary[table] = outline

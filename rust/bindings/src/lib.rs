@@ -6,16 +6,18 @@ mod conntrack;
 mod errors;
 mod plan;
 mod readback;
+mod removal;
 mod values;
 
 use conntrack::{ConntrackView, StaleFlows};
 use ferrule_engine::Family;
 use ferrule_engine::Kind;
-use ferrule_engine::{Engine as Core, Options, WriteStrategy};
+use ferrule_engine::{Engine as Core, FixedChain, Options, WriteStrategy};
 use plan::{PayloadPieces, Plan, Transaction, Transactions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use readback::{RuleReader, Seen};
+use removal::Removal;
 use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Problem};
 
 /// See `_engine.pyi`.
@@ -282,10 +284,14 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<ConntrackView>()?;
     m.add_class::<StaleFlows>()?;
     m.add_class::<FamilyFacts>()?;
+    m.add_class::<Removal>()?;
     m.add("InputError", m.py().get_type::<errors::InputError>())?;
     m.add("NotUnderstood", m.py().get_type::<errors::NotUnderstood>())?;
     m.add("RulesChanged", m.py().get_type::<errors::RulesChanged>())?;
     m.add("NotReady", m.py().get_type::<errors::NotReady>())?;
     m.add("StalePlan", m.py().get_type::<errors::StalePlan>())?;
+    m.add("SERVICES_CHAIN", FixedChain::NatServices.name())?;
+    m.add("CANARY_CHAIN", FixedChain::NatCanary.name())?;
+    m.add_function(wrap_pyfunction!(removal::removals, m)?)?;
     m.add_function(wrap_pyfunction!(build_info, m)?)
 }

@@ -1,4 +1,4 @@
-//! Invariant: no text in place of iptables-save's makes read-back panic; after it, one plan brings everything right.
+//! Invariant: no text in place of iptables-save's makes read-back or removal panic; after it, one plan brings everything right.
 #![no_main]
 
 use ferrule_engine::Family;
@@ -10,6 +10,7 @@ const SERVICES: &[u8] = br#"[{"metadata":{"name":"web","namespace":"app"},"spec"
 const SLICES: &[u8] = br#"[{"metadata":{"name":"web-1","namespace":"app","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","ports":[{"name":"http","port":8080}],"endpoints":[{"addresses":["10.128.1.10"]},{"addresses":["10.128.1.11"]}]}]"#;
 
 fuzz_target!(|data: &[u8]| {
+    drop(ferrule_engine::removals(data));
     for dispatch in [ChainLayout::Flat, ChainLayout::Tree, ChainLayout::Auto] {
         read_back(dispatch, data);
     }

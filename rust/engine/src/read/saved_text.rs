@@ -12,6 +12,7 @@ use crate::read::observed::{Accumulator, Observed};
 use crate::rules::digest::Digester;
 use crate::rules::entry_jumps::FIREWALL;
 use crate::rules::rule::Rule;
+use crate::rules::save_format::lines::{lines, target_of_ours, without_counters};
 use crate::rules::save_format::parse::parse;
 
 /// Read what `iptables-save` (of all tables) printed.
@@ -20,7 +21,7 @@ pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<
     let mut building: HashMap<ChainId, Accumulator> = HashMap::new();
     let mut table: Option<(Option<Table>, &[u8])> = None;
     let mut line_again = Vec::new();
-    for line in saved.split(|&b| b == b'\n') {
+    for line in lines(saved) {
         if let Some(name) = line.strip_prefix(b"*") {
             if let Some((_, open)) = table {
                 return Err(cut_short(open));
@@ -70,26 +71,13 @@ fn cut_short(table: &[u8]) -> InputError {
     InputError::Saved { reason: format!("table {} has no COMMIT", String::from_utf8_lossy(table)) }
 }
 
-/// `[packets:bytes] ` in front of a rule (`iptables-save -c`).
-fn without_counters(line: &[u8]) -> &[u8] {
-    match line.strip_prefix(b"[").and_then(|rest| memchr::memmem::find(rest, b"] ").map(|at| &rest[at + 2..])) {
-        Some(rest) => rest,
-        None => line,
-    }
-}
-
 /// A rule in a chain that is not ours: what it does matters only where it leads.
 fn foreign_chain(observed: &mut Observed, table: Table, name: &[u8], body: &[u8], rule: Option<Rule>) {
     if let Some(rule) = rule {
         observed.foreign(table, name, rule);
         return;
     }
-    let mut words = body.split(|&b| b == b' ').filter(|w| !w.is_empty());
-    while let Some(word) = words.next() {
-        if (word == b"-j" || word == b"-g")
-            && let Some(target) = words.next().and_then(|target| ChainId::parse(table, target))
-        {
-            observed.hold(target, name);
-        }
+    if let Some(target) = target_of_ours(table, body) {
+        observed.hold(target, name);
     }
 }

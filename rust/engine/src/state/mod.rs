@@ -1,6 +1,7 @@
 //! The desired, applied and observed state of each family, and the plans that remove the difference.
 
 pub mod plan;
+pub mod removal;
 
 pub(crate) mod delta;
 pub(crate) mod family;

@@ -79,7 +79,8 @@ impl Kernel {
         for (name, table) in &self.tables {
             out += &format!("*{name}\n");
             for chain in table.keys() {
-                let policy = if chain.starts_with("KUBE-") || chain == FOREIGN { "-" } else { "ACCEPT" };
+                let base = BUILTIN.iter().any(|(of, chains)| of == name && chains.contains(&chain.as_str()));
+                let policy = if base { "ACCEPT" } else { "-" };
                 out += &format!(":{chain} {policy} [0:0]\n");
             }
             for (chain, rules) in table {
@@ -135,6 +136,10 @@ fn apply(table: &mut Table, line: &str) -> Result<(), String> {
     match verb {
         "-A " => rules.push(rule.to_owned()),
         "-I " => rules.insert(0, rule.to_owned()),
+        "-D " => {
+            let at = rules.iter().position(|r| r == rule).ok_or_else(|| format!("no such rule: {line}"))?;
+            rules.remove(at);
+        }
         "-X " if !rules.is_empty() => return Err(format!("not empty: {line}")),
         "-X " => drop(table.remove(chain)),
         _ => return Err(format!("not understood: {line}")),
@@ -159,6 +164,7 @@ fn check(table: &Table) -> Result<(), String> {
 
 /// The rule without what stands in quotes; a quote that stays open swallows the rest of the text in the real tool.
 fn unquoted(rule: &str) -> Result<String, String> {
+    let rule = rule.replace(r"\\", "").replace(r#"\""#, "");
     let parts: Vec<&str> = rule.split('"').collect();
     if parts.len().is_multiple_of(2) {
         return Err(format!("unbalanced quote: {rule}"));
