@@ -8,3 +8,4 @@ pub mod wire;
 pub(crate) mod list;
 pub(crate) mod node;
 pub(crate) mod service;
+pub(crate) mod source_ranges;

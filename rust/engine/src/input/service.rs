@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use crate::input::problem::Problems;
+use crate::input::source_ranges::SourceRanges;
 use crate::input::wire::{PortWire, ServiceSpec, ServiceStatus, ServiceWire, Text};
-use crate::model::address::{Family, Net, parse_ip};
+use crate::model::address::{Family, parse_ip};
 use crate::model::names::Protocol;
 
 /// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
@@ -39,27 +40,6 @@ pub(crate) struct ServicePort {
     pub(crate) node_port: Option<u16>,
 }
 
-/// `loadBalancerSourceRanges`, both families.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SourceRanges {
-    nets: Box<[Net]>,
-    /// Ranges were given and none could be read. A firewall that opens because of a typo is worse than one that
-    /// stays shut, so then nobody gets in until it is mended.
-    unreadable: bool,
-}
-
-impl SourceRanges {
-    /// Ranges that restrict this family; `None` when everybody may come.
-    pub(crate) fn of(&self, family: Family) -> Option<Vec<Net>> {
-        if self.unreadable {
-            return Some(Vec::new());
-        }
-        let mine: Vec<Net> = self.nets.iter().copied().filter(|n| n.family() == family).collect();
-        let open = mine.is_empty() || mine.iter().any(Net::is_everything);
-        (!open).then_some(mine)
-    }
-}
-
 impl Service {
     /// `None` when no proxy rule may exist for it: headless, `ExternalName`, another proxy's.
     pub(crate) fn build(wire: &ServiceWire<'_>, problems: &mut Problems<'_>) -> Option<Self> {
@@ -86,7 +66,7 @@ impl Service {
             affinity: affinity(spec, problems),
             external_ips,
             load_balancer_ips: load_balancer_ips(wire.status.as_ref(), problems),
-            source_ranges: source_ranges(spec, problems),
+            source_ranges: SourceRanges::build(spec, problems),
             internal_local: is_local("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_ref(), problems),
             external_local,
             health_check_port,
@@ -244,19 +224,6 @@ fn load_balancer_ips(status: Option<&ServiceStatus<'_>>, problems: &mut Problems
     found.into()
 }
 
-fn source_ranges(spec: &ServiceSpec<'_>, problems: &mut Problems<'_>) -> SourceRanges {
-    let texts = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let mut nets: Vec<Net> = Vec::with_capacity(texts.len());
-    for (i, text) in texts.iter().map(Text::as_str).enumerate() {
-        match Net::parse(text) {
-            Ok(net) => nets.push(net),
-            Err(e) => problems.ignore(format!("spec.loadBalancerSourceRanges[{i}]"), &text, e.to_string()),
-        }
-    }
-    let unreadable = nets.is_empty() && !texts.is_empty();
-    SourceRanges { nets: nets.into(), unreadable }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,23 +272,6 @@ mod tests {
             build(r#"{"spec":{"clusterIPs":["fd00::1"],"ipFamilies":["IPv4"],"ports":[{"port":1}]}}"#);
         assert_eq!(service.unwrap().cluster_ips, [None, None]);
         assert_eq!(problems.len(), 1);
-    }
-
-    #[test]
-    fn unreadable_source_ranges_keep_the_door_shut() {
-        let ranges = |list: &str| {
-            build(&format!(
-                r#"{{"spec":{{"clusterIP":"10.0.0.1","ports":[{{"port":1}}],"loadBalancerSourceRanges":[{list}]}}}}"#
-            ))
-            .0
-            .unwrap()
-            .source_ranges
-        };
-        assert_eq!(ranges("").of(Family::V4), None);
-        assert_eq!(ranges(r#""fd00::/8""#).of(Family::V4), None);
-        assert_eq!(ranges(r#""10.0.0.0/8","0.0.0.0/0""#).of(Family::V4), None);
-        assert_eq!(ranges(r#"" 10.0.0.0/8 ","typo""#).of(Family::V4).unwrap().len(), 1);
-        assert_eq!(ranges(r#""typo""#).of(Family::V4), Some(Vec::new()));
     }
 
     #[test]

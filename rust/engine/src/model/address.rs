@@ -56,8 +56,6 @@ impl Family {
 pub enum AddressError {
     /// Not an IP address at all.
     NotAnAddress,
-    /// `::ffff:1.2.3.4`: neither family's rules can match it.
-    MappedV4,
     /// No `/length`, or one that is out of range.
     NotANetwork,
 }
@@ -66,39 +64,54 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAnAddress => "is not an IP address",
-            Self::MappedV4 => "is an IPv4-mapped IPv6 address, which no rule can match",
             Self::NotANetwork => "is not a CIDR (address/prefix length)",
         })
     }
 }
 
-/// Parse an address the way the API server always has: leading zeros in IPv4 are decimal, not octal.
+/// Parses an address as the `ParseIPSloppy` of Kubernetes does, so that an object means here what it means to kube-proxy:
+/// leading zeros are decimal, not octal, and an IPv4-mapped IPv6 address is its IPv4 address.
 ///
 /// # Errors
-/// [`AddressError::NotAnAddress`] and [`AddressError::MappedV4`].
+/// [`AddressError::NotAnAddress`].
 pub fn parse_ip(text: &str) -> Result<IpAddr, AddressError> {
+    Ok(parse_as_written(text)?.to_canonical())
+}
+
+/// Parses an address; an IPv4-mapped one stays an IPv6 address, because a prefix length counts its bits.
+fn parse_as_written(text: &str) -> Result<IpAddr, AddressError> {
     if let Some(v4) = parse_v4(text) {
         return Ok(IpAddr::V4(v4));
     }
-    let v6: Ipv6Addr = text.parse().map_err(|_| AddressError::NotAnAddress)?;
-    if v6.to_ipv4_mapped().is_some() {
-        return Err(AddressError::MappedV4);
-    }
-    Ok(IpAddr::V6(v6))
+    let v6 = text.parse().or_else(|_| without_leading_zeros(text).parse::<Ipv6Addr>());
+    v6.map(IpAddr::V6).map_err(|_| AddressError::NotAnAddress)
 }
 
 fn parse_v4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
     let mut parts = text.split('.');
     for octet in &mut octets {
-        let part = parts.next()?;
-        // The length cap rejects padded spellings of any length, such as "000…0001".
-        if part.is_empty() || part.len() > 8 || !part.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        *octet = part.parse::<u32>().ok().and_then(|n| u8::try_from(n).ok())?;
+        *octet = decimal(parts.next()?)?;
     }
     parts.next().is_none().then(|| Ipv4Addr::from(octets))
+}
+
+/// Parses digits only: `str::parse` takes a sign as well.
+fn decimal(text: &str) -> Option<u8> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// Removes leading zeros of each number, which the standard library refuses beyond four digits of a group and in the
+/// dotted end of an IPv6 address.
+fn without_leading_zeros(text: &str) -> String {
+    let mut in_number = false;
+    let significant = |(i, c): &(usize, char)| {
+        let next = text.as_bytes().get(i + 1);
+        let leading = *c == '0' && !in_number && next.is_some_and(u8::is_ascii_hexdigit);
+        in_number = c.is_ascii_hexdigit() && !leading;
+        !leading
+    };
+    text.char_indices().filter(significant).map(|(_, c)| c).collect()
 }
 
 /// A network with no host bits set.
@@ -126,21 +139,21 @@ impl Net {
         Self { addr, len }
     }
 
-    /// Parse `address/length`, blanks around it allowed (users put them into source ranges).
+    /// Parses `address/length` as the `ParseCIDRSloppy` of Kubernetes does, after trimming (users put blanks into source
+    /// ranges). An IPv4-mapped network is the IPv4 network of its last 32 bits; with a length below 96 it holds more than
+    /// mapped addresses and stays an IPv6 network.
     ///
     /// # Errors
     /// [`AddressError::NotANetwork`], or the error of the address part.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (addr, len) = text.trim().split_once('/').ok_or(AddressError::NotANetwork)?;
-        let addr = parse_ip(addr)?;
-        if len.is_empty() || len.len() > 3 || !len.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(AddressError::NotANetwork);
-        }
-        let len: u8 = len.parse().map_err(|_| AddressError::NotANetwork)?;
-        if len > Family::of(addr).host_bits() {
-            return Err(AddressError::NotANetwork);
-        }
-        Ok(Self::new(addr, len))
+        let addr = parse_as_written(addr)?;
+        let len = decimal(len).filter(|&len| len <= Family::of(addr).host_bits()).ok_or(AddressError::NotANetwork)?;
+        let net = Self::new(addr, len);
+        Ok(match net.addr.to_canonical() {
+            IpAddr::V4(v4) if net.family() == Family::V6 => Self::new(IpAddr::V4(v4), len - 96),
+            _ => net,
+        })
     }
 
     /// Returns whether the network contains `ip`.
@@ -219,7 +232,6 @@ mod tests {
         ] {
             assert_eq!(parse_ip(bad), Err(AddressError::NotAnAddress), "{bad:?}");
         }
-        assert_eq!(parse_ip("::ffff:10.0.0.1"), Err(AddressError::MappedV4));
     }
 
     #[test]

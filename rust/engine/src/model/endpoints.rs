@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::input::problem::Problems;
 use crate::input::service::port_number;
 use crate::input::wire::{EndpointWire, SliceWire, Text};
-use crate::model::address::{AddressError, Family, parse_ip};
+use crate::model::address::{Family, parse_ip};
 use crate::model::names::Protocol;
 use crate::model::text::socket;
 
@@ -146,7 +146,7 @@ fn endpoint(
             problems.ignore(field(), &text, format!("is not of the slice's addressType {}", family_type(family)));
             return None;
         }
-        Err(e @ (AddressError::MappedV4 | AddressError::NotAnAddress | AddressError::NotANetwork)) => {
+        Err(e) => {
             problems.ignore(field(), &text, e.to_string());
             return None;
         }
