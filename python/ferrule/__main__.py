@@ -1,7 +1,5 @@
 """`python -m ferrule`."""
 
-import sys
+from ferrule.cli import program
 
-from ferrule.cli import main
-
-sys.exit(main())
+program()

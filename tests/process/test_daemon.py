@@ -5,9 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import signal
 import socket
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,16 +173,14 @@ def test_systemd_hears_when_it_is_ready_and_when_it_ends(netns: NetNs, folder: P
         assert any("STOPPING=1" in text for text in rest)
 
 
-def test_the_end_comes_within_a_second_with_clients_connected(netns: NetNs, folder: Path) -> None:
+def test_connected_clients_are_not_waited_for_at_the_end(netns: NetNs, folder: Path) -> None:
     with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv6")
         eventually(lambda: get(netns, 10256, "/healthz"))
         idle = netns.call(lambda: socket.create_connection(("127.0.0.1", 10256), 5))
         try:
-            begun = time.monotonic()
-            assert daemon.stop(signal.SIGTERM) == 0
-            # The promise is a second. Ten are for a machine that is busy with something else; a hang is for ever.
-            assert time.monotonic() - begun < 10
+            assert daemon.stop() == 0
+            assert "Ending on request" in daemon.log[-1], "the tasks did not end in time"
         finally:
             idle.close()
         assert V4 in rules(netns, "nft")

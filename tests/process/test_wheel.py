@@ -94,7 +94,7 @@ def test_what_it_says_of_itself(contents: dict[str, bytes], metadata: Message) -
     assert {need.lower().replace("_", "-") for need in needs} == {
         need.lower().replace("_", "-") for need in project["dependencies"]
     }
-    assert information(contents, "entry_points.txt").split() == ["[console_scripts]", "ferrule=ferrule.cli:main"]
+    assert information(contents, "entry_points.txt").split() == ["[console_scripts]", "ferrule=ferrule.cli:program"]
 
 
 @pytest.fixture(scope="module")

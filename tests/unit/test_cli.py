@@ -17,6 +17,7 @@ import yaml
 from ferrule.cleanup import CleanupReport, Removed
 from ferrule.cli import main
 from ferrule.observe.logs import verbose
+from ferrule.process.shutdown import Shutdown
 from ferrule.source.manifests import documents
 from ferrule.types import Backend
 from ferrule.yamljson import load_all
@@ -175,7 +176,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Collects what the daemon is asked for, and puts logging back as it was."""
     asked: list[Any] = []
 
-    def serve(options: object) -> int:
+    def serve(options: object, _: Shutdown) -> int:
         asked.append(options)
         return 0
 

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ferrule.cli.pflag import FlagError
 from ferrule.cli.stderr import complain
 from ferrule.errors import ConfigError, DataplaneError, FailureKind, FerruleError
+from ferrule.process.shutdown import Shutdown, leave
 
 if TYPE_CHECKING:
     from ferrule.config.schema import Settings
@@ -108,9 +109,16 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def program() -> NoReturn:
+    """The process: `main`, then an end that waits for no worker thread. One may be in a write of many seconds."""
+    leave(main())
+
+
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 failed with a reason on stderr, 2 wrong arguments of a command other than run,
-    130 interrupted. `program` is the name it was started under."""
+    """Runs one command. `program` is the name it was started under.
+
+    Exit codes: 0 done, 1 failed with a reason on stderr, 2 wrong arguments of a command other than run, 128 and the
+    signal's number when a signal ended it before its work was complete."""
     words = sys.argv[1:] if argv is None else list(argv)
     if Path(program or sys.argv[0]).name == "kube-proxy":
         words.insert(0, "run")
@@ -187,7 +195,8 @@ def _render(arguments: argparse.Namespace) -> int:
 def _cleanup(_: argparse.Namespace) -> int:
     from ferrule.cli.cleanup import cleanup  # noqa: PLC0415
 
-    return cleanup()
+    with Shutdown():
+        return cleanup()
 
 
 def _version(_: argparse.Namespace) -> int:

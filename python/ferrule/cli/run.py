@@ -19,12 +19,22 @@ from ferrule.config.schema import Logging, Settings
 from ferrule.config.show import as_yaml
 from ferrule.errors import InputError
 from ferrule.observe.logs import LogOptions, kv, set_up
+from ferrule.process.shutdown import Shutdown
 
 log = logging.getLogger(__name__)
+
+ENDING = ("once", "init-only", "cleanup", "write-config-to")
+"""Flags with which the program ends by itself. A signal before that leaves work undone, so the exit code is not 0."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit code. Raises `FerruleError` with what to tell the user."""
+    # First of all: process 1 of a container does not even receive a signal that it has no handler for.
+    with Shutdown() as shutdown:
+        return _run(argv, shutdown)
+
+
+def _run(argv: Sequence[str], shutdown: Shutdown) -> int:
     parsed = parse(argv, FLAGS)
     if parsed.help:
         sys.stdout.write(run_help())
@@ -38,6 +48,8 @@ def run(argv: Sequence[str]) -> int:
 
         print(version(whole=given["version"] == "raw"))
         return 0
+    if not any(given.get(flag) for flag in ENDING):
+        shutdown.exit_code = 0
     resolved = resolve(parsed)
     set_up(log_options(resolved.settings.logging))
     _tell(resolved, given)
@@ -47,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         from ferrule.cli.cleanup import cleanup  # noqa: PLC0415 - only where it is asked for
 
         return cleanup()
-    return _daemon(resolved, given, shown(parsed, FLAGS))
+    return _daemon(resolved, given, shown(parsed, FLAGS), shutdown)
 
 
 def log_options(section: Logging) -> LogOptions:
@@ -89,7 +101,7 @@ def _write_config(path: Path, settings: Settings) -> int:
     return 0
 
 
-def _daemon(resolved: Resolved, given: dict[str, Any], flags: dict[str, str]) -> int:
+def _daemon(resolved: Resolved, given: dict[str, Any], flags: dict[str, str], shutdown: Shutdown) -> int:
     from ferrule.daemon import DaemonOptions  # noqa: PLC0415 - loads the engine and the loop
     from ferrule.daemon import run as serve  # noqa: PLC0415
     from ferrule.types import Backend  # noqa: PLC0415
@@ -107,5 +119,6 @@ def _daemon(resolved: Resolved, given: dict[str, Any], flags: dict[str, str]) ->
             init_only=given.get("init-only", False),
             master=given.get("master", ""),
             flags=flags,
-        )
+        ),
+        shutdown,
     )

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from ferrule._engine import ConntrackView, build_info
 from ferrule.config import watch
@@ -36,6 +35,7 @@ from ferrule.observe.metrics import Metrics, sample_loop_lag
 from ferrule.observe.notify import Notifier
 from ferrule.observe.status import Status
 from ferrule.process.runner import ToolRun
+from ferrule.process.shutdown import ORDERLY_SECONDS, Shutdown, leave
 from ferrule.source.api.access import Access
 from ferrule.source.folder import FolderSource
 from ferrule.source.manifests import folder
@@ -57,19 +57,20 @@ CALM_SECONDS = 20.0
 STORM_BYTES = 1 << 20
 """Restore text since the last time. Less leaves nothing worth the walk over the heap."""
 
-SHUTDOWN_SECONDS = 0.8
-"""How long tasks may take to end after SIGTERM; the promise to the outside is one second."""
-
 Task = Callable[[], Coroutine[Any, Any, Any]]
 
 
-def run(options: DaemonOptions) -> int:
-    """Serve until a signal, or once. Gives the exit code; raises `FerruleError` where it cannot start or go on."""
+def run(options: DaemonOptions, shutdown: Shutdown) -> int:
+    """Serves until a signal, or syncs once. Returns the exit code; raises `FerruleError` where it cannot start or go
+    on."""
     if options.init_only:
         return _init(options)
     memory.keep_large_apart()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_main(options))
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    code = runner.run(_main(options, shutdown))
+    # Not after an error: closing joins the worker threads, and one of them may be in a write of many seconds.
+    runner.close()
+    return code
 
 
 def _init(options: DaemonOptions) -> int:
@@ -88,7 +89,31 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _main(options: DaemonOptions) -> int:
+async def _main(options: DaemonOptions, shutdown: Shutdown) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with shutdown.announced(lambda: loop.call_soon_threadsafe(stop.set)):
+        work = asyncio.create_task(_work(options), name="work")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            await _end(work, shutdown)
+        stopping.cancel()
+        return work.result()
+
+
+async def _end(work: asyncio.Task[int], shutdown: Shutdown) -> NoReturn:
+    """Ends the process after a signal."""
+    work.cancel()
+    await asyncio.wait({work}, timeout=ORDERLY_SECONDS)
+    if shutdown.code:
+        log.error("Ended by a signal before the work was complete", extra=kv(signal=shutdown.signal_name))
+    else:
+        log.info("Ending on request; the rules stay in place")
+    leave(shutdown.code)
+
+
+async def _work(options: DaemonOptions) -> int:
     if options.once and options.manifests is None:
         raise InputError("--once needs --manifests: with an API server there is no last object to wait for")
     # Before anything is touched: what cannot be used must leave the kernel's settings as they were.
@@ -100,10 +125,10 @@ async def _main(options: DaemonOptions) -> int:
     with InstanceLock():
         host = await probe(options.settings, node_name(options.settings), options.backend)
         daemon = Daemon(options, host, access)
+        if options.once:
+            return await daemon.once()
         async with contextlib.AsyncExitStack() as stack:
-            if options.once:
-                return await daemon.once()
-            return await daemon.serve(stack)
+            raise await daemon.serve(stack)
 
 
 def _find_access(options: DaemonOptions) -> Access:
@@ -181,27 +206,24 @@ class Daemon:
 
     # ------------------------------------------------------------------ serve
 
-    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
-        """Until SIGTERM or SIGINT."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+    async def serve(self, stack: contextlib.AsyncExitStack) -> FerruleError:
+        """Runs until it is cancelled, or until a task fails or ends. Returns why."""
         tasks = await self._tasks(stack)
         running = {asyncio.create_task(_guard(name, start()), name=name) for name, start in tasks.items()}
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        done, _ = await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        self._notifier.stopping()
-        for task in (*running, stopping):
-            task.cancel()
-        await asyncio.wait((*running, stopping), timeout=SHUTDOWN_SECONDS)
-        for task in done - {stopping}:
-            error = task.exception()
-            if isinstance(error, FerruleError):
-                raise error
-            raise BugError(f"task {task.get_name()!r} failed: {error!r}") from error
-        log.info("Ending on request; the rules stay in place")
-        return 0
+        try:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._notifier.stopping()
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=ORDERLY_SECONDS)
+        task = done.pop()
+        error = task.exception()
+        if isinstance(error, FerruleError):
+            return error
+        failure = BugError(f"task {task.get_name()!r} failed: {error!r}")
+        failure.__cause__ = error
+        return failure
 
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
         """Every eternal task, by name."""

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from ferrule.process import shutdown
+
 PEAK_MARGIN = 4 * max(32, 2 * (os.cpu_count() or 1)) * (os.cpu_count() or 1) * os.sysconf("SC_PAGE_SIZE")
 """Bytes by which our own peak may be above what /proc shows: each of the kernel's four counters of resident pages may
 lag by a batch of pages on every processor (lib/percpu_counter.c)."""
@@ -41,6 +43,7 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes], begun: float) -> None:
         self.pid = process.pid
+        shutdown.started(self.pid)
         self.usage: Usage | None = None
         """Once it has ended."""
         self._process = process
@@ -113,6 +116,7 @@ class Child:
         pid, status, used = os.wait4(self.pid, os.WNOHANG)
         if pid == 0:
             return
+        shutdown.reaped(self.pid)
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
