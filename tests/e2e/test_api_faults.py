@@ -98,7 +98,7 @@ class Shop:
 
     def readiness(self) -> tuple[int, str]:
         try:
-            reply = self.proxy.http("/readyz", HEALTH)
+            reply = self.proxy.http("/readyz")
         except OSError:
             return 0, ""
         return reply.status, reply.text
@@ -410,9 +410,9 @@ def test_without_our_node_it_waits_and_then_goes_on(world: World) -> None:
     with Impatient(Subject.FERRULE, node, world.cluster, world.folder) as proxy:
 
         def waits() -> bool:
-            return f"waiting for: Node {node.name} itself" in proxy.http("/readyz", HEALTH).text
+            return f"waiting for: Node {node.name} itself" in proxy.http("/readyz").text
 
-        eventually(lambda: "Listening" in proxy.running.text(), "no health port")
+        eventually(lambda: 'server="metrics"' in proxy.running.text(), "no metrics port")
         eventually(waits, lambda: f"does not say what it waits for: {proxy.running.tail()}")
         assert not proxy.running.lines('"Synced"')
         line = proxy.running.wait_for("Our Node is not there")

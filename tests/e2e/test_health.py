@@ -86,7 +86,7 @@ def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
 
         def waits_for_its_node() -> Reply | None:
             try:
-                reply = proxy.http("/readyz", HEALTH)
+                reply = proxy.http("/readyz")
             except OSError:
                 return None
             return reply if "waiting for: Node node-1 itself" in reply.text else None
@@ -97,7 +97,7 @@ def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
         assert statuses(proxy) == {"/healthz": 503, "/livez": 200}, "no load balancer sends to what is no node yet"
         assert who(client, address, count=3, timeout=QUICK) != {"web-1"}
         world.register(node)
-        eventually(lambda: proxy.http("/readyz", HEALTH).status == 200, lambda: proxy.http("/readyz", HEALTH).text)
+        eventually(lambda: proxy.http("/readyz").status == 200, lambda: proxy.http("/readyz").text)
         # Nobody has to wait once it says so.
         assert who(client, address) == {"web-1"}
 

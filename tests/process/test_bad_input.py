@@ -106,7 +106,7 @@ def readiness(netns: NetNs) -> tuple[int, str]:
 
     def asked() -> bool:
         try:
-            found.append(get(netns, "/readyz"))
+            found.append(get(netns, "/readyz", 10249))
         except OSError:
             return False
         return True
@@ -199,6 +199,8 @@ def test_an_address_that_refuses(netns: NetNs, tmp_path: Path) -> None:
         assert status == 503
         assert "Service list" in why
         eventually(lambda: "nobody listens there" in readiness(netns)[1], "/readyz does not say why")
+        public = json.loads(get(netns, "/readyz")[1])["reasons"]
+        assert public["lists"] == "the objects of the cluster have not all been listed", "other hosts learn no more"
         assert get(netns, "/livez")[0] == 200, "stock is healthy before its first sync"
         goes_on(process)
         assert len(process.lines("Cannot follow the API server")) == 3, "said once a kind, not at every retry"

@@ -10,6 +10,7 @@ import pytest
 
 from ferrule.observe.health import (
     FIRST_SYNC,
+    MEANING,
     NEVER,
     ProxyHealth,
     Readiness,
@@ -146,12 +147,16 @@ def test_ready_when_no_reason_is_left_and_not_before() -> None:
     readiness = Readiness(
         {Subsystem.LISTS: "no list yet", FIRST_SYNC["ipv4"]: "not confirmed"}, on_change=lambda r: seen.append(dict(r))
     )
-    assert readiness.readyz().status == 503
+    assert readiness.readyz(in_full=True).status == 503
     readiness.release(Subsystem.LISTS)
-    assert json.loads(readiness.readyz().body) == {"ready": False, "reasons": {"first-sync-ipv4": "not confirmed"}}
+    first = json.loads(readiness.readyz(in_full=True).body)
+    assert first == {"ready": False, "reasons": {"first-sync-ipv4": "not confirmed"}}
+    public = json.loads(readiness.readyz(in_full=False).body)
+    assert public == {"ready": False, "reasons": {"first-sync-ipv4": MEANING[Subsystem.FIRST_SYNC_IPV4]}}
     readiness.release(FIRST_SYNC["ipv4"])
-    assert readiness.readyz().status == 200
-    assert json.loads(readiness.readyz().body) == {"ready": True, "reasons": {}}
+    assert readiness.readyz(in_full=True).status == 200
+    assert json.loads(readiness.readyz(in_full=True).body) == {"ready": True, "reasons": {}}
+    assert MEANING.keys() == set(Subsystem)
     readiness.release(FIRST_SYNC["ipv4"])  # again: nothing to tell
     readiness.report(Subsystem.API_ACCESS, "403 Forbidden: services")
     readiness.report(Subsystem.API_ACCESS, "403 Forbidden: services")

@@ -37,14 +37,22 @@ class Daemon:
         self.readiness = Readiness({Subsystem.LISTS: "no list yet"})
         self.metrics = Metrics({"version": "0.1.0"})
 
-    def health_port(self) -> Listener:
-        return Listener("healthz", LOCAL, health_handler(self.health, self.readiness, self.metrics))
+    def health_port(self, *, in_full: bool = True) -> Listener:
+        handler = health_handler(self.health, self.readiness, self.metrics, in_full=in_full)
+        return Listener("healthz", LOCAL, handler)
 
     def admin_port(
-        self, *, profiling: bool = False, build: dict[str, str] | None = None, flags: dict[str, str] | None = None
+        self,
+        *,
+        in_full: bool = True,
+        profiling: bool = False,
+        build: dict[str, str] | None = None,
+        flags: dict[str, str] | None = None,
     ) -> Listener:
         handler = admin_handler(
             self.metrics,
+            self.readiness,
+            in_full=in_full,
             configz=lambda: b'{"kubeproxy.config.k8s.io":{}}',
             profiling=profiling_handler() if profiling else None,
             build=build,
@@ -168,6 +176,41 @@ def test_bad_health_is_503_and_counted(loop: str) -> None:
         ("kubeproxy_proxy_livez_total", "200"): 1,
         ("kubeproxy_proxy_livez_total", "503"): 1,
     }
+
+
+@pytest.mark.parametrize("in_full", [True, False])
+def test_reasons_are_quoted_only_in_full(loop: str, in_full: bool) -> None:
+    daemon = Daemon()
+    quoted = "line 7: -A KUBE-SEP-X --to-destination 10.128.1.10:8080 in /etc/ferrule/shop.yaml"
+    daemon.readiness.hold(Subsystem.SERVICES, quoted)
+
+    async def scenario(port: int) -> None:
+        reply = await ask(port, "/readyz")
+        assert (reply.status, reply.headers["Content-Type"]) == (503, "application/json")
+        reasons = json.loads(reply.body)["reasons"]
+        assert reasons.keys() == {"lists", "services"}
+        assert reasons["services"] == (quoted if in_full else "the last sync failed")
+
+    for listener in (daemon.health_port(in_full=in_full), daemon.admin_port(in_full=in_full)):
+        on_port(loop, listener, scenario)
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        (":1", False),
+        ("[::]:1", False),
+        ("192.0.2.1:1", False),
+    ],
+)
+def test_which_addresses_only_this_host_reaches(address: str, loopback: bool) -> None:
+    endpoint = Endpoint.parse(address, 1)
+    assert endpoint is not None
+    assert endpoint.is_loopback is loopback
 
 
 def test_metrics_are_served_and_negotiated(loop: str) -> None:

@@ -53,19 +53,23 @@ class Endpoints:
 
             profiling = profiling_handler()
         given = settings.feature_gates
+        health_at = Endpoint.parse(settings.healthz_bind_address, health.DEFAULT_PORT)
+        admin_at = Endpoint.parse(settings.metrics_bind_address, admin.DEFAULT_PORT)
         self._listeners = [
             *self._listener(
                 "health",
-                Endpoint.parse(settings.healthz_bind_address, health.DEFAULT_PORT),
-                health.health_handler(status.health, status.readiness, metrics),
+                health_at,
+                health.health_handler(status.health, status.readiness, metrics, in_full=_only_local(health_at)),
                 Subsystem.HEALTHZ_SERVER,
                 "FailedToStartProxierHealthcheck",
             ),
             *self._listener(
                 "metrics",
-                Endpoint.parse(settings.metrics_bind_address, admin.DEFAULT_PORT),
+                admin_at,
                 admin.admin_handler(
                     metrics,
+                    status.readiness,
+                    in_full=_only_local(admin_at),
                     configz=lambda: configz(settings),
                     profiling=profiling,
                     build=build_info() if gates.page("ComponentStatusz", given) else None,
@@ -112,3 +116,7 @@ class Endpoints:
 
     def _cleaned(self, done: Cleaned) -> None:
         self._metrics.conntrack_cleaned(done.family, done.seconds, done.deleted)
+
+
+def _only_local(endpoint: Endpoint | None) -> bool:
+    return endpoint is not None and endpoint.is_loopback

@@ -131,6 +131,19 @@ class Subsystem(enum.StrEnum):
     CONNTRACK = "conntrack"
 
 
+MEANING: Mapping[Subsystem, str] = {
+    Subsystem.LISTS: "the objects of the cluster have not all been listed",
+    Subsystem.FIRST_SYNC_IPV4: "the first sync of the IPv4 rules is not complete",
+    Subsystem.FIRST_SYNC_IPV6: "the first sync of the IPv6 rules is not complete",
+    Subsystem.SERVICES: "the last sync failed",
+    Subsystem.API_ACCESS: "the API server denies access",
+    Subsystem.HEALTHZ_SERVER: "the health port does not listen",
+    Subsystem.METRICS_SERVER: "the metrics port does not listen",
+    Subsystem.SERVICE_HEALTH_PORTS: "a health check node port does not listen",
+    Subsystem.CONNTRACK: "stale tracked flows cannot be deleted",
+}
+"""What a reason means, without anything of this node's: for ports that other hosts can reach."""
+
 FIRST_SYNC: Mapping[Family, Subsystem] = {"ipv4": Subsystem.FIRST_SYNC_IPV4, "ipv6": Subsystem.FIRST_SYNC_IPV6}
 
 
@@ -176,7 +189,8 @@ class Readiness:
         """Nothing holds it back."""
         return not self._reasons
 
-    def readyz(self) -> Verdict:
-        """`{"ready":false,"reasons":{"lists":"…"}}`."""
-        reasons = {name.value: reason for name, reason in self.reasons.items()}
+    def readyz(self, *, in_full: bool) -> Verdict:
+        """`{"ready":false,"reasons":{"lists":"…"}}`. Reasons `in_full` quote rules, addresses and paths; otherwise each
+        has its fixed `MEANING`."""
+        reasons = {name.value: reason if in_full else MEANING[name] for name, reason in self.reasons.items()}
         return Verdict(self.ready, orjson.dumps({"ready": self.ready, "reasons": reasons}))

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from ferrule.observe.exposition import render
+from ferrule.observe.health import Readiness
 from ferrule.observe.metrics import Metrics
 from ferrule.serve import zpages
+from ferrule.serve.health import ready_answer
 from ferrule.serve.http import JSON, NOT_FOUND, Answer, Handler, Question
 
 DEFAULT_PORT = 10249
@@ -18,14 +20,18 @@ SLIS = ("process_start_time_seconds",)
 
 def admin_handler(
     metrics: Metrics,
+    readiness: Readiness,
     *,
+    in_full: bool = False,
     configz: Callable[[], bytes],
     mode: str = "iptables",
     profiling: Handler | None = None,
     build: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
 ) -> Handler:
-    """`configz` gives the configuration in force as JSON, without credentials. `profiling` answers below /debug/pprof/;
+    """/readyz answers with reasons `in_full` where only this host can ask.
+
+    `configz` gives the configuration in force as JSON, without credentials. `profiling` answers below /debug/pprof/;
     None (enableProfiling is off) hides it, as None for `build` hides /statusz and None for `flags` /flagz."""
     one_at_a_time = asyncio.Lock()
     paths = [path for path, hidden in (("/configz", False), ("/flagz", flags is None)) if not hidden]
@@ -45,6 +51,8 @@ def admin_handler(
             return Answer(b"ok")
         if question.path == "/metrics":
             return await scrape(question, question.query.get("name[]", ()))
+        if question.path == "/readyz":
+            return ready_answer(readiness, in_full=in_full)
         if question.path == "/metrics/slis":
             return await scrape(question, SLIS)
         if question.path == "/proxyMode":

@@ -9,8 +9,8 @@ from ferrule.serve.http import JSON, NOT_FOUND, Answer, Handler, Question
 DEFAULT_PORT = 10256
 
 
-def health_handler(health: ProxyHealth, readiness: Readiness, metrics: Metrics) -> Handler:
-    """/healthz and /livez as kube-proxy; /readyz is ours."""
+def health_handler(health: ProxyHealth, readiness: Readiness, metrics: Metrics, *, in_full: bool = False) -> Handler:
+    """/healthz and /livez as kube-proxy; /readyz is ours, with reasons `in_full` where only this host can ask."""
 
     async def handle(question: Question) -> Answer:
         if question.path == "/healthz":
@@ -20,12 +20,17 @@ def health_handler(health: ProxyHealth, readiness: Readiness, metrics: Metrics) 
             verdict = health.livez()
             metrics.livez(verdict.status)
         elif question.path == "/readyz":
-            verdict = readiness.readyz()
+            return ready_answer(readiness, in_full=in_full)
         else:
             return NOT_FOUND
         return _answer(verdict)
 
     return handle
+
+
+def ready_answer(readiness: Readiness, *, in_full: bool) -> Answer:
+    """The answer to /readyz."""
+    return _answer(readiness.readyz(in_full=in_full))
 
 
 def _answer(verdict: Verdict) -> Answer:

@@ -41,6 +41,11 @@ class Endpoint:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can connect."""
+        return ipaddress.ip_address(self.host).is_loopback
+
     @classmethod
     def parse(cls, text: str, default_port: int) -> Endpoint | None:
         """`127.0.0.1:10249`, `[::]:10256`, `:10256`, or a bare IP, which gets the default port. None: empty, which
