@@ -78,7 +78,7 @@ fuzz: $(STAMPS)/tools ## each fuzz target for a minute
 	@hack/fuzz $(SECONDS_EACH)
 
 .PHONY: lint
-lint: build ## formats, types, layers, stubs, wording, tests; warnings are errors
+lint: build ## formats, types, layers, stubs, wording, tests, dependencies; warnings are errors
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy -q --workspace --all-targets -- -D warnings
 	@# Docs of private items are for readers of the code: public ones may link to them.
@@ -92,6 +92,11 @@ lint: build ## formats, types, layers, stubs, wording, tests; warnings are error
 	@$(BIN)/python hack/check-words
 	@$(BIN)/python hack/check-assertions
 	@$(BIN)/python hack/check-commits
+	@$(BIN)/python hack/audit
+
+.PHONY: audit
+audit: $(STAMPS)/tools ## licences, bans, sources and advisories of all dependencies
+	@$(PYTHON) hack/audit
 
 .PHONY: bench bench-full
 bench: build net-tools ## engine, tools and daemons beside stock kube-proxy, five minutes (ARGS='--help')
@@ -112,10 +117,12 @@ soak: build net-tools ## 10,000 endpoint changes, then ten idle minutes: CPU, me
 		--idle-seconds $(IDLE_SECONDS) --json target/bench/soak.json $(ARGS)
 
 .PHONY: lock
-lock: $(STAMPS)/venv ## renew requirements/dev.lock and Cargo.lock
+lock: $(STAMPS)/venv ## renew the lock files
 	@$(BIN)/pip-compile -q --upgrade --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--no-header --strip-extras --allow-unsafe -o requirements/dev.lock pyproject.toml
 	@$(CARGO) update -q
+	@$(BIN)/pip-compile -q --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \
+		--no-header --strip-extras --allow-unsafe --no-annotate -o requirements/audit.lock requirements/audit.in
 	@$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options --no-header \
 		--strip-extras --allow-unsafe --no-annotate -c requirements/dev.lock -o deploy/runtime.lock pyproject.toml
 
