@@ -14,6 +14,7 @@ import orjson
 from ferrule._engine import Engine, Problem
 from ferrule.config.schema import Settings
 from ferrule.errors import InputError
+from ferrule.source.folder import unknown_name
 from ferrule.source.manifests.documents import Complaint, Manifest, parse
 from ferrule.source.manifests.folder import ManifestFolder, as_list
 from ferrule.sync.options import HostFacts, engine_options
@@ -27,6 +28,8 @@ class Rendered:
     texts: dict[Family, bytes]
     complaints: tuple[Complaint, ...]
     problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    """What is valid and probably not meant."""
 
 
 def render(paths: Sequence[str], settings: Settings, node_name: str, families: Sequence[Family] = FAMILIES) -> Rendered:
@@ -50,7 +53,9 @@ def render(paths: Sequence[str], settings: Settings, node_name: str, families: S
         engine.observe(family, b"")
         plan = engine.plan(family)
         texts[family] = b"" if plan is None else plan.payload
-    return Rendered(texts, tuple(complaints), tuple(engine.problems()))
+    unknown = unknown_name(node_name, {manifest.name for manifest in manifests if manifest.kind == "Node"})
+    warnings = [unknown] if unknown is not None else []
+    return Rendered(texts, tuple(complaints), tuple(engine.problems()), tuple(warnings))
 
 
 def _gather(paths: Sequence[str]) -> tuple[list[Manifest], list[Complaint]]:

@@ -155,6 +155,22 @@ def test_render_escapes_control_characters_of_names(tmp_path: Path) -> None:
     assert [c for c in done.stderr if not c.isprintable() and c != "\n"] == []
 
 
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (["node-1"], None),
+        ([], "named node-1 (there is no Node)"),
+        (["b", "a"], "named node-1 (the Nodes are a, b)"),
+        (["d", "c", "b", "a"], "named node-1 (the Nodes are a, b, c, …)"),
+    ],
+)
+def test_render_warns_of_a_name_that_no_node_has(nodes: list[str], said: str | None) -> None:
+    objects = [service(), *(NODE | {"metadata": {"name": name}} for name in nodes)]
+    done = ferrule("render", "--manifests", "-", "--hostname-override", "node-1", stdin=json.dumps(objects))
+    assert done.returncode == 0
+    assert (said in done.stderr and "warning: " in done.stderr) if said else done.stderr == ""
+
+
 def test_json_on_standard_input_is_not_read_as_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     """The YAML parser takes thirty times as long for the same text."""
     calls: list[int] = []

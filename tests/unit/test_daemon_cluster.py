@@ -166,10 +166,13 @@ def test_without_our_node_nothing_is_written_until_it_was_waited_for(
             assert "Node node-1 itself" in r.readiness.reasons[Subsystem.LISTS]
             assert r.kernel.restores == []
             await r.until(lambda: r.kernel.restores, "a sync without the Node")
-            assert r.readiness.ready
+            assert r.readiness.reasons.keys() == {Subsystem.NODE}
+            assert "no Node is named node-1" in r.readiness.reasons[Subsystem.NODE]
+            assert r.readiness.programmed, "traffic goes on: a supervisor must not wait for it"
             assert not r.health.healthz().ok, "as kube-proxy: no Node, not eligible"
             r.api.put(node("172.31.250.2"))
             await r.until(lambda: r.health.healthz().ok, "the Node that came late")
+            assert r.readiness.ready
 
     asyncio.run(scenario())
 
@@ -198,8 +201,10 @@ def test_a_node_that_comes_back_is_eligible_again(tmp_path: Path) -> None:
             await r.until(lambda: r.kernel.restores, "a first sync")
             r.api.delete("Node", "node-1")
             await r.until(lambda: not r.health.healthz().ok, "the deletion")
+            assert Subsystem.NODE in r.readiness.reasons
             r.api.put(node("172.31.250.2"))
             await r.until(lambda: r.health.healthz().ok, "the return")
+            assert r.readiness.ready
             assert not r.running["node"].done()
 
     asyncio.run(scenario())

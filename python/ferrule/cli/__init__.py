@@ -76,7 +76,8 @@ def _render_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
                 "one family, ready for iptables-restore --noflush",
             ),
             _Example(
-                "kubectl get svc,endpointslices -A -o yaml | ferrule render --manifests -",
+                "kubectl get svc,endpointslices,nodes -A -o json |\n"
+                "    ferrule render --manifests - --hostname-override NODE",
                 "what would a live cluster's rules be?",
             ),
         ),
@@ -185,6 +186,8 @@ def _render(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stdout.buffer.write(text)
     sys.stdout.flush()
+    for warning in rendered.warnings:
+        complain(f"warning: {warning}")
     for complaint in rendered.complaints:
         complain(str(complaint))
     for p in rendered.problems:

@@ -322,7 +322,7 @@ class Daemon:
         self._synced_at = time.monotonic()
         if report.ok and not self._options.once:
             self._other_backend.due()
-            if self._readiness.ready:
+            if self._readiness.programmed:
                 self._notifier.ready("every Service is programmed")
 
     def _synced(self, views: Mapping[Family, ConntrackView | None]) -> None:

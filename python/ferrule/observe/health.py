@@ -121,6 +121,7 @@ class Subsystem(enum.StrEnum):
     """Who may hold readiness back. One reason each."""
 
     LISTS = "lists"
+    NODE = "node"
     FIRST_SYNC_IPV4 = "first-sync-ipv4"
     FIRST_SYNC_IPV6 = "first-sync-ipv6"
     SERVICES = "services"
@@ -133,6 +134,7 @@ class Subsystem(enum.StrEnum):
 
 MEANING: Mapping[Subsystem, str] = {
     Subsystem.LISTS: "the objects of the cluster have not all been listed",
+    Subsystem.NODE: "no Node has this node's name",
     Subsystem.FIRST_SYNC_IPV4: "the first sync of the IPv4 rules is not complete",
     Subsystem.FIRST_SYNC_IPV6: "the first sync of the IPv6 rules is not complete",
     Subsystem.SERVICES: "the last sync failed",
@@ -188,6 +190,12 @@ class Readiness:
     def ready(self) -> bool:
         """Nothing holds it back."""
         return not self._reasons
+
+    @property
+    def programmed(self) -> bool:
+        """Everything that is known is in the kernel. A start that nothing but the Node's name holds back is complete:
+        a supervisor that waited for readiness would end the process and so only add restarts."""
+        return not self._reasons.keys() - {Subsystem.NODE}
 
     def readyz(self, *, in_full: bool) -> Verdict:
         """`{"ready":false,"reasons":{"lists":"…"}}`. Reasons `in_full` quote rules, addresses and paths; otherwise each

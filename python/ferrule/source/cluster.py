@@ -120,6 +120,7 @@ class ClusterSource:
                 extra=kv(node=self._node_name, waited=f"{seconds:.0f}s"),
             )
             self._going_without = True
+            self._report_node(self._node)
             await self._intake.go_without("Node")
             self._open_if_ready()
         raise NodeChanged(await self._ends)
@@ -128,6 +129,7 @@ class ClusterSource:
         before, self._node = self._node, node
         # Each time: one that was deleted and comes back as it was differs in nothing from what we remember.
         self._health.set_node_eligible(node is not None and node.eligible)
+        self._report_node(node)
         waited = not self._node_is_there.is_set()
         if node is not None and (node.pod_cidrs if self._needs_pod_cidrs else node.addresses):
             self._node_is_there.set()
@@ -141,6 +143,15 @@ class ClusterSource:
             self._node = before
         elif reasons and not self._ends.done():
             self._ends.set_result("; ".join(reasons) + ": ending, so that the next start takes it in")
+
+    def _report_node(self, node: OwnNode | None) -> None:
+        """Readiness tells of a missing Node once it is not waited for any more: traffic goes on without it."""
+        waiting = not self._node_is_there.is_set() and not self._going_without
+        reason = (
+            f"no Node is named {self._node_name}: only endpoints with that nodeName count as local; if the name is "
+            "wrong, see --hostname-override"
+        )
+        self._readiness.report(Subsystem.NODE, reason if node is None and not waiting else None)
 
     # ------------------------------------------------------------------ Sink
 

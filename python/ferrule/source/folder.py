@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from ferrule.observe.health import Subsystem
+from ferrule.observe.logs import kv
 from ferrule.observe.status import Status
 from ferrule.source.api import own_node
 from ferrule.source.manifests.folder import FolderState, ManifestFolder
 from ferrule.source.problems import ProblemBook
 from ferrule.sync.loop import SyncLoop
 from ferrule.sync.report import Changes
+
+log = logging.getLogger(__name__)
+
+NAMES_SHOWN = 3
+"""Nodes that a message about a wrong name lists."""
 
 
 class FolderSource:
@@ -31,6 +39,7 @@ class FolderSource:
         self._health = status.health
         self._readiness = status.readiness
         self._first = True
+        self._nodes: frozenset[str] | None = None
 
     async def scan(self) -> None:
         """The first look. Raises `InputError` for a folder that is none."""
@@ -51,5 +60,30 @@ class FolderSource:
             # A folder without our Node says nothing against it.
             found = own_node.from_items(state.lists["Node"], self._node)
             self._health.set_node_eligible(found is None or found.eligible)
+            self._check_name(state)
         self._readiness.release(Subsystem.LISTS)
         self._loop.submit(Changes({kind: state.lists[kind] for kind in kinds}, changed_at))
+
+    def _check_name(self, state: FolderState) -> None:
+        """Warns where no Node has our name: every endpoint would count as remote, and no rule would show why."""
+        nodes = frozenset(manifest.name for manifest in state.manifests if manifest.kind == "Node")
+        if nodes == self._nodes:
+            return
+        self._nodes = nodes
+        reason = unknown_name(self._node, nodes)
+        # A folder without any Node may name endpoints' nodes rightly: that is worth a line, not an alarm.
+        self._readiness.report(Subsystem.NODE, reason if nodes else None)
+        if reason is not None:
+            log.warning("No Node has this node's name", extra=kv(node=self._node, reason=reason))
+
+
+def unknown_name(name: str, nodes: Collection[str]) -> str | None:
+    """Says what follows where the manifests have no Node of this name; None where they have one."""
+    if name in nodes:
+        return None
+    first = ", ".join(sorted(nodes)[:NAMES_SHOWN]) + (", …" if len(nodes) > NAMES_SHOWN else "")
+    known = f"the Nodes are {first}" if nodes else "there is no Node"
+    return (
+        f"no Node in the manifests is named {name} ({known}): only endpoints with that nodeName count as local; see "
+        "--hostname-override"
+    )
