@@ -226,6 +226,9 @@ class FamilyFacts:
     no_local_internal: int
     """Ports with internalTrafficPolicy Local that have endpoints, but none on this node."""
     no_local_external: int
+    node_port_addresses: int | None
+    """How many of the host's addresses nodePortAddresses selects; None where it does not restrict the family, and
+    before the first plan."""
     held: list[tuple[str, str]]
     """Stale chains (`table CHAIN`) that are emptied but cannot be deleted, each with the foreign chain whose rule
     references it."""

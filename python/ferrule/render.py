@@ -14,6 +14,7 @@ import orjson
 from ferrule._engine import Engine, Problem
 from ferrule.config.schema import Settings
 from ferrule.errors import InputError
+from ferrule.observe.health import FAMILY_NAMES
 from ferrule.source.folder import unknown_name
 from ferrule.source.manifests.documents import Complaint, Manifest, parse
 from ferrule.source.manifests.folder import ManifestFolder, as_list
@@ -48,13 +49,18 @@ def render(paths: Sequence[str], settings: Settings, node_name: str, families: S
     engine.set_local_addresses(["127.0.0.1", "::1", *_node_addresses(manifests, node_name)])
     for kind in KINDS:
         engine.replace(kind, [as_list(manifests, kind)])
+    unknown = unknown_name(node_name, {manifest.name for manifest in manifests if manifest.kind == "Node"})
+    warnings = [unknown] if unknown is not None else []
     texts: dict[Family, bytes] = {}
     for family in families:
         engine.observe(family, b"")
         plan = engine.plan(family)
         texts[family] = b"" if plan is None else plan.payload
-    unknown = unknown_name(node_name, {manifest.name for manifest in manifests if manifest.kind == "Node"})
-    warnings = [unknown] if unknown is not None else []
+        if engine.facts(family).node_port_addresses == 0:
+            warnings.append(
+                f"nodePortAddresses select no {FAMILY_NAMES[family]} address of node {node_name}: its node ports do "
+                "not answer there"
+            )
     return Rendered(texts, tuple(complaints), tuple(engine.problems()), tuple(warnings))
 
 

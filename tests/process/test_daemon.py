@@ -124,6 +124,20 @@ def test_a_name_that_no_node_has_is_said(netns: NetNs, folder: Path) -> None:
         eventually(lambda: get(netns, 10256, "/readyz")[0] == 200)
 
 
+def test_node_port_addresses_that_match_nothing_are_said(netns: NetNs, folder: Path, tmp_path: Path) -> None:
+    path = config(tmp_path / "config.conf", nodePortAddresses=["198.51.100.0/24", "::/0"])
+    words = "nodePortAddresses select no address of this host"
+    with Ferrule(netns, folder, "--config", str(path), "--backend", "nft") as daemon:
+        daemon.wait_for(words, 'ipFamily="ipv4"')
+        daemon.wait_for('"Synced"', "ipv6")
+        mark = len(daemon.log)
+        netns.ip("address", "add", "198.51.100.7/32", "dev", "lo")
+        daemon.wait_for("nodePortAddresses select an address of this host again", 'ipFamily="ipv4"', after=mark)
+        assert [line for line in daemon.log if words in line and "ipv6" in line] == []
+        netns.ip("address", "del", "198.51.100.7/32", "dev", "lo")
+        daemon.wait_for(words, 'ipFamily="ipv4"', after=mark)
+
+
 def test_a_drained_node_is_said_in_the_folder_too(netns: NetNs, folder: Path) -> None:
     drained = NODE | {"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}}
     with Ferrule(netns, folder, "--backend", "nft") as daemon:

@@ -171,6 +171,28 @@ def test_render_warns_of_a_name_that_no_node_has(nodes: list[str], said: str | N
     assert (said in done.stderr and "warning: " in done.stderr) if said else done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("items", "families"),
+    [
+        ("[172.31.250.0/24, 'fd00:255::/64']", []),
+        ("[198.51.100.0/24, 'fd00:255::/64']", ["IPv4"]),
+        ("['2001:db8::/64']", ["IPv6"]),
+        ("[primary]", []),
+    ],
+)
+def test_render_warns_where_node_ports_answer_nowhere(items: str, families: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"{HEAD}mode: iptables\nnodePortAddresses: {items}\n")
+    done = ferrule(
+        "render", "--config", str(config), "--hostname-override", "node-1", "--manifests", "-", stdin=json.dumps([NODE])
+    )
+    warning = (
+        "ferrule: warning: nodePortAddresses select no {} address of node node-1: its node ports do not answer there"
+    )
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [warning.format(family) for family in families]
+
+
 def test_json_on_standard_input_is_not_read_as_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     """The YAML parser takes thirty times as long for the same text."""
     calls: list[int] = []

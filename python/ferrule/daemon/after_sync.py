@@ -55,6 +55,7 @@ class AfterSync:
         self._readiness = status.readiness
         self._on_synced = on_synced
         self._complete: set[Family] = set()
+        self._no_node_ports: set[Family] = set()
 
     @property
     def complete(self) -> frozenset[Family]:
@@ -119,6 +120,7 @@ class AfterSync:
             written = plan.rules_by_table if plan is not None else (0, 0, 0)
             for table, total, part in zip(TABLES, facts.rules, written, strict=True):
                 metrics.rules(family, table, total=total, written=part)
+            self._check_node_ports(family, facts.node_port_addresses)
             metrics.no_local_endpoints(family, internal=facts.no_local_internal, external=facts.no_local_external)
             self.measure_programming(family, report.triggers, done_at)
         for family, drift in report.drift.items():
@@ -133,6 +135,18 @@ class AfterSync:
         loop = asyncio.get_running_loop()
         measuring = loop.run_in_executor(None, self._programmed, family, triggers, done_at)
         measuring.add_done_callback(self._measured)
+
+    def _check_node_ports(self, family: Family, addresses: int | None) -> None:
+        """Warns when nodePortAddresses begin to select nothing: no rule would show why node ports do not answer."""
+        if addresses == 0 and family not in self._no_node_ports:
+            self._no_node_ports.add(family)
+            log.warning(
+                "nodePortAddresses select no address of this host, so node ports do not answer",
+                extra=kv(ipFamily=family),
+            )
+        elif addresses != 0 and family in self._no_node_ports:
+            self._no_node_ports.discard(family)
+            log.info("nodePortAddresses select an address of this host again", extra=kv(ipFamily=family))
 
     def _programmed(self, family: Family, triggers: Sequence[str], done_at: float) -> None:
         for trigger, count in Counter(triggers).items():

@@ -130,6 +130,7 @@ pub(crate) struct FamilyFacts {
     rules: (usize, usize, usize),
     no_local_internal: usize,
     no_local_external: usize,
+    node_port_addresses: Option<usize>,
     held: Vec<(String, String)>,
 }
 
@@ -143,6 +144,7 @@ impl From<engine::FamilyFacts> for FamilyFacts {
             rules: (filter, nat, mangle),
             no_local_internal: f.no_local_internal,
             no_local_external: f.no_local_external,
+            node_port_addresses: f.node_port_addresses,
             held: f.held,
         }
     }

@@ -71,6 +71,9 @@ pub struct FamilyFacts {
     pub no_local_internal: usize,
     /// The same for externalTrafficPolicy Local.
     pub no_local_external: usize,
+    /// How many of the host's addresses `nodePortAddresses` selects; `None` where it does not restrict the family, and
+    /// before the first plan.
+    pub node_port_addresses: Option<usize>,
     /// Stale chains (`table CHAIN`) that are emptied but cannot be deleted, each with the foreign chain whose rule
     /// references it. As of the last observation; sorted.
     pub held: Vec<(String, String)>,

@@ -392,6 +392,7 @@ impl FamilyState {
             rules: std::array::from_fn(|i| rules[i] + self.fixed[i]),
             no_local_internal,
             no_local_external,
+            node_port_addresses: self.facts.as_ref().and_then(NodeFacts::node_port_addresses),
             held,
         }
     }

@@ -79,6 +79,14 @@ impl NodeFacts {
         };
         Self { zone: node.zone.clone(), node_ip, detector, node_ports_on, localhost_node_ports }
     }
+
+    /// Returns the number of addresses that node ports answer on; `None` means all.
+    pub(crate) const fn node_port_addresses(&self) -> Option<usize> {
+        match &self.node_ports_on {
+            NodePortsOn::Everywhere => None,
+            NodePortsOn::Only(ips) => Some(ips.len()),
+        }
+    }
 }
 
 /// The list as networks of one family; none of this family means everywhere, as in kube-proxy.
