@@ -12,6 +12,7 @@ from ferrule.types import Family, Kind
 __all__ = [
     "CANARY_CHAIN",
     "SERVICES_CHAIN",
+    "AddressDump",
     "ConntrackView",
     "DriftReport",
     "Engine",
@@ -32,7 +33,11 @@ __all__ = [
     "StalePlan",
     "Transaction",
     "Transactions",
+    "acknowledgements",
     "build_info",
+    "counter_creation",
+    "counter_request",
+    "counter_values",
     "removals",
 ]
 
@@ -259,6 +264,9 @@ class ConntrackView:
     """With 0, no flow can be stale."""
     def inheriting(self, older: ConntrackView, /) -> ConntrackView:
         """This view, doing the work of an older one that was not carried out, too."""
+    def dump_request(self, *, filtered: bool) -> bytes:
+        """The request for a dump of the family's flows: of UDP only if `filtered`, which Linux before 5.8 ignores or
+        refuses with EINVAL or EOPNOTSUPP."""
     def stale(self, dump: bytes, /) -> StaleFlows:
         """Judge one datagram of a ctnetlink dump. Takes any bytes; O(entries); releases the GIL."""
 
@@ -321,6 +329,29 @@ class Engine:
         """Whether rules for 127.0.0.0/8 node ports are in force, and so whether route_localnet is needed."""
     def snapshot(self) -> bytes:
         """JSON for humans: counts, synced kinds, chains by state. Not an interface."""
+
+@final
+class AddressDump:
+    """Reads the host's own addresses over rtnetlink: send `request`, feed every datagram until it returns true."""
+
+    def __new__(cls) -> AddressDump: ...
+    def request(self) -> bytes: ...
+    def feed(self, datagram: bytes, /) -> bool:
+        """Whether this was the last datagram. Takes any bytes; raises `OSError` where the kernel refused."""
+    def addresses(self) -> list[str]:
+        """What was read so far: IPv4 first, in ascending order. IPv6 link-local addresses have no zone."""
+
+def acknowledgements(datagram: bytes, /) -> list[tuple[int, int]]:
+    """`(sequence, errno)` of each acknowledgement in a netlink datagram; errno 0: the request worked."""
+
+def counter_creation(name: str, /) -> bytes:
+    """The request that makes a named packet counter, number 1. Its acknowledgement is EEXIST where there is one."""
+
+def counter_request(name: str, /) -> bytes:
+    """The request for what a named packet counter has seen."""
+
+def counter_values(answer: bytes, /) -> tuple[int, int] | None:
+    """Packets and bytes in the answer to `counter_request`; None for a refusal."""
 
 @final
 class Removal:

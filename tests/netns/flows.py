@@ -7,21 +7,20 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ferrule.dataplane.conntrack import NETLINK_NETFILTER
-from ferrule.dataplane.netlink import (
+from ferrule._engine import acknowledgements
+from ferrule.dataplane.netlink import NETLINK_NETFILTER, open_channel
+from ferrule.types import Family
+from tests.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
-    acknowledgements,
     attribute,
     attributes,
     message,
     nested,
-    open_channel,
     request,
 )
-from ferrule.types import Family
 
 CT_NEW = 0x100
 CT_GET = 0x101

@@ -13,21 +13,21 @@ import orjson
 import pytest
 
 from ferrule._engine import Engine, EngineOptions, Plan
-from ferrule.dataplane import netlink
 from ferrule.dataplane.iptables import IptablesDataplane
+from ferrule.dataplane.netlink import NETLINK_NETFILTER
 from ferrule.dataplane.nftables import Trust
 from ferrule.process.runner import Runner, ToolRun
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
 from ferrule.testing.netns import NetNs, small_transactions_only
 from ferrule.types import FAMILIES, Backend, Kind
+from tests import netlink
 from tests.objects import NODE, endpoint, endpoint_slice, service
 
 pytestmark = pytest.mark.netns
 
 SERVICES, ENDPOINTS = 10_000, 4
 
-NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFTA_GEN_ID = 10, 16, 1
 
 

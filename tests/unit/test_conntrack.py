@@ -17,7 +17,7 @@ import pytest
 from ferrule._engine import ConntrackView, Engine, EngineOptions, StalePlan
 from ferrule.dataplane import conntrack
 from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner, clean, why
-from ferrule.dataplane.netlink import HEADER, NLMSG_DONE, NLMSG_ERROR, messages
+from tests.netlink import HEADER, NLMSG_DONE, NLMSG_ERROR, messages
 from tests.objects import NODE_PORT, endpoint, endpoint_slice, service
 
 DATA = Path(__file__).parents[2] / "rust/engine/tests/data"

@@ -14,22 +14,14 @@ import errno
 import logging
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ferrule.dataplane.netlink import (
-    NLM_F_DUMP,
-    RECEIVE_BYTES,
-    acknowledgements,
-    attribute,
-    message,
-    nested,
-    open_channel,
-)
+from ferrule._engine import acknowledgements
+from ferrule.dataplane.netlink import NETLINK_NETFILTER, RECEIVE_BYTES, open_channel
 from ferrule.observe.logs import kv
 from ferrule.types import FAMILIES, Family
 
@@ -37,17 +29,6 @@ if TYPE_CHECKING:
     from ferrule._engine import ConntrackView
 
 log = logging.getLogger(__name__)
-
-NETLINK_NETFILTER = 12
-NFNL_SUBSYS_CTNETLINK = 1
-IPCTNL_MSG_CT_GET = 1
-CTA_TUPLE_ORIG = 1
-CTA_FILTER = 25
-CTA_TUPLE_PROTO = 2
-CTA_PROTO_NUM = 1
-CTA_FILTER_ORIG_FLAGS = 1
-CTA_FILTER_REPLY_FLAGS = 2
-FILTER_BY_PROTOCOL = 1 << 3
 
 DUMP_ATTEMPTS = 3
 """How often a dump is begun again when the kernel says that it may be incomplete."""
@@ -104,8 +85,7 @@ def _walk(view: ConntrackView, stop: threading.Event, tally: _Tally, *, filtered
     """One dump; true if the kernel showed everything."""
     whole = True
     with open_channel(NETLINK_NETFILTER) as dump, open_channel(NETLINK_NETFILTER) as deletes:
-        kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET
-        dump.send(message(kind, NLM_F_DUMP, 1, _dump_body(view.family, filtered=filtered)))
+        dump.send(view.dump_request(filtered=filtered))
         while not stop.is_set():
             found = view.stale(dump.recv(RECEIVE_BYTES))
             if found.error is not None:
@@ -117,18 +97,6 @@ def _walk(view: ConntrackView, stop: threading.Event, tally: _Tally, *, filtered
             if found.done:
                 return whole
     return False
-
-
-def _dump_body(family: Family, *, filtered: bool) -> bytes:
-    number = socket.AF_INET if family == "ipv4" else socket.AF_INET6
-    body = struct.pack("=BBH", number, 0, 0)
-    if filtered:
-        # Linux 5.8 and later leave out other protocols; before, the attributes mean nothing and we skip them ourselves.
-        flags = attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", FILTER_BY_PROTOCOL))
-        flags += attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", 0))
-        protocol = nested(CTA_TUPLE_PROTO, attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP])))
-        body += nested(CTA_TUPLE_ORIG, protocol) + nested(CTA_FILTER, flags)
-    return body
 
 
 def _delete(channel: socket.socket, requests: bytes, count: int, tally: _Tally) -> None:

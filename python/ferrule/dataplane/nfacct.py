@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import enum
 import errno
-import struct
 from dataclasses import dataclass
 
-from ferrule.dataplane.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, attribute, attributes, request
+from ferrule._engine import counter_creation, counter_request, counter_values
+from ferrule.dataplane.netlink import NETLINK_NETFILTER, answer, carry_out
 
 INVALID_DROPPED = "ct_state_invalid_dropped_pkts"
 LOCALHOST_ACCEPTED = "localhost_nps_accepted_pkts"
 
-NETLINK_NETFILTER = 12
-NFNL_SUBSYS_ACCT = 7
-NFNL_MSG_ACCT_NEW = 0
-NFNL_MSG_ACCT_GET = 1
-NFACCT_NAME = 1
-NFACCT_PKTS = 2
-NFACCT_BYTES = 3
-
-_NFGENMSG = struct.pack("=BBH", 0, 0, 0)
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOENT, errno.EAFNOSUPPORT}
 
 
@@ -44,15 +35,10 @@ class Count:
     octets: int
 
 
-def _message(kind: int, flags: int, name: str) -> list[tuple[int, bytes]]:
-    body = _NFGENMSG + attribute(NFACCT_NAME, name.encode() + b"\0")
-    return list(request(NETLINK_NETFILTER, NFNL_SUBSYS_ACCT << 8 | kind, flags, body))
-
-
 def ensure(name: str) -> Outcome:
     """Create the counter unless it is there. Works on the calling thread's network namespace."""
     try:
-        _message(NFNL_MSG_ACCT_NEW, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, name)
+        carry_out(NETLINK_NETFILTER, counter_creation(name))
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.EBUSY):
             return Outcome.YES
@@ -63,13 +49,7 @@ def ensure(name: str) -> Outcome:
 def read(name: str) -> Count | None:
     """What it counts now; None when it is not there or cannot be read."""
     try:
-        answers = _message(NFNL_MSG_ACCT_GET, 0, name)
+        values = counter_values(answer(NETLINK_NETFILTER, counter_request(name)))
     except OSError:
         return None
-    for _, answer in answers:
-        found = dict(attributes(answer[len(_NFGENMSG) :]))
-        if NFACCT_PKTS in found and NFACCT_BYTES in found:
-            (packets,) = struct.unpack(">Q", found[NFACCT_PKTS])
-            (octets,) = struct.unpack(">Q", found[NFACCT_BYTES])
-            return Count(packets, octets)
-    return None
+    return None if values is None else Count(*values)

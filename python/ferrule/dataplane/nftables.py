@@ -16,16 +16,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ferrule._engine import NotUnderstood, RulesChanged
-from ferrule.dataplane.netlink import acknowledgements, open_channel
+from ferrule._engine import NotUnderstood, RulesChanged, acknowledgements
+from ferrule.dataplane.netlink import NETLINK_NETFILTER, open_channel
 from ferrule.errors import DataplaneError, FailureKind
 
 if TYPE_CHECKING:
     from ferrule._engine import RuleReader, Transaction, Transactions
 
 T = TypeVar("T")
-
-NETLINK_NETFILTER = 12
 
 ATTEMPTS = 5
 """How often a read is begun again because somebody else changes rules all the time."""

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 
-from ferrule.dataplane.netlink import NLM_F_DUMP, attributes, request
+from ferrule._engine import AddressDump
+from ferrule.dataplane.netlink import NETLINK_ROUTE, RECEIVE_BYTES, open_channel
 
-NETLINK_ROUTE = 0
-RTM_NEWADDR = 20
-RTM_GETADDR = 22
-IFA_ADDRESS = 1
-IFA_LOCAL = 2
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
-
-_IFADDRMSG = struct.Struct("=BBBBI")
 
 
 def local_addresses() -> list[str]:
@@ -26,16 +18,12 @@ def local_addresses() -> list[str]:
 
     IPv6 link-local addresses are included, without a zone. Raises `OSError`.
     """
-    found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
-    for kind, answer in request(NETLINK_ROUTE, RTM_GETADDR, NLM_F_DUMP, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-        if kind != RTM_NEWADDR:
-            continue
-        values = dict(attributes(answer[_IFADDRMSG.size :]))
-        # On a point-to-point link IFA_ADDRESS is the peer; IFA_LOCAL, where present, is always ours.
-        raw = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
-        if raw is not None and len(raw) in (4, 16):
-            found.add(ipaddress.ip_address(raw))
-    return [str(ip) for ip in sorted(found, key=lambda ip: (ip.version, ip.packed))]
+    dump = AddressDump()
+    with open_channel(NETLINK_ROUTE) as channel:
+        channel.send(dump.request())
+        while not dump.feed(channel.recv(RECEIVE_BYTES)):
+            pass
+    return dump.addresses()
 
 
 async def address_changes() -> AsyncIterator[None]:

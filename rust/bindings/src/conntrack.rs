@@ -27,6 +27,11 @@ impl ConntrackView {
         Self(Arc::new(self.0.inheriting(&older.0)))
     }
 
+    #[pyo3(signature = (*, filtered))]
+    fn dump_request<'py>(&self, py: Python<'py>, filtered: bool) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.dump_request(filtered))
+    }
+
     #[pyo3(signature = (dump, /))]
     fn stale(&self, py: Python<'_>, dump: &[u8]) -> StaleFlows {
         StaleFlows(py.detach(|| self.0.stale(dump)))

@@ -4,6 +4,7 @@
 
 mod conntrack;
 mod errors;
+mod netlink;
 mod plan;
 mod readback;
 mod removal;
@@ -292,6 +293,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("StalePlan", m.py().get_type::<errors::StalePlan>())?;
     m.add("SERVICES_CHAIN", FixedChain::NatServices.name())?;
     m.add("CANARY_CHAIN", FixedChain::NatCanary.name())?;
+    netlink::register(m)?;
     m.add_function(wrap_pyfunction!(removal::removals, m)?)?;
     m.add_function(wrap_pyfunction!(build_info, m)?)
 }

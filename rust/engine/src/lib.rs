@@ -49,7 +49,7 @@ pub use input::problem::Problem;
 pub use input::wire::Kind;
 pub use model::address::Family;
 pub use model::names::FixedChain;
-pub use netlink::{conntrack, nft};
+pub use netlink::{addresses, conntrack, counters, nft};
 pub use options::{BalanceLimits, ChainLayout, LocalDetector, Options, TreeLimits, WriteStrategy};
 pub use state::plan::Plan;
 pub use state::removal::{Removal, removals};

@@ -1,5 +1,7 @@
 //! Netlink framing, encoded and decoded: messages, and attributes with their nesting and alignment. Linux UAPI only.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 /// `struct nlmsghdr`, `struct nfgenmsg`, `struct nlattr`.
 pub(crate) const HEADER: usize = 16;
 pub(crate) const NFGENMSG: usize = 4;
@@ -12,6 +14,8 @@ pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
 pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
 
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
@@ -49,6 +53,36 @@ pub(crate) fn message<'a>(data: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     let body = data.get(HEADER..length)?;
     *data = data.get(aligned(length)..).unwrap_or_default();
     Some((read, body))
+}
+
+/// Returns an attribute's IP address, told by its length.
+pub(crate) fn address(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => value.try_into().ok().map(|v: [u8; 4]| IpAddr::V4(Ipv4Addr::from(v))),
+        16 => value.try_into().ok().map(|v: [u8; 16]| IpAddr::V6(Ipv6Addr::from(v))),
+        _ => None,
+    }
+}
+
+/// The answer to a request that asked for one, or that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// Of the request.
+    pub sequence: u32,
+    /// Why it failed.
+    pub error: Option<i32>,
+}
+
+/// Returns the acknowledgements in a datagram. Takes any bytes.
+pub fn acknowledgements(mut data: &[u8]) -> impl Iterator<Item = Acknowledgement> {
+    std::iter::from_fn(move || {
+        loop {
+            let (Header { kind, sequence, .. }, body) = message(&mut data)?;
+            if kind == NLMSG_ERROR && body.len() >= 4 {
+                return Some(Acknowledgement { sequence, error: errno(body) });
+            }
+        }
+    })
 }
 
 /// Appends one request; `fill` appends its attributes.
@@ -120,4 +154,30 @@ fn attribute<'a>(data: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     let value = data.get(ATTRIBUTE..length)?;
     *data = data.get(aligned(length)..).unwrap_or_default();
     Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acknowledgement(sequence: u32, code: i32) -> Vec<u8> {
+        let mut out = Vec::new();
+        // The code stands where requests of netfilter have their family.
+        request(NLMSG_ERROR, 0, sequence, 0, &mut out, |_| {});
+        let end = out.len();
+        out[end - 4..].copy_from_slice(&code.to_ne_bytes());
+        out
+    }
+
+    #[test]
+    fn acknowledgements_are_found_among_other_messages() {
+        let mut datagram = acknowledgement(7, 0);
+        request(0x0102, 0, 8, AF_INET, &mut datagram, |out| put(1, b"abc", out));
+        datagram.extend(acknowledgement(9, -16));
+        datagram.extend(acknowledgement(10, i32::MIN));
+        let found: Vec<_> = acknowledgements(&datagram).map(|a| (a.sequence, a.error)).collect();
+        assert_eq!(found, [(7, None), (9, Some(16)), (10, Some(i32::MAX))]);
+        let cut: Vec<_> = acknowledgements(&datagram[..datagram.len() - 1]).map(|a| a.sequence).collect();
+        assert_eq!(cut, [7, 9]);
+    }
 }

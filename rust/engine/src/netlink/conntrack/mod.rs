@@ -178,6 +178,13 @@ impl View {
         self.addresses.len() + self.node_ports.len() + self.former_addresses.len() + self.former_node_ports.len()
     }
 
+    /// Returns the request for a dump that [`View::stale`] judges. A kernel that cannot filter may refuse a `filtered`
+    /// one with EINVAL or EOPNOTSUPP; the other one then shows flows of all protocols.
+    #[must_use]
+    pub fn dump_request(&self, filtered: bool) -> Vec<u8> {
+        wire::dump_request(self.family, filtered.then_some(UDP))
+    }
+
     /// Judge one datagram of a conntrack dump. Any bytes will do: what cannot be read is not stale.
     #[must_use]
     pub fn stale(&self, dump: &[u8]) -> StaleFlows {

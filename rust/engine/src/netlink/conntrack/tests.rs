@@ -211,6 +211,23 @@ fn a_retired_target_judges_nothing() {
 }
 
 #[test]
+fn a_dump_is_requested_of_one_family_and_of_udp_where_the_kernel_can_filter() {
+    // A tuple with the protocol, and a filter that compares the protocol in the original direction only.
+    const FILTER: [u8; 36] = [
+        16, 0, 1, 0x80, 12, 0, 2, 0x80, 5, 0, 1, 0, 17, 0, 0, 0, //
+        20, 0, 25, 0x80, 8, 0, 1, 0, 8, 0, 0, 0, 8, 0, 2, 0, 0, 0, 0, 0,
+    ];
+    for (family, number) in [(Family::V4, 2), (Family::V6, 10)] {
+        let plain = [20, 0, 0, 0, 1, 1, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0, number, 0, 0, 0];
+        let mut filtered = [&plain[..], &FILTER].concat();
+        filtered[0] += 36;
+        let view = view(family, &[], &[]);
+        assert_eq!(view.dump_request(false), plain);
+        assert_eq!(view.dump_request(true), filtered);
+    }
+}
+
+#[test]
 fn a_request_always_names_its_entry() {
     for flow in [flow("10.96.0.10:53", "10.128.2.9:5353"), flow("[fd00::10]:53", "[fd00:2::9]:5353")] {
         let mut out = Vec::new();

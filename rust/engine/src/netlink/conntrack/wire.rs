@@ -1,21 +1,24 @@
-//! The few words of ctnetlink that are needed: entries in, delete requests out. Linux UAPI only.
+//! The few words of ctnetlink that are needed: dump requests, their entries, delete requests. Linux UAPI only.
 //!
 //! Headers are in host byte order, the values of conntrack attributes in network byte order.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::model::address::Family;
 use crate::netlink::framing::{
-    AF_INET, AF_INET6, Header, NFGENMSG, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    attributes, errno, message, nest, put, request,
+    AF_INET, AF_INET6, Header, NFGENMSG, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, address, attributes, errno, message, nest, put, request,
 };
 
 const CT_NEW: u16 = 0x0100;
+const CT_GET: u16 = 0x0101;
 const CT_DELETE: u16 = 0x0102;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
 
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -29,6 +32,11 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// Compares the protocol number.
+const FILTER_BY_PROTOCOL: u32 = 1 << 3;
 
 /// A tracked flow that has addresses and ports in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,12 +166,23 @@ fn be16(value: &[u8]) -> Option<u16> {
     value.try_into().ok().map(u16::from_be_bytes)
 }
 
-fn address(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => value.try_into().ok().map(|v: [u8; 4]| IpAddr::V4(Ipv4Addr::from(v))),
-        16 => value.try_into().ok().map(|v: [u8; 16]| IpAddr::V6(Ipv6Addr::from(v))),
-        _ => None,
-    }
+/// Returns a request for all entries of a family, or for those of one protocol only. Linux 5.8 and later filter; earlier
+/// versions ignore the attributes or refuse them.
+pub(super) fn dump_request(family: Family, only: Option<u8>) -> Vec<u8> {
+    let number = match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    };
+    let mut out = Vec::with_capacity(64);
+    request(CT_GET, NLM_F_DUMP, 1, number, &mut out, |out| {
+        let Some(protocol) = only else { return };
+        nest(CTA_TUPLE_ORIG, out, |out| nest(CTA_TUPLE_PROTO, out, |out| put(CTA_PROTO_NUM, &[protocol], out)));
+        nest(CTA_FILTER, out, |out| {
+            put(CTA_FILTER_ORIG_FLAGS, &FILTER_BY_PROTOCOL.to_ne_bytes(), out);
+            put(CTA_FILTER_REPLY_FLAGS, &0u32.to_ne_bytes(), out);
+        });
+    });
+    out
 }
 
 /// Append a request that deletes exactly this entry. It always carries the original tuple: to the kernel, a delete

@@ -3,7 +3,7 @@
 use super::rule::put_expressions;
 use crate::model::address::Family;
 use crate::model::names::{Protocol, Table};
-use crate::netlink::framing::{NLM_F_ACK, nest, put, put_text, request};
+use crate::netlink::framing::{NLM_F_ACK, NLM_F_CREATE, nest, put, put_text, request};
 use crate::netlink::nft::messages::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, NEWCHAIN, NEWRULE, NFNL_SUBSYS_NFTABLES, RULE_CHAIN, RULE_COMPAT,
     RULE_EXPRESSIONS, RULE_TABLE, number,
@@ -16,7 +16,6 @@ const NEWTABLE: u16 = NFNL_SUBSYS_NFTABLES;
 pub(in crate::netlink::nft) const DELCHAIN: u16 = NFNL_SUBSYS_NFTABLES | 5;
 pub(in crate::netlink::nft) const DELRULE: u16 = NFNL_SUBSYS_NFTABLES | 8;
 
-const NLM_F_CREATE: u16 = 0x400;
 pub(in crate::netlink::nft) const NLM_F_APPEND: u16 = 0x800;
 
 const TABLE_NAME: u16 = 1;
