@@ -1,7 +1,7 @@
-//! Endpoints: decodes EndpointSlices and collects the endpoints of one service port.
+//! EndpointSlices: the ports and endpoints of a slice, decoded and validated.
 
 use std::cmp::Reverse;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::input::problem::Problems;
@@ -9,7 +9,6 @@ use crate::input::service::port_number;
 use crate::input::wire::{EndpointWire, SliceWire, Text};
 use crate::model::address::{Family, parse_ip};
 use crate::model::names::Protocol;
-use crate::model::text::socket;
 
 /// The parts of an `EndpointSlice` that rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +16,15 @@ pub(crate) struct Slice {
     /// `ns/name` of the slice's Service.
     pub(crate) service: Arc<str>,
     pub(crate) family: Family,
-    ports: Box<[SlicePort]>,
-    endpoints: Box<[Endpoint]>,
+    pub(super) ports: Box<[SlicePort]>,
+    pub(super) endpoints: Box<[Endpoint]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct SlicePort {
-    name: Box<str>,
-    protocol: Protocol,
-    port: u16,
+pub(super) struct SlicePort {
+    pub(super) name: Box<str>,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
 }
 
 /// One address with its conditions and topology from the API.
@@ -48,8 +47,21 @@ pub(crate) struct State {
     pub(crate) local: bool,
 }
 
+impl State {
+    /// Returns whether the endpoint terminates but still serves: used only where none is ready.
+    pub(crate) const fn is_draining(self) -> bool {
+        self.serving && self.terminating
+    }
+
+    /// Returns the sort key for preferring one entry of an address to another; the least is the most usable.
+    pub(super) const fn preference(self) -> impl Ord {
+        let unusable = !self.ready && !self.is_draining();
+        (Reverse(self.ready), unusable, Reverse(self.local), self.terminating, Reverse(self.serving))
+    }
+}
+
 /// `hints.forNodes`, seen from this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum NodeHint {
     None,
     Ours,
@@ -182,51 +194,4 @@ const fn family_type(family: Family) -> &'static str {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
     }
-}
-
-/// An endpoint of one service port: the slice's endpoint and the port number it listens on there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate<'a> {
-    pub(crate) endpoint: &'a Endpoint,
-    pub(crate) port: u16,
-}
-
-impl Candidate<'_> {
-    pub(crate) const fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.endpoint.ip, self.port)
-    }
-
-    /// `ip:port`, IPv6 in brackets: part of the chain's name, and the sort key.
-    pub(crate) fn text(&self) -> String {
-        let mut text = Vec::with_capacity(24);
-        socket(&mut text, &self.address());
-        // Always text.
-        String::from_utf8(text).unwrap_or_default()
-    }
-}
-
-/// Returns all endpoints of the port `name`, ready or not, each `ip:port` once, ordered by address.
-///
-/// The same `ip:port` in several slices is one endpoint: a Pod moved between slices, or an address was reused while its
-/// last owner still terminates. The most usable entry wins (not terminating, then ready, then local); a tie goes to the
-/// first slice by name.
-pub(crate) fn of_port<'a>(
-    slices: impl Iterator<Item = &'a Slice>,
-    family: Family,
-    name: &str,
-    protocol: Protocol,
-) -> Vec<Candidate<'a>> {
-    let mut all: Vec<Candidate<'a>> = Vec::new();
-    for slice in slices.filter(|s| s.family == family) {
-        for port in slice.ports.iter().filter(|p| &*p.name == name && p.protocol == protocol) {
-            all.extend(slice.endpoints.iter().map(|endpoint| Candidate { endpoint, port: port.port }));
-        }
-    }
-    // Stable, so that the slices' order decides ties.
-    all.sort_by_key(|c| {
-        let s = c.endpoint.state;
-        (c.address(), s.terminating, Reverse(s.ready), Reverse(s.local))
-    });
-    all.dedup_by_key(|c| c.address());
-    all
 }

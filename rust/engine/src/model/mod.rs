@@ -6,6 +6,7 @@ pub mod address;
 pub mod interface;
 pub mod names;
 
+pub(crate) mod candidates;
 pub(crate) mod claims;
 pub(crate) mod endpoints;
 pub(crate) mod store;

@@ -1,6 +1,7 @@
 //! Selects the endpoints of a service port that traffic on this node may use.
 
-use crate::model::endpoints::{Candidate, NodeHint};
+use crate::model::candidates::Candidate;
+use crate::model::endpoints::NodeHint;
 
 /// The traffic policies of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,23 +62,22 @@ pub(crate) fn choose<'a>(
         .iter()
         .map(|c| Pick {
             candidate: *c,
-            in_cluster: policies.use_cluster() && if any_best { best(c) } else { is_draining(c) },
+            in_cluster: policies.use_cluster() && if any_best { best(c) } else { c.endpoint.state.is_draining() },
             in_local: policies.use_local()
-                && if any_best_local { best_local(c) } else { is_draining(c) && c.endpoint.state.local },
+                && if any_best_local {
+                    best_local(c)
+                } else {
+                    c.endpoint.state.is_draining() && c.endpoint.state.local
+                },
         })
         .filter(|p| p.in_cluster || p.in_local)
         .collect();
     let reach = Reach {
-        any: candidates.iter().any(|c| c.endpoint.state.ready || is_draining(c)),
+        any: candidates.iter().any(|c| c.endpoint.state.ready || c.endpoint.state.is_draining()),
         cluster: picks.iter().any(|p| p.in_cluster),
         local: picks.iter().any(|p| p.in_local),
     };
     (reach, picks)
-}
-
-/// Returns whether the endpoint is terminating but still serving. Such endpoints are used only when none is ready.
-const fn is_draining(c: &Candidate<'_>) -> bool {
-    c.endpoint.state.serving && c.endpoint.state.terminating
 }
 
 /// How topology hints restrict the cluster set. Hints apply only if every ready endpoint has one and one of them names

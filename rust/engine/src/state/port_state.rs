@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::input::service::{Service, ServicePort};
-use crate::model::endpoints::Candidate;
+use crate::model::candidates::Candidate;
 use crate::model::names::ChainId;
 use crate::model::topology::Reach;
 use crate::netlink::conntrack::Target;

@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 
 use crate::input::service::{Service, ServicePort};
 use crate::model::address::Family;
+use crate::model::candidates;
 use crate::model::claims::{Claim, ClaimPriority, Claims};
-use crate::model::endpoints;
 use crate::model::names::{PortName, Protocol};
 use crate::model::store::Store;
 use crate::options::Options;
@@ -192,7 +192,7 @@ impl Ports {
     fn recount_one(&mut self, name: &PortName, store: &Store) {
         let Some(state) = self.states.get_mut(name) else { return };
         let now =
-            endpoints::of_port(store.slices_of(&state.key), self.family, &state.port().name, name.protocol()).len();
+            candidates::of_port(store.slices_of(&state.key), self.family, &state.port().name, name.protocol()).len();
         self.endpoints = self.endpoints - state.endpoints + now;
         state.endpoints = now;
     }

@@ -1,7 +1,7 @@
 //! Renders service ports: their chains and their rules in dispatch chains, into a changeset.
 
+use crate::model::candidates;
 use crate::model::claims::Claim;
-use crate::model::endpoints;
 use crate::model::names::{ChainId, FixedChain, PortName, Protocol, Table};
 use crate::model::store::Store;
 use crate::model::topology::{Reach, choose};
@@ -61,7 +61,7 @@ impl Ports {
         let port = &service.ports[state.index];
         let Some(view) = PortView::new(self.family, name, &service, port) else { return };
         let ctx = Context { family: self.family, options, facts, claims: &self.claims, large: self.large };
-        let candidates = endpoints::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
+        let candidates = candidates::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
         let (reach, picks) = choose(&candidates, view.policies, facts.zone.as_deref());
         if port.protocol == Protocol::Udp {
             self.udp_changed |= state.retarget(&candidates);
