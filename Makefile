@@ -74,6 +74,10 @@ rust-tests: $(STAMPS)/tools
 fuzz-briefly: $(STAMPS)/tools
 	@hack/fuzz 5
 
+.PHONY: steady
+steady: build ## unit and property tests, ten times in random order on a busy machine, once with half a core (ROUNDS=2)
+	@CARGO=$(CARGO) hack/steady $(BIN)/python $(ARGS)
+
 CONTROLPLANE := target/e2e/controlplane
 .PHONY: e2e
 e2e: build ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)
