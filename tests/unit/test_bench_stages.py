@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 from bench import stages
+from bench.startup import largest_tool
 
 from ferrule.observe.exposition import render
 from ferrule.observe.metrics import Metrics
+from ferrule.process.child import Usage
+from ferrule.process.runner import ToolRun
 from ferrule.types import Stage
 
 
@@ -30,3 +33,13 @@ def test_means_are_of_what_happened_in_between() -> None:
     assert stages.between(before, scrape(metrics)) == pytest.approx(
         {"ingest ms": 1.0, "plan ms": 3.0, "arrival to kernel ms": 30.0, "tool CPU ms": 8.0, "tool peak MiB": 7.0}
     )
+
+
+def test_the_largest_tool_is_one_whose_figure_is_its_own() -> None:
+    def ran(tool: str, max_rss: int | None) -> ToolRun:
+        return ToolRun(tool, 0, Usage(seconds=1.0, cpu_seconds=1.0, max_rss=max_rss))
+
+    assert largest_tool([]) == "none ran"
+    assert largest_tool([ran("iptables-nft", None)]) == "below this process's own peak (1 runs)"
+    runs = [ran("iptables-nft", None), ran("iptables-nft-save", 300 << 20), ran("iptables-nft-restore", 200 << 20)]
+    assert largest_tool(runs) == "iptables-nft-save, 300 MiB"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -19,9 +20,14 @@ from typing import IO
 
 from ferrule.process import shutdown
 
-PEAK_MARGIN = 4 * max(32, 2 * (os.cpu_count() or 1)) * (os.cpu_count() or 1) * os.sysconf("SC_PAGE_SIZE")
-"""Bytes by which our own peak may be above what /proc shows: each of the kernel's four counters of resident pages may
-lag by a batch of pages on every processor (lib/percpu_counter.c)."""
+
+def peak_margin(processors: int) -> int:
+    """Returns by how many bytes our own peak may have been above what `high_water` reads right afterwards: one batch of
+    each of the kernel's four counters of resident pages (lib/percpu_counter.c). 4 MiB with 128 processors."""
+    return 4 * max(32, 2 * processors) * os.sysconf("SC_PAGE_SIZE")
+
+
+PEAK_MARGIN = peak_margin(os.cpu_count() or 1)
 
 REAP_POLL_SECONDS = 0.02
 """How often the end of a child is looked for where the kernel has no pidfd."""
@@ -133,11 +139,12 @@ class Child:
 
 
 def high_water() -> int:
-    """Returns the most resident memory that this process ever had, in bytes, as far as /proc knows."""
-    with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - some ten microseconds, on the event loop
-        text = status.read()
-    at = text.find(b"VmHWM:")
-    return int(text[at + 6 :].split(maxsplit=1)[0]) * 1024 if at >= 0 else 0
+    """Returns the most resident memory that this process ever had, in bytes.
+
+    The kernel makes this figure the way in which it makes the one that a child inherits, approximations included; /proc
+    may show less. It is at least the peak of what started this process, which only hides more of the tools' figures.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _pidfd(pid: int) -> int | None:
