@@ -254,7 +254,7 @@ def test_a_flushed_table_is_noticed_and_written_again(netns: NetNs, folder: Path
         before = sorted(strip(rules(netns, backend)))
         netns.run(f"iptables-{backend}", "-w", "5", "-t", "nat", "-F")
         netns.run(f"iptables-{backend}", "-w", "5", "-t", "nat", "-X")
-        daemon.wait_for("Somebody flushed our tables")
+        daemon.wait_for("Tables flushed by another process, rewriting")
         eventually(lambda: sorted(strip(rules(netns, backend))) == before)
 
 
@@ -266,7 +266,7 @@ def test_a_small_rule_set_is_read_back_now_and_then(netns: NetNs, folder: Path, 
         "iptables: {syncPeriod: 1s, minSyncPeriod: 0s}\n"
     )
     script = (
-        "import sys, ferrule.daemon.lifetime as d; d.REREAD_SECONDS = 0.5; from ferrule.cli import main;"
+        "import sys, ferrule.daemon.upkeep as d; d.REREAD_SECONDS = 0.5; from ferrule.cli import main;"
         f"sys.exit(main(['run', '--manifests', {str(folder)!r}, '--config', {str(config)!r}, '--backend', 'nft']))"
     )
     assert once(netns, folder, "--backend", "nft", "--config", str(config)).returncode == 0

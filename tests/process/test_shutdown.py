@@ -224,10 +224,10 @@ def test_a_thread_in_a_system_call_is_not_joined(case: Case, place: str) -> None
 
 
 BLOCKED_TASK = """
-import ferrule.daemon.lifetime as lifetime
+import ferrule.daemon.composition as composition, ferrule.daemon.lifetime as lifetime
 async def task(_):
     block()
-lifetime.sample_loop_lag = task
+composition.sample_loop_lag = task
 """
 LOOPS = {"uvloop": "", "asyncio": "lifetime._loop_factory = lambda: None"}
 
@@ -305,13 +305,13 @@ def test_a_cleanup_that_a_signal_cut_short_is_not_reported_as_done(case: Case) -
 def test_a_failed_task_ends_it_without_a_join(case: Case) -> None:
     """The reason comes from another task; the thread that still works is not joined."""
     failing = """
-import ferrule.daemon.lifetime as lifetime, ferrule.dataplane.nftables as n, asyncio, os
+import ferrule.daemon.composition as composition, ferrule.dataplane.nftables as n, asyncio, os
 n._transact = block
 async def fail(_):
     while not os.path.exists(folder + "/reached"):
         await asyncio.sleep(0.01)
     raise RuntimeError("on purpose")
-lifetime.sample_loop_lag = fail
+composition.sample_loop_lag = fail
 import ferrule.cli
 sys.argv[1:] = arguments
 ferrule.cli.program()
