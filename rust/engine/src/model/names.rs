@@ -313,24 +313,24 @@ const DISPATCH: &str = "KUBE-SVC-DSP-";
 const BALANCE: &str = "KUBE-SVC-BAL-";
 impl ChainId {
     /// Returns the dispatch tree chain for packets that match `condition` (a rule without its target).
-    pub(crate) fn part(of: FixedChain, condition: &[u8]) -> Self {
-        let parts = [of.name().as_bytes(), condition];
-        Self::Dispatch(of.table(), NameHash::of_bytes(parts.into_iter()).short())
+    pub(crate) fn dispatch_tree(root: FixedChain, condition: &[u8]) -> Self {
+        let parts = [root.name().as_bytes(), condition];
+        Self::Dispatch(root.table(), NameHash::of_bytes(parts.into_iter()).short())
     }
 
-    /// Returns the balancing tree chain for endpoints whose hashes begin with the nibbles of `place`. The first
+    /// Returns the balancing tree chain for endpoints whose hashes begin with the nibbles of `prefix`. The first
     /// character of its hash is the level, so that names alone show which chain can jump to which.
-    pub(crate) fn balance(root: Self, place: &[u8]) -> Self {
+    pub(crate) fn balance(root: Self, prefix: &[u8]) -> Self {
         let name = root.name();
-        let NameHash(mut bytes) = NameHash::of_bytes([name.as_bytes(), place].into_iter()).short();
-        let level = u8::try_from(place.len()).unwrap_or(u8::MAX);
+        let NameHash(mut bytes) = NameHash::of_bytes([name.as_bytes(), prefix].into_iter()).short();
+        let level = u8::try_from(prefix.len()).unwrap_or(u8::MAX);
         bytes[0] = level << 3 | bytes[0] & 0b111;
         Self::Balance(NameHash(bytes))
     }
 
     /// Returns the number of jumps from the root of the balancing tree to this chain.
-    pub(crate) const fn balance_level(part: NameHash) -> u8 {
-        part.0[0] >> 3
+    pub(crate) const fn balance_level(hash: NameHash) -> u8 {
+        hash.0[0] >> 3
     }
 
     /// Returns the chain's table.
@@ -446,13 +446,13 @@ mod tests {
             assert_eq!(ChainId::parse(table, id.name().as_bytes()), Some(id));
             assert_eq!(ChainId::parse(Table::Mangle, id.name().as_bytes()), None);
         }
-        for place in [&[0][..], &[15, 3], &[1, 2, 3]] {
-            let id = ChainId::balance(ChainId::Hashed(Prefix::Svc, hash), place);
+        for prefix in [&[0][..], &[15, 3], &[1, 2, 3]] {
+            let id = ChainId::balance(ChainId::Hashed(Prefix::Svc, hash), prefix);
             assert_eq!(id.name().len(), 28, "the kernel's limit");
             assert_eq!(ChainId::parse(Table::Nat, id.name().as_bytes()), Some(id));
             assert_eq!(ChainId::parse(Table::Filter, id.name().as_bytes()), None);
             let ChainId::Balance(hash) = id else { panic!("{id}") };
-            assert_eq!(usize::from(ChainId::balance_level(hash)), place.len());
+            assert_eq!(usize::from(ChainId::balance_level(hash)), prefix.len());
         }
         for &fixed in FixedChain::ALL {
             let id = ChainId::Fixed(fixed);

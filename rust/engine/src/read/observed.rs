@@ -1,7 +1,8 @@
-//! What a look at the kernel shows: which of our chains exist, with which digests, and which hooks stand.
+//! The observed state of the kernel: which of ferrule's chains exist, with which digests, and which entry jumps.
 //!
-//! Two ways lead here: `readback` from text, `nft` from netlink. Both make typed rules, and a rule is written in canonical
-//! form before it is digested, so that it makes no difference which way it came or how a tool spells it.
+//! It is filled by two readers: `saved_text` from text, `netlink::nft` from netlink messages. Both produce typed rules,
+//! and a rule is written in canonical form before it is digested, so the result does not depend on the reader or on a
+//! tool's spelling.
 
 use std::collections::BTreeMap;
 
@@ -15,27 +16,28 @@ use crate::rules::rule::{Rule, Target};
 use crate::rules::ruleset::rank_key;
 use crate::rules::save_format::print::append_line;
 
-/// What the kernel holds, as far as it concerns us.
+/// What the kernel holds, as far as it concerns ferrule.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) chains: HashMap<ChainId, Digest>,
-    /// Our chains that foreign rules reference, hooks aside, each with the foreign chain of one such rule.
+    /// Chains of ferrule that foreign rules other than entry jumps reference, each with the foreign chain of one such
+    /// rule.
     pub(crate) held: BTreeMap<ChainId, Box<str>>,
-    /// Rules of the kernel's own chains and of KUBE-FIREWALL that could be ours.
+    /// Rules of base chains and of KUBE-FIREWALL that could be ferrule's.
     pub(crate) hooks: Vec<(Table, String, Rule)>,
     pub(crate) firewall_exists: bool,
-    /// Dispatch chains lead on to parts of themselves.
+    /// Whether dispatch chains jump to chains of a dispatch tree.
     pub(crate) trees: bool,
 }
 
 impl Observed {
-    /// A chain of ours jumps to `rule`'s target.
+    /// Records a rule in one of ferrule's chains.
     pub(crate) fn ours(&mut self, id: ChainId, rule: &Rule) {
         let part = matches!(rule.target, Some(Target::Jump(ChainId::Dispatch(..))));
         self.trees |= part && matches!(id, ChainId::Fixed(_));
     }
 
-    /// A rule in a chain that is not ours: a hook, or one that may hold a chain of ours.
+    /// Records a rule in a foreign chain: an entry jump, or a rule that may reference one of ferrule's chains.
     pub(crate) fn foreign(&mut self, table: Table, chain: &[u8], rule: Rule) {
         match rule.target {
             Some(Target::Jump(ChainId::Fixed(_)) | Target::JumpFirewall | Target::Drop) => {
@@ -46,13 +48,13 @@ impl Observed {
         }
     }
 
-    /// A rule in the foreign chain `by` references `chain`.
+    /// Records that a rule in the foreign chain `by` references `chain`.
     pub(crate) fn hold(&mut self, chain: ChainId, by: &[u8]) {
         self.held.entry(chain).or_insert_with(|| String::from_utf8_lossy(by).into());
     }
 }
 
-/// Digest of a chain whose rules arrive one by one.
+/// Computes the digest of a chain whose rules arrive one by one.
 #[derive(Debug)]
 pub(crate) enum Accumulator {
     Ordered(TextHasher),
@@ -68,7 +70,7 @@ impl Accumulator {
         }
     }
 
-    /// The chain's next rule; `text` is room to write it in.
+    /// Adds the chain's next rule; `text` is a scratch buffer.
     pub(crate) fn rule(&mut self, family: Family, digester: &Digester, id: ChainId, rule: &Rule, text: &mut Vec<u8>) {
         text.clear();
         match self {
@@ -79,7 +81,7 @@ impl Accumulator {
             Self::Dispatch { chain, sum, ranks, tail_seen } => {
                 let is_tail = is_tail(*chain, rule);
                 if *tail_seen && !is_tail {
-                    // Unreachable behind the node port jump: the same set of rules, another meaning.
+                    // A rule after the node port jump is unreachable: the same set of rules with a different effect.
                     sum.add(digester.text(b"a rule behind the tail"));
                 }
                 *tail_seen |= is_tail;
@@ -95,7 +97,7 @@ impl Accumulator {
         }
     }
 
-    /// A rule we would never have written.
+    /// Adds a rule that ferrule would never write.
     pub(crate) fn foreign(&mut self, digester: &Digester, line: &[u8]) {
         match self {
             Self::Ordered(hasher) => {

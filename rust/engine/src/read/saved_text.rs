@@ -1,7 +1,6 @@
-//! `iptables-save` output into observed state.
+//! Reads the observed state from the output of `iptables-save`.
 //!
-//! A rule of one of our chains that cannot be parsed makes the chain "different": it will be rewritten, never
-//! interpreted.
+//! An unparsable rule in one of ferrule's chains makes the chain different: it is rewritten, never interpreted.
 
 use hashbrown::HashMap;
 
@@ -15,7 +14,7 @@ use crate::rules::rule::Rule;
 use crate::rules::save_format::lines::{lines, target_of_ours, without_counters};
 use crate::rules::save_format::parse::parse;
 
-/// Read what `iptables-save` (of all tables) printed.
+/// Reads the output of `iptables-save` for all tables.
 pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<Observed, InputError> {
     let mut observed = Observed::default();
     let mut building: HashMap<ChainId, Accumulator> = HashMap::new();
@@ -71,7 +70,7 @@ fn cut_short(table: &[u8]) -> InputError {
     InputError::Saved { reason: format!("table {} has no COMMIT", String::from_utf8_lossy(table)) }
 }
 
-/// A rule in a chain that is not ours: what it does matters only where it leads.
+/// Records a rule of a foreign chain, of which only the target matters.
 fn foreign_chain(observed: &mut Observed, table: Table, name: &[u8], body: &[u8], rule: Option<Rule>) {
     if let Some(rule) = rule {
         observed.foreign(table, name, rule);

@@ -1,10 +1,10 @@
-//! Digests by which chains are recognised: keyed, 128 bits, of the rules as the kernel prints them.
+//! Digests that identify a chain's content: keyed, 128 bits, computed from the rules as the kernel prints them.
 //!
-//! Two kinds, because order means something in one sort of chain and nothing in the other:
-//! - an *ordered* chain's digest is that of its text;
-//! - a *dispatch* chain's digest is the sum of its rules' digests. Rules of different Services may stand in any order
-//!   (kube-proxy writes them in random order), so chains that mean the same compare equal, and a change of one
-//!   Service costs one subtraction and one addition instead of a pass over the chain.
+//! There are two kinds, because order matters in some chains and not in others:
+//! - an *ordered* chain's digest is the digest of its text;
+//! - a *dispatch* chain's digest is the sum of its rules' digests. Rules of different Services may appear in any order
+//!   (kube-proxy writes them in random order), so equivalent chains compare equal, and a change of one Service costs
+//!   one subtraction and one addition instead of a pass over the chain.
 
 use std::hash::Hasher as _;
 
@@ -12,7 +12,8 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::model::names::ChainId;
 
-/// Whether the chain's digest is the sum of its rules' digests: a dispatch chain, or a part of a dispatch tree.
+/// Returns whether the chain's digest is the sum of its rules' digests: a dispatch chain, or a chain of a dispatch
+/// tree.
 pub(crate) const fn is_order_free(chain: ChainId) -> bool {
     match chain {
         ChainId::Fixed(chain) => chain.is_dispatch(),
@@ -21,7 +22,7 @@ pub(crate) const fn is_order_free(chain: ChainId) -> bool {
     }
 }
 
-/// Digest of a chain or a rule. Wrapping addition makes set digests.
+/// The digest of a chain or a rule. Digests of sets are wrapping sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest(u128);
 
@@ -37,7 +38,7 @@ impl Digest {
     }
 }
 
-/// Makes digests with one key.
+/// Computes digests with one key.
 #[derive(Clone, Debug)]
 pub(crate) struct Digester {
     key: [u8; 16],
@@ -48,21 +49,21 @@ impl Digester {
         Self { key }
     }
 
-    /// Of an ordered chain's rules as text.
+    /// Returns the digest of an ordered chain, from the text of its rules.
     pub(crate) fn text(&self, text: &[u8]) -> Digest {
         let mut hasher = self.stream();
         hasher.update(text);
         hasher.finish()
     }
 
-    /// The same, text arriving in pieces.
+    /// Returns a hasher that computes [`Digester::text`] from pieces.
     pub(crate) fn stream(&self) -> TextHasher {
         TextHasher(SipHasher13::new_with_key(&self.key))
     }
 
-    /// Of one rule of a dispatch chain, without the chain's name: a rule keeps its digest when it moves between the chains
-    /// of a tree. `rank` counts earlier rules that the same packet would hit: between those
-    /// order does mean something.
+    /// Returns the digest of one rule of a dispatch chain, without the chain's name, so that a rule keeps its digest
+    /// when it moves between the chains of a tree. `rank` counts earlier rules that match the same packet: among those,
+    /// order matters.
     pub(crate) fn ranked(&self, rank: u8, rule: &[u8]) -> Digest {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write_u8(rank);
@@ -71,7 +72,7 @@ impl Digester {
     }
 }
 
-/// See [`Digester::stream`].
+/// Computes the digest of an ordered chain from pieces of its text.
 #[derive(Clone, Debug)]
 pub(crate) struct TextHasher(SipHasher13);
 

@@ -1,4 +1,4 @@
-//! Entry jumps: the jump rules from base chains into our chains, and our one rule in kubelet's KUBE-FIREWALL.
+//! Entry jumps: the jump rules from base chains into ferrule's chains, and its one rule in kubelet's KUBE-FIREWALL.
 //!
 //! These chains are shared with other programs, so they are never rewritten. A missing jump is inserted at the top, in
 //! this order (which leaves the later ones first).
@@ -13,7 +13,7 @@ use crate::rules::rule::{Rule, Target};
 /// A chain shared with kubelet: created if missing, never flushed, never deleted.
 pub(crate) const FIREWALL: &str = "KUBE-FIREWALL";
 
-/// A rule of ours in a chain that is not ours, most often a jump from a base chain.
+/// A rule that ferrule inserts into a foreign chain, most often a jump from a base chain.
 #[derive(Clone, Debug)]
 pub(crate) struct EntryJump {
     pub(crate) table: Table,
@@ -21,8 +21,8 @@ pub(crate) struct EntryJump {
     pub(crate) rule: Rule,
 }
 
-/// Returns all entry jumps of a family. `localhost_node_ports` asks for the guard that drops traffic from other hosts to 127.0.0.0/8 once
-/// `route_localnet` is on (CVE-2020-8558).
+/// Returns all entry jumps of a family. `localhost_node_ports` adds the guard that drops traffic from other hosts to
+/// 127.0.0.0/8 once `route_localnet` is on (CVE-2020-8558).
 pub(crate) fn entry_jumps(family: Family, localhost_node_ports: bool) -> Vec<EntryJump> {
     let new = |rule: Rule| rule.with(Match::Conntrack(Negatable::is(CtState::New)));
     let comment = |text: &str| Match::Comment(Comment::new(&[text]));

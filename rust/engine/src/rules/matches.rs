@@ -3,12 +3,12 @@
 use crate::model::names::{ChainId, Protocol};
 use crate::rules::probability::Probability;
 
-/// A comment that cannot end its own quotes: an allow-list of characters, `_` for the rest, at most 255 bytes (what
-/// the kernel's comment match holds; iptables cuts the rest silently).
+/// A comment that is safe to quote: characters from an allow-list, `_` for all others, at most 255 bytes (the limit of
+/// the kernel's comment match; iptables silently truncates longer ones).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comment(String);
 
-/// See [`Comment`].
+/// The maximum length of a [`Comment`], in bytes.
 pub const COMMENT_LIMIT: usize = 255;
 
 const fn harmless(byte: u8) -> bool {
@@ -17,7 +17,7 @@ const fn harmless(byte: u8) -> bool {
 }
 
 impl Comment {
-    /// Join the parts and make them harmless.
+    /// Joins the parts and replaces characters that are not allowed.
     #[must_use]
     pub fn new(parts: &[&str]) -> Self {
         let mut text = String::with_capacity(parts.iter().map(|p| p.len()).sum());
@@ -39,28 +39,28 @@ impl Comment {
     }
 }
 
-/// A match that may be turned round with `!`.
+/// A match that can be negated with `!`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negatable<T> {
-    /// `!` stands before it.
+    /// Whether the match is negated.
     pub negated: bool,
-    /// What is compared.
+    /// The value that is compared.
     pub value: T,
 }
 
 impl<T> Negatable<T> {
-    /// The plain form.
+    /// Returns the match without `!`.
     pub const fn is(value: T) -> Self {
         Self { negated: false, value }
     }
 
-    /// The form with `!`.
+    /// Returns the match with `!`.
     pub const fn not(value: T) -> Self {
         Self { negated: true, value }
     }
 }
 
-/// Which end of the packet `addrtype` looks at.
+/// The address that `addrtype` matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// `--src-type LOCAL`
@@ -69,16 +69,16 @@ pub enum Side {
     Destination,
 }
 
-/// Sets of conntrack states that our rules use.
+/// Sets of conntrack states that ferrule's rules match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CtState {
-    /// Packets that belong to no flow conntrack can follow.
+    /// Packets that conntrack cannot assign to a flow.
     Invalid,
-    /// First packets.
+    /// First packets of flows.
     New,
     /// Packets of known flows.
     RelatedEstablished,
-    /// The same and those with a rewritten destination.
+    /// Packets of known flows, and packets with a rewritten destination.
     RelatedEstablishedDnat,
 }
 
@@ -94,7 +94,7 @@ impl CtState {
         }
     }
 
-    /// The set in the kernel's bits (`XT_CONNTRACK_STATE_*`).
+    /// Returns the set as the kernel's bits (`XT_CONNTRACK_STATE_*`).
     pub(crate) const fn bits(self) -> u16 {
         const INVALID: u16 = 1;
         const ESTABLISHED: u16 = 1 << 1;

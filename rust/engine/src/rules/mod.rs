@@ -1,4 +1,4 @@
-//! What an iptables rule is, how it is printed and parsed, and which rules stand in which chain.
+//! Iptables rules: their type, how they are printed and parsed, and which rules each chain holds.
 
 pub mod matches;
 pub mod rule;

@@ -9,16 +9,16 @@ pub struct Probability(pub(crate) u32);
 impl Probability {
     pub(crate) const ONE: f64 = 2_147_483_648.0;
 
-    /// 1/n as kube-proxy hands it to iptables: rounded to ten decimals first.
+    /// Returns 1/n as kube-proxy passes it to iptables: first rounded to ten decimals.
     #[must_use]
     pub fn one_in(n: usize) -> Self {
-        // Nearly all that are ever asked for; by way of their text they cost a start a twentieth of its time.
+        // Covers nearly all requests. Computing them by way of their text takes a twentieth of the time of a start.
         static OFTEN: LazyLock<[Probability; 128]> =
             LazyLock::new(|| std::array::from_fn(|n| Probability::by_text(1, n)));
         OFTEN.get(n).copied().unwrap_or_else(|| Self::by_text(1, n))
     }
 
-    /// part/whole, in the same way.
+    /// Returns part/whole, rounded in the same way.
     #[must_use]
     pub fn of(part: usize, whole: usize) -> Self {
         if part == 1 { Self::one_in(whole) } else { Self::by_text(part, whole) }

@@ -1,7 +1,7 @@
 //! One iptables rule as a typed value.
 //!
-//! Rules cannot carry injected text, by their types: every text in a rule is a parsed address, a number, a chain name
-//! from [`ChainId`], an [`Interface`], or a [`Comment`].
+//! The types prevent injected text: every text in a rule is a parsed address, a number, a chain name from [`ChainId`],
+//! an [`Interface`], or a [`Comment`].
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use crate::rules::matches::{Comment, Match, Negatable};
 #[allow(missing_docs)] // each variant is the iptables target of its name
 pub enum Target {
     Jump(ChainId),
-    /// `KUBE-FIREWALL`, which is kubelet's as much as ours.
+    /// A jump to `KUBE-FIREWALL`, which kubelet and ferrule share.
     JumpFirewall,
     Accept,
     Drop,
@@ -31,7 +31,7 @@ pub enum Target {
     Dnat(SocketAddr),
 }
 
-/// One rule. Header fields first, then matches in the order they are evaluated.
+/// One rule: header fields, then matches in the order of evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // fields are iptables' own options
 pub struct Rule {
@@ -44,7 +44,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule that starts with a comment, as most of ours do.
+    /// Returns a rule that starts with a comment, as most of ferrule's rules do.
     #[must_use]
     pub fn commented(comment: Comment) -> Self {
         let mut matches = Vec::with_capacity(3);
@@ -52,48 +52,49 @@ impl Rule {
         Self { matches, ..Self::default() }
     }
 
-    /// Source inside (or, negated, outside) a network. `/0` matches everything and is left out, as the kernel does.
+    /// Matches a source inside (or, negated, outside) a network. `/0` matches everything and is omitted, as the kernel
+    /// does.
     #[must_use]
     pub fn from(mut self, net: Negatable<Net>) -> Self {
         self.source = Some(net).filter(|n| n.negated || !n.value.is_everything());
         self
     }
 
-    /// Destination, likewise.
+    /// Matches a destination inside (or, negated, outside) a network.
     #[must_use]
     pub fn to(mut self, net: Negatable<Net>) -> Self {
         self.destination = Some(net).filter(|n| n.negated || !n.value.is_everything());
         self
     }
 
-    /// Arriving interface.
+    /// Matches the input interface.
     #[must_use]
     pub fn through(mut self, interface: Negatable<Interface>) -> Self {
         self.in_interface = Some(interface);
         self
     }
 
-    /// Protocol and, unless `None`, destination port.
+    /// Matches the protocol and, unless `None`, the destination port.
     #[must_use]
     pub fn port(mut self, protocol: Protocol, destination: Option<u16>) -> Self {
         self.protocol = Some(protocol);
         self.with(Match::Port { protocol, destination })
     }
 
-    /// One more match.
+    /// Adds a match.
     #[must_use]
     pub fn with(mut self, m: Match) -> Self {
         self.matches.push(m);
         self
     }
 
-    /// Jump to a chain of ours.
+    /// Sets a jump to one of ferrule's chains as the target.
     #[must_use]
     pub fn jump(self, chain: ChainId) -> Self {
         self.target(Target::Jump(chain))
     }
 
-    /// Any target.
+    /// Sets the target.
     #[must_use]
     pub fn target(mut self, target: Target) -> Self {
         self.target = Some(target);

@@ -46,7 +46,7 @@ pub(crate) struct WrittenDispatchRule {
     pub(crate) key: Option<Claim>,
 }
 
-/// A dispatch chain: its rules arrive port by port, among those of others.
+/// A dispatch chain. Its rules arrive port by port, interleaved with those of other chains.
 #[derive(Debug)]
 pub(crate) struct WrittenDispatchChain {
     pub(crate) chain: FixedChain,

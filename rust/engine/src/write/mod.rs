@@ -1,4 +1,4 @@
-//! A plan's chains as `iptables-restore` text, cut into transactions.
+//! Serialises a plan's chains as `iptables-restore` text, split into transactions.
 
 pub mod restore_text;
 

@@ -1,7 +1,7 @@
 //! The text of dispatch rules rendered during one plan, found by their digests.
 //!
-//! A port's rules are rendered to learn their digests. When their chain turns out to be written, the text is needed once
-//! more; without this, a full plan would render every Service twice.
+//! A port's rules are rendered to compute their digests. If their chain is then written, the text is needed again;
+//! without this cache a full plan would render every Service twice.
 
 use std::ops::Range;
 

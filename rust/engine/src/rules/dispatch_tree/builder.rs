@@ -77,7 +77,7 @@ impl TreeBuilder {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return NodeKind::Inner { common_nibbles: 0, rules: 0, children: Vec::new() };
         };
-        // Equal keys differ nowhere: one child then, named by the whole key.
+        // Equal keys have no differing nibble: the node then has one child, named by the whole key.
         let common_nibbles = first.key.common(last.key).min(first.key.nibbles() - 1);
         let rules = entries.len();
         let sizes: Vec<usize> = entries
@@ -124,7 +124,7 @@ impl TreeBuilder {
                     let below = *rules - 1;
                     let mut kind =
                         NodeKind::Inner { common_nibbles: before, rules: below, children: std::mem::take(children) };
-                    // All of it goes one level down.
+                    // The whole node moves one level down.
                     if below <= self.limits.leaf || depth + 1 + kind.height() > self.limits.depth {
                         let entries = self.take_entries(&mut kind);
                         kind = self.build_kind(entries, depth + 1);
@@ -171,7 +171,7 @@ impl TreeBuilder {
         node.digest = node.kind.digest();
     }
 
-    /// Restores the shape of an inner node that lost a rule: the one that building it anew would have.
+    /// Restores the canonical shape of an inner node that lost a rule: the shape that a fresh build would produce.
     fn normalize(&mut self, node: &mut Node, depth: usize) {
         let root = node.is_root();
         let NodeKind::Inner { rules, children, .. } = &mut node.kind else { return };
@@ -179,7 +179,7 @@ impl TreeBuilder {
         if !small && children.len() != 1 {
             return;
         }
-        // What lies below an only child goes one level up, where leaves that were too deep to branch may do so.
+        // The content of an only child moves one level up, where leaves that were too deep to branch may branch.
         let deepest = depth + children.iter().map(Node::height).max().unwrap_or(0) >= self.limits.depth;
         if small || deepest || matches!(children[0].kind, NodeKind::Leaf(_)) {
             let entries = self.take_entries(&mut node.kind);

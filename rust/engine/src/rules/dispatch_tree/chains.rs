@@ -1,9 +1,9 @@
 //! All dispatch chains of a family: their rules, whether they are flat chains or trees, and which chains must be written.
 //!
-//! Under `auto` all of a family's turn into trees together, above one number of rules in them, and back below a smaller
-//! one, so that a Service that is added and deleted at the threshold does not rewrite everything each time. In between
-//! the layout stays. The kernel itself remembers it: after a restart the observed layout decides, so a restart writes
-//! nothing in either case.
+//! Under `auto` all chains of a family become trees together, above a number of rules, and flat chains again below a
+//! smaller number, so that a Service that is added and deleted at the threshold does not rewrite everything each time.
+//! In between the layout stays. It is read from the kernel: after a restart the observed layout decides, so a restart
+//! writes nothing in either case.
 
 use std::cmp::Reverse;
 
@@ -128,7 +128,7 @@ impl DispatchChains {
                 }
                 (false, Some(_)) => {
                     let Some(mut tree) = chain.tree.take() else { continue };
-                    // Chains removed since the last plan are as unwanted as those that exist.
+                    // Chains removed since the last plan must be deleted like those that exist.
                     let (_, removed) = tree.take_changes();
                     dissolved.extend(tree.ids().into_iter().chain(removed));
                 }

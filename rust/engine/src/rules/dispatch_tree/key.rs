@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A prefix that ends inside the address matches a network (`-d 10.96.16.0/20`), one that ends inside the port a range
-//! (`-p tcp -m tcp --dport 30000:30015`): what iptables can match, as deep as it takes.
+//! (`-p tcp -m tcp --dport 30000:30015`). iptables can match both.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ impl Claim {
             _ => None,
         })?;
         let host = rule.destination.as_ref().filter(|d| !d.negated && d.value.is_host());
-        // 127.0.0.0/8 is a part of "any local address": both rules of a node port have the same key.
+        // 127.0.0.0/8 is included in "any local address": both rules of a node port have the same key.
         Some(host.map_or(Self::NodePort(protocol, port), |d| Self::Address(d.value.addr(), protocol, port)))
     }
 
@@ -118,7 +118,7 @@ impl KeyPrefix {
     pub(crate) fn chain(self, family: Family, of: FixedChain) -> ChainId {
         let mut text = Vec::with_capacity(64);
         self.condition(of).write_to(family, &mut text);
-        ChainId::part(of, &text)
+        ChainId::dispatch_tree(of, &text)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Dispatch chains of large clusters, cut into a radix tree of short chains.
+//! Dispatch chains of large clusters as radix trees of short chains.
 
 pub(crate) mod chains;
 pub(crate) mod key;

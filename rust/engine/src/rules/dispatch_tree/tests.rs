@@ -1,4 +1,5 @@
-//! Trees grown rule by rule against trees built at once, and the limits of their shape.
+//! Compares trees that were changed rule by rule with trees built from the whole set, and checks the limits of their
+//! shape.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,7 +20,7 @@ fn tree((leaf, depth): (usize, usize), entries: Vec<Entry>) -> Tree {
     Tree::new(Family::V4, FixedChain::ExternalServices, &Digester::new([0; 16]), limits, entries)
 }
 
-/// Everything that reaches the kernel: each chain with its digest and what it holds.
+/// Returns what reaches the kernel: each chain with its digest and its content.
 fn shape(tree: &Tree) -> BTreeMap<String, (Digest, String)> {
     let mut all = BTreeMap::new();
     let mut visit = |node: &Node| {
@@ -73,7 +74,7 @@ proptest! {
             let fresh = tree(limits, set.iter().cloned().collect());
             let want = shape(&fresh);
             prop_assert_eq!(&shape(&grown), &want);
-            // What it says has changed, written now and then, is all that has.
+            // The changes that it reports, applied at intervals, must be all changes.
             if what != 4 {
                 let (changed, removed) = grown.take_changes();
                 for id in removed {

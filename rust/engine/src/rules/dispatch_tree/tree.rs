@@ -1,4 +1,5 @@
-//! A dispatch chain cut into a tree of short chains: a radix tree over the keys of its rules, sixteen branches a node.
+//! The tree of one dispatch chain: a radix tree of short chains over the keys of its rules, with sixteen branches per
+//! node.
 //!
 //! ```text
 //! root       KUBE-SERVICES      -d 10.96.0.0/16 ─► node ┐   one rule a child, disjoint; then the rules that end the chain
@@ -7,16 +8,17 @@
 //! leaf       KUBE-SVC-DSP-…         the rules themselves
 //! ```
 //!
-//! The shape is a pure function of the set of rules: below the root a part is a leaf if it holds at most `leaf` rules
-//! (or rules of one key only), else it branches at the first nibble in which two of its keys differ. At most `depth` parts
-//! lie below one another, the last of them being leaves however much they hold: the kernel counts nested jumps, and
-//! a Service with addresses chosen to make the tree deep must not exceed the kernel's limit for all others. A chain is
-//! named after its prefix, so a part that grows from leaf to node keeps its name, and its parent keeps the jump. Adding or removing
-//! a rule touches its leaf; its parent when a leaf appears or disappears; a level more where a part crosses `leaf`.
+//! The shape is a pure function of the set of rules. Below the root a node is a leaf if it holds at most `leaf` rules
+//! (or rules of one key only); otherwise it branches at the first nibble in which two of its keys differ. `depth` is
+//! the maximum tree depth, and nodes at this depth are leaves of any size: the kernel limits nested jumps, and a
+//! Service with addresses chosen to make the tree deep must not exceed that limit for all others. A chain is named
+//! after its prefix, so a leaf that becomes an inner node keeps its name, and its parent keeps the jump. Adding or
+//! removing a rule changes its leaf, its parent when a leaf appears or disappears, and one more level when a node
+//! crosses `leaf`.
 //!
-//! **Any mix of old and new chains is right**, which is what makes every moment of a write in several transactions
-//! valid: a chain of one name answers for the same part of the key space before and after. Only existence matters:
-//! children are written before parents, and deleted after them.
+//! **Any mix of old and new chains is correct**, which makes every state between two transactions valid: a chain name
+//! stands for the same region of the key space before and after. Only existence matters: children are written before
+//! parents, and deleted after them.
 
 use crate::model::address::Family;
 use crate::model::claims::Claim;

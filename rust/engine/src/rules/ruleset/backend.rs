@@ -1,4 +1,4 @@
-//! An endpoint as the rules of one service port use it.
+//! A backend: an endpoint as used by the rules of one service port.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use crate::model::names::{ChainId, NameHash};
 /// An endpoint with its chain.
 pub(super) struct Backend {
     pub(super) chain: ChainId,
-    /// The hash in its chain's name.
+    /// The hash in the name of its chain.
     pub(super) hash: NameHash,
     /// `ip:port`; backends are ordered by it, compared as text.
     pub(super) text: String,

@@ -1,4 +1,4 @@
-//! What rule generators read, and where they put finished chains.
+//! The input and the output of the rule generators.
 
 use std::net::IpAddr;
 
@@ -11,25 +11,25 @@ use crate::options::Options;
 use crate::rules::rule::Rule;
 use crate::rules::ruleset::node_facts::NodeFacts;
 
-/// Takes finished chains.
+/// Receives finished chains.
 pub(crate) trait Sink {
-    /// One whole chain; the slice is only valid during the call. Chains of a balancing tree come before those that
-    /// jump there.
+    /// Receives one complete chain; the slice is valid only during the call. Chains of a balancing tree come before
+    /// those that jump to them.
     fn chain(&mut self, id: ChainId, rules: &[Rule]);
 }
 
-/// Everything a rule generator may look at.
+/// The input of the rule generators, apart from the service port.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) family: Family,
     pub(crate) options: &'a Options,
     pub(crate) facts: &'a NodeFacts,
     pub(crate) claims: &'a Claims,
-    /// More than a thousand endpoints: comments on endpoints are left out.
+    /// Large mode (more than a thousand endpoints): rules of endpoints carry no comments.
     pub(crate) large: bool,
 }
 
-/// One service port with what its rules are made of.
+/// One service port with the data that its rules depend on.
 #[derive(Clone, Copy)]
 pub(crate) struct PortView<'a> {
     pub(crate) name: &'a PortName,
@@ -55,17 +55,17 @@ impl<'a> PortView<'a> {
         ChainId::Hashed(prefix, self.hash)
     }
 
-    /// Where traffic to the cluster IP goes.
+    /// Returns the chain for traffic to the cluster IP.
     pub(super) fn internal_chain(&self) -> ChainId {
         self.chain(if self.policies.internal_local { Prefix::Svl } else { Prefix::Svc })
     }
 
-    /// Where traffic from outside goes.
+    /// Returns the chain for traffic from outside the cluster.
     pub(super) fn external_chain(&self) -> ChainId {
         self.chain(if self.policies.external_local { Prefix::Svl } else { Prefix::Svc })
     }
 
-    /// The chain that load-balancer IPs lead to when source ranges apply, with those ranges.
+    /// Returns the source ranges of load-balancer IPs, if any apply; traffic then goes through the FW chain.
     pub(super) fn firewall(&self, family: Family) -> Option<Vec<Net>> {
         self.service.load_balancer_ips_of(family).next()?;
         self.service.source_ranges.of(family)

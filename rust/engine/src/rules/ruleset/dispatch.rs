@@ -1,5 +1,5 @@
-//! The rules by which a packet finds its Service, and those that refuse it: one service port's lines in the six
-//! dispatch chains.
+//! Dispatch rules: one service port's rules in the six dispatch chains, which send a packet to its Service or reject
+//! it.
 
 use std::net::IpAddr;
 
@@ -13,9 +13,9 @@ use crate::rules::rule::{Rule, Target};
 
 /// Why traffic is refused.
 enum Refusal {
-    /// Nobody serves it anywhere: tell the client at once.
+    /// No endpoint on any node: the client is told immediately.
     NoEndpoints,
-    /// Somebody does, on another node: stay silent, so that a load balancer's retry may land there.
+    /// Only endpoints on other nodes: dropped silently, so that a load balancer's retry may reach one of those nodes.
     NoLocalEndpoints,
 }
 
@@ -43,7 +43,7 @@ impl Refusal {
     }
 }
 
-/// Hand every dispatch rule of a service port to `emit`, in the order they must keep among themselves.
+/// Calls `emit` with every dispatch rule of a service port, in the order they must keep among themselves.
 pub(crate) fn dispatch_rules(
     ctx: &Context<'_>,
     view: &PortView<'_>,
@@ -110,15 +110,16 @@ pub(crate) fn dispatch_rules(
         }
     }
 
-    // Accepted whether or not there are endpoints: the answer "none here" is what the load balancer asks for.
+    // Accepted with and without endpoints, because the load balancer needs the answer "none here".
     if let Some(port) = view.service.health_check_port {
         let rule = commented(" health check node port").port(crate::model::names::Protocol::Tcp, Some(port));
         emit(FixedChain::FilterNodePorts, rule.target(Target::Accept));
     }
 }
 
-/// What two rules of a dispatch chain must share for their order to mean something; `None`: no order in this table.
-/// In nat, the first rule a packet matches decides; in filter, all rules for one destination say the same.
+/// Returns the key for which the order of two rules in a dispatch chain matters; `None` if order does not matter in
+/// this table. In nat, the first rule that a packet matches decides; in filter, all rules of one destination have the
+/// same effect.
 pub(crate) fn rank_key(table: Table, claim: Option<Claim>) -> Option<Claim> {
     claim.filter(|_| table == Table::Nat)
 }

@@ -13,14 +13,14 @@ fn comment(text: &str) -> Rule {
     Rule::commented(Comment::new(&[text]))
 }
 
-/// Rules of a fixed chain that is no dispatch chain.
+/// Returns the rules of a fixed chain that is not a dispatch chain.
 pub(crate) fn fixed_rules(ctx: &Context<'_>, chain: FixedChain) -> Vec<Rule> {
     let mark = ctx.options.masquerade_mark;
     let marked = |negated| Match::Mark { negated, value: mark, mask: mark };
     match chain {
         FixedChain::Postrouting => vec![
             Rule::default().with(marked(true)).target(Target::Return),
-            // Taken off again, so that an encapsulated copy of the packet is not masqueraded once more.
+            // The mark is cleared, so that an encapsulated copy of the packet is not masqueraded again.
             Rule::default().target(Target::SetXmark { value: mark, mask: 0 }),
             comment("kubernetes service traffic requiring SNAT")
                 .target(Target::Masquerade { random_fully: ctx.options.masquerade_random_fully }),
@@ -28,8 +28,8 @@ pub(crate) fn fixed_rules(ctx: &Context<'_>, chain: FixedChain) -> Vec<Rule> {
         FixedChain::MarkMasq => vec![Rule::default().target(Target::SetXmark { value: mark, mask: mark })],
         FixedChain::Forward => {
             let mut rules = Vec::with_capacity(3);
-            // An INVALID packet is one conntrack will not un-NAT: forwarded as it is, it would make the client reset
-            // the connection. With liberal tracking such packets stay in their flow, so there is nothing to drop.
+            // conntrack does not un-NAT an INVALID packet. Forwarded unchanged, it would make the client reset the
+            // connection. With liberal tracking such packets stay in their flow, so they need not be dropped.
             if !ctx.options.conntrack_tcp_be_liberal {
                 let mut drop = Rule::default().with(Match::Conntrack(Negatable::is(CtState::Invalid)));
                 if ctx.options.nfacct_invalid_dropped {
@@ -45,12 +45,12 @@ pub(crate) fn fixed_rules(ctx: &Context<'_>, chain: FixedChain) -> Vec<Rule> {
             );
             rules
         }
-        // Canaries are empty: that they exist is their message. Dispatch chains are written from their Services.
+        // Canaries are empty: only their existence matters. Dispatch chains are written from their Services.
         _ => Vec::new(),
     }
 }
 
-/// What ends nat KUBE-SERVICES: whatever no Service claimed may still be for a node port.
+/// Returns the rules at the end of nat KUBE-SERVICES: traffic that matches no Service address may be for a node port.
 pub(crate) fn dispatch_tail(ctx: &Context<'_>) -> Vec<Rule> {
     let tail = || comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain");
     let to_node_ports = |rule: Rule| rule.jump(ChainId::Fixed(FixedChain::NatNodePorts));

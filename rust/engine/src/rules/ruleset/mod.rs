@@ -1,7 +1,7 @@
-//! The proxy semantics, and nothing else: which rules stand in which chain for a given state of the cluster.
+//! The proxy semantics: which rules each chain holds for a given state of the cluster.
 //!
-//! Rules leave through a [`Sink`], chain by chain, as typed values: what becomes of them (restore text, a digest, one
-//! day netlink messages) is not decided here. `docs/design/rules.md` lists the chains and the decisions behind them.
+//! Rules are passed to a [`Sink`], chain by chain, as typed values. Their further use (restore text, digests, netlink
+//! messages) is not decided here. `docs/design/rules.md` lists the chains and the decisions behind them.
 
 mod backend;
 mod balance;

@@ -1,4 +1,4 @@
-//! What one family's rules depend on besides Services and endpoints.
+//! Node facts: what one family's rules depend on besides Services and endpoints.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::options::{LocalDetector, NodePortAddress, Options};
 use crate::rules::matches::Negatable;
 use crate::rules::rule::Rule;
 
-/// How a rule tells this node's own Pods by one family's packets.
+/// How a rule matches traffic of this node's own Pods in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Detector {
     Source(Net),
@@ -17,7 +17,7 @@ pub(crate) enum Detector {
 }
 
 impl Detector {
-    /// Only local Pods' traffic.
+    /// Restricts a rule to traffic of local Pods.
     pub(crate) fn local(&self, rule: Rule) -> Rule {
         match self {
             Self::Source(net) => rule.from(Negatable::is(*net)),
@@ -25,7 +25,7 @@ impl Detector {
         }
     }
 
-    /// Everything else.
+    /// Restricts a rule to traffic that is not from local Pods.
     pub(crate) fn not_local(&self, rule: Rule) -> Rule {
         match self {
             Self::Source(net) => rule.from(Negatable::not(*net)),
@@ -34,22 +34,22 @@ impl Detector {
     }
 }
 
-/// Where node ports are served.
+/// The addresses on which node ports are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodePortsOn {
     Everywhere,
     Only(Vec<IpAddr>),
 }
 
-/// What one family's rules depend on besides Services and endpoints. Compared as a whole: when it changes, every rule
-/// may.
+/// What one family's rules depend on besides Services and endpoints. Compared as a whole: any change may affect every
+/// rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeFacts {
     pub(crate) zone: Option<Box<str>>,
     pub(crate) node_ip: Option<IpAddr>,
     pub(crate) detector: Option<Detector>,
     pub(crate) node_ports_on: NodePortsOn,
-    /// Node ports answer on 127.0.0.1.
+    /// Whether node ports answer on 127.0.0.1.
     pub(crate) localhost_node_ports: bool,
 }
 
@@ -89,7 +89,7 @@ impl NodeFacts {
     }
 }
 
-/// The list as networks of one family; none of this family means everywhere, as in kube-proxy.
+/// Returns the list as networks of one family. An empty result means all addresses, as in kube-proxy.
 fn node_port_nets(family: Family, list: &[NodePortAddress], node_ip: Option<IpAddr>) -> Vec<Net> {
     let loopback = match family {
         Family::V4 => Net::new(IpAddr::from([127, 0, 0, 0]), 8),

@@ -72,7 +72,8 @@ pub(crate) fn port_chains(
     }
 }
 
-/// SEP: an endpoint that reaches itself through its Service must be masqueraded, or it would answer itself directly.
+/// Appends the rules of a SEP chain. An endpoint that reaches itself through its Service must be masqueraded, or it
+/// would answer itself directly.
 fn endpoint_rules(ctx: &Context<'_>, view: &PortView<'_>, backend: &Backend, rules: &mut Vec<Rule>) {
     let start = || {
         if ctx.large { Rule::default() } else { Rule::commented(Comment::new(&[view.name.as_str()])) }
@@ -85,8 +86,8 @@ fn endpoint_rules(ctx: &Context<'_>, view: &PortView<'_>, backend: &Backend, rul
     rules.push(dnat.port(view.port.protocol, None).target(Target::Dnat(backend.address)));
 }
 
-/// First rule of the internal chain: cluster IP traffic that does not come from a Pod of this node may come from
-/// somewhere the answer cannot find back to.
+/// Returns the first rule of the internal chain, if it is needed: cluster IP traffic that does not come from a Pod of
+/// this node is masqueraded, because replies may not be routed back through this node.
 fn masquerade_cluster_ip(ctx: &Context<'_>, view: &PortView<'_>) -> Option<Rule> {
     let rule = Rule::commented(Comment::new(&[view.name.as_str(), " cluster IP"]))
         .to(Negatable::is(Net::host(view.cluster_ip)))
@@ -98,15 +99,15 @@ fn masquerade_cluster_ip(ctx: &Context<'_>, view: &PortView<'_>) -> Option<Rule>
     ctx.facts.detector.as_ref().map(|d| d.not_local(rule))
 }
 
-/// EXT: traffic to node ports, external and load-balancer IPs.
+/// Appends the rules of an EXT chain: traffic to node ports, external and load-balancer IPs.
 fn external_rules(ctx: &Context<'_>, view: &PortView<'_>, reach: Reach, rules: &mut Vec<Rule>) {
     let commented = |prefix: &str| {
         Rule::commented(Comment::new(&[prefix, " traffic for ", view.name.as_str(), " external destinations"]))
     };
     let cluster = view.chain(Prefix::Svc);
     if view.policies.external_local {
-        // This node's own Pods and processes are no outsiders: the policy's purpose (keeping the client's address,
-        // sparing a hop) does not apply to them, so they get the cluster set.
+        // This node's own Pods and processes are not external clients: the purpose of the policy (keeping the client's
+        // address, avoiding a hop) does not apply to them, so they use the cluster set.
         if let Some(detector) = &ctx.facts.detector {
             rules.push(detector.local(commented("pod")).jump(cluster));
         }
@@ -121,14 +122,14 @@ fn external_rules(ctx: &Context<'_>, view: &PortView<'_>, reach: Reach, rules: &
     }
 }
 
-/// FW: let the allowed ranges through; the rest falls back out and is dropped in filter.
+/// Appends the rules of a FW chain: allowed ranges are accepted; all other traffic returns and is dropped in filter.
 fn firewall_rules(ctx: &Context<'_>, view: &PortView<'_>, ranges: &[Net], rules: &mut Vec<Rule>) {
     let external = view.chain(Prefix::Ext);
     let allow = |net| {
         Rule::commented(Comment::new(&[view.name.as_str(), " loadbalancer IP"])).from(Negatable::is(net)).jump(external)
     };
     rules.extend(ranges.iter().map(|&net| allow(net)));
-    // A node in range reaches the address through this very chain, where its source may already be the LB IP.
+    // A node in range reaches the address through this chain, where its source may already be the LB IP.
     if ctx.facts.node_ip.is_some_and(|ip| ranges.iter().any(|net| net.contains(ip))) {
         rules.extend(view.service.load_balancer_ips_of(ctx.family).map(|ip| allow(Net::host(ip))));
     }

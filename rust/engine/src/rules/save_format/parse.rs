@@ -1,8 +1,8 @@
 //! Parses a rule from `iptables-save` text: the inverse of [`Rule::write_to`].
 //!
-//! Tolerant in spelling (a missing `/32`, `--or-mark`, options in another order of header fields, other quoting), so
-//! that what a different iptables version prints is still recognised; strict in meaning: anything we would not have
-//! written is `None`, and the chain that holds it counts as different.
+//! Tolerant in spelling (a missing `/32`, `--or-mark`, another order of header options, other quoting), so that the
+//! output of a different iptables version is still recognised. Strict in meaning: a rule that ferrule would not write
+//! yields `None`, and its chain counts as different.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -139,7 +139,7 @@ impl Parser<'_> {
             "--comment" => {
                 let text = self.next()?;
                 let comment = Comment::new(&[text]);
-                // Sanitising would make a foreign comment look like one of ours.
+                // Sanitising could turn a foreign comment into one of ferrule's.
                 (comment.as_str() == text).then_some(())?;
                 self.rule.matches.push(Match::Comment(comment));
             }
@@ -260,19 +260,19 @@ fn protocol(text: &str) -> Option<Protocol> {
     Protocol::ALL.into_iter().find(|p| p.name() == text)
 }
 
-/// Parses `N` or `LOW:HIGH`, where the range is one that dispatch trees have.
+/// Parses `N` or `LOW:HIGH`, where the range must be one that dispatch trees use.
 fn port_or_range(text: &str) -> Option<(u16, u16)> {
     let Some((low, high)) = text.split_once(':') else {
         let port = text.parse().ok()?;
         return Some((port, port));
     };
-    // Some versions leave out an end that is the least or the greatest there is.
+    // Some versions omit an end that is the minimum or the maximum.
     let low: u16 = if low.is_empty() { 0 } else { low.parse().ok()? };
     let high: u16 = if high.is_empty() { u16::MAX } else { high.parse().ok()? };
     is_branch(low, high).then_some((low, high))
 }
 
-/// Returns whether a range of ports is one that dispatch trees have: a power of sixteen wide and aligned to its width.
+/// Returns whether a range of ports is one that dispatch trees use: a power of sixteen wide and aligned to its width.
 pub(crate) fn is_branch(low: u16, high: u16) -> bool {
     [0xf, 0xff, 0xfff].into_iter().any(|free| low & free == 0 && high == low | free)
 }

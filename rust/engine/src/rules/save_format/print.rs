@@ -14,7 +14,7 @@ use crate::rules::probability::Probability;
 use crate::rules::rule::{Rule, Target};
 
 impl Rule {
-    /// Append the rule as `iptables-save` prints it, without `-A CHAIN`; every option is preceded by a blank.
+    /// Appends the rule as `iptables-save` prints it, without `-A CHAIN`; every option is preceded by a blank.
     pub fn write_to(&self, family: Family, out: &mut Vec<u8>) {
         if let Some(net) = &self.source {
             option(out, net.negated, "-s");
@@ -50,8 +50,8 @@ pub(crate) fn append_line(family: Family, id: ChainId, rule: &Rule, out: &mut Ve
 }
 
 impl Probability {
-    /// With eleven decimals, as iptables-save prints it: rounded half to even, in integers, which takes a tenth of the
-    /// time that a float does.
+    /// Appends the probability with eleven decimals, as iptables-save prints it: rounded half to even, in integers,
+    /// which takes a tenth of the time of floating point.
     fn write_to(self, out: &mut Vec<u8>) {
         const DECIMALS: usize = 11;
         const UNIT: u128 = 10u128.pow(11);
@@ -108,7 +108,7 @@ impl Match {
                 option(out, *negated, "--mark");
                 display(out, &format_args!("{value:#x}/{mask:#x}"));
             }
-            // Two blanks: iptables' own save has them, and so has the text we compare with.
+            // Two blanks, as iptables-save prints.
             Self::Nfacct(counter) => {
                 put(out, " -m nfacct --nfacct-name ");
                 word(out, counter.text());
@@ -184,7 +184,7 @@ fn option(out: &mut Vec<u8>, negated: bool, name: &str) {
     put(out, name);
 }
 
-/// Blank, address, slash, prefix length. Every other rule has one, so IPv4 goes without the formatting machinery.
+/// Appends blank, address, slash, prefix length. Every other rule has one, so IPv4 avoids the formatting machinery.
 fn network(out: &mut Vec<u8>, net: &Net) {
     match net.addr() {
         IpAddr::V4(ip) => {
@@ -210,8 +210,8 @@ fn display(out: &mut Vec<u8>, value: &dyn std::fmt::Display) {
     let _ = write!(Sink(out), "{value}");
 }
 
-/// iptables prints a text without quotes when it holds only word characters, else with; ours can hold neither a
-/// quote nor a backslash, so nothing is ever escaped.
+/// Appends a text as iptables quotes it: without quotes if it holds only word characters. The text never contains a
+/// quote or a backslash, so nothing is escaped.
 fn quoted(out: &mut Vec<u8>, text: &str) {
     let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if bare {

@@ -1,4 +1,4 @@
-//! Spellings of other iptables versions, and rules that are not ours.
+//! Spellings of other iptables versions, and foreign rules.
 
 use super::parse::parse;
 use super::words::words;
@@ -28,7 +28,7 @@ fn other_spellings_mean_the_same_rule() {
         (" -p udp -m udp --dport :4095 -j DROP", Some(" -p udp -m udp --dport 0:4095 -j DROP")),
         (" -p tcp -m tcp --dport 65520: -j DROP", Some(" -p tcp -m tcp --dport 65520:65535 -j DROP")),
     ] {
-        // `--dport` before its `-m tcp` has nothing to belong to; iptables-save never prints that.
+        // `--dport` before its `-m tcp` does not belong to any match; iptables-save never prints that.
         if let Some(canonical) = canonical {
             assert_eq!(again(Family::V4, Table::Filter, given).as_deref(), Some(canonical), "{given}");
         }

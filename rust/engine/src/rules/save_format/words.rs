@@ -1,4 +1,4 @@
-//! The words of a line, as `iptables-restore` separates them.
+//! Splits a line into words as `iptables-restore` does.
 
 /// Splits a line into words as iptables-restore does: blanks separate, double quotes group, a backslash escapes inside
 /// quotes. `None` for an unbalanced quote.

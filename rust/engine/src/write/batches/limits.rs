@@ -1,31 +1,31 @@
-//! Sizes at which a write is cut into batches.
+//! Sizes at which a write is split into batches.
 
-/// Sizes of batches, by content.
+/// Maximum sizes of batches, by content.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Up to this many chains a table's part stays one block whatever the strategy.
+    /// Up to this many chains a table is written as one block, whatever the strategy…
     pub(super) small: usize,
-    /// …nor may its Service chains have more rules than this: each may name another endpoint's chain.
+    /// …if its Service chains have at most this many rules: each may name another endpoint's chain.
     pub(super) small_targets: usize,
-    /// Endpoint chains a block. They name only themselves and KUBE-MARK-MASQ, in order, so a block may be large.
+    /// Endpoint chains per block. They name only themselves and KUBE-MARK-MASQ, in order, so a block may be large.
     pub(super) endpoints: usize,
-    /// Service chains a block…
+    /// Service chains per block…
     pub(super) services: usize,
     /// …and fewer where their rules name more chains than usual: Services of many endpoints.
     pub(super) services_names: usize,
-    /// Rules of dispatch trees a block. They name Service chains in no order.
+    /// Rules of dispatch trees per block. They name Service chains in arbitrary order.
     pub(super) parts: usize,
-    /// Deletions a block.
+    /// Deletions per block.
     pub(super) deletions: usize,
-    /// Whether names come in descending order. If not, what packets meet one after the other lies together in the
-    /// kernel's memory, which makes its validation (a walk over all of it) faster by a tenth.
+    /// Whether names are in descending order. Otherwise rules are in the order in which packets traverse them, which
+    /// keeps them adjacent in the kernel's memory and makes its validation (a pass over all of them) faster by a tenth.
     pub(super) by_name: bool,
 }
 
 impl Limits {
-    /// For the nft tool. In one block of 400 the quadratic term is still small (about 10 ms; of rules that name others, a
-    /// twentieth of a second), and every so many chains that stand already, it may be one more: there, a COMMIT costs
-    /// more than a larger block does.
+    /// Returns the limits for the nft tool. In one block of 400 the quadratic term is still small (about 10 ms; for
+    /// rules that name other chains, 50 ms). The limit grows with the number of existing chains, because there a COMMIT
+    /// costs more than a larger block.
     pub(super) const fn of_tool(standing: usize) -> Self {
         Self {
             small: 400 + standing / 150,
@@ -39,9 +39,10 @@ impl Limits {
         }
     }
 
-    /// For the kernel alone. No size costs it more than the sum of its parts, but meanwhile no other process in the namespace
-    /// can change rules (ten thousand take a tenth of a second), and a datagram is held twice (half a kB a rule). Of what
-    /// packets already reach, every transaction validates everything: so what 1,000 Services may need is one.
+    /// The limits for writes over netlink. The kernel's time is linear in the size, but during a transaction no other
+    /// process in the namespace can change rules (ten thousand take a tenth of a second), and a datagram exists twice
+    /// (half a kB per rule). Every transaction validates all reachable rules, so the chains of 1,000 Services fit into
+    /// one.
     pub(super) const NETLINK: Self = Self {
         small: 25_000,
         small_targets: 50_000,

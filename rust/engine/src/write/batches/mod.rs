@@ -1,27 +1,29 @@
-//! [`Changeset`] into `iptables-restore` text.
+//! Orders a [`Changeset`] into `iptables-restore` text and splits it into transactions.
 //!
-//! A table's part is one block: declarations (which create a chain or empty it), rules, hooks, deletions, COMMIT. It
-//! takes effect as a whole, so order inside it is free: what the legacy tool reads fastest. Deletions come last, since
-//! the rules that pointed there must be gone. Tables are independent transactions, filter first (see [`Table`]).
+//! Each table is one block: declarations (which create a chain or empty it), rules, entry jumps, deletions, COMMIT. It
+//! is atomic, so the order inside it is free and chosen for the legacy tool's speed. Deletions come last, because the
+//! rules that reference the chains must be removed first. Tables are independent transactions, filter first (see
+//! [`Table`]).
 //!
-//! **Ordered blocks.** The nft tool is quadratic in the chains that one block names: it keeps the names in a sorted list
-//! and walks it from the front for every command. So a large write of nat is cut into blocks, each a transaction, in an
-//! order that keeps every moment between two of them valid:
+//! **Ordered blocks.** The nft tool takes time quadratic in the chains that one block names: it keeps the names in a
+//! sorted list and scans it from the front for every command. A large write of nat is therefore split into blocks, each
+//! a transaction, in an order that keeps every state between two of them valid:
 //!
-//! 1. what others jump to and nothing else (KUBE-MARK-MASQ, KUBE-POSTROUTING, the canary),
+//! 1. chains that only others jump to (KUBE-MARK-MASQ, KUBE-POSTROUTING, the canary),
 //! 2. endpoint chains: no rule jumps to a new one yet,
-//! 3. Service chains, all of a port's in one block, parts of its balancing chains first: what they jump to exists, and a
-//!    part never meets a chain that knew it with other endpoints, or none,
-//! 4. parts of dispatch trees, children before parents: any mix of old and new ones is right (see `tree`),
-//! 5. dispatch chains and hooks: from here on traffic finds the new Services, and takes the new way to the old ones,
+//! 3. Service chains, all chains of a port in one block, those of its balancing tree first: their targets exist, and a
+//!    tree chain is never combined with a root for other endpoints,
+//! 4. chains of dispatch trees, children before parents: any mix of old and new ones is correct (see `tree`),
+//! 5. dispatch chains and entry jumps: from here on traffic reaches the new Services, and uses the new layout,
 //! 6. stale chains that foreign rules reference: only emptied,
-//! 7. deletions: nothing points there any more.
+//! 7. deletions: no rule references these chains any more.
 //!
-//! Inside a block names come in descending order, each declaration next to its rules: then every look-up ends at the
-//! list's head. The kernel has no such list, so over netlink blocks are larger. Sizes are measured: every COMMIT costs the kernel a walk over all chains of the table (40 ms at
-//! 150,000) and, with a rule in it, over all rules that packets can reach, to validate them (ten times that), so few
-//! blocks; Service chains name their endpoints in no order, so small ones. Blocks of 300 to 600 of them cost the least,
-//! however much stands in the table; 1,200 cost twice that, 2,400 seven times.
+//! Inside a block names are in descending order, each declaration next to its rules, so that every look-up ends at the
+//! head of the list. The kernel has no such list, so over netlink blocks are larger. The sizes were measured: every
+//! COMMIT costs the kernel a pass over all chains of the table (40 ms at 150,000) and, if it contains a rule, over all
+//! reachable rules to validate them (ten times that), which favours few blocks. Service chains name their endpoints in
+//! arbitrary order, which favours small ones. Blocks of 300 to 600 Service chains cost the least at any table size;
+//! 1,200 cost twice as much, 2,400 seven times.
 
 mod dispatch_order;
 mod limits;
@@ -38,8 +40,8 @@ use crate::write::batches::ordered::ordered_blocks;
 use crate::write::changeset::{Changeset, TableChanges};
 use crate::write::restore_text::{RestoreText, Strategy};
 
-/// Puts a changeset into text, which is empty when there is nothing to write. `standing` is the number of our chains in
-/// the kernel.
+/// Serialises a changeset as text, which is empty when there is nothing to write. `standing` is the number of ferrule's
+/// chains in the kernel.
 pub(crate) fn restore_text(changeset: Changeset<'_>, strategy: WriteStrategy, standing: usize) -> RestoreText {
     let limits = match strategy {
         WriteStrategy::Netlink => Limits::NETLINK,
@@ -107,7 +109,7 @@ fn one_block(table: Table, mut part: TableChanges, strategy: WriteStrategy, text
             out.lines(table, part_of_tree.rules.clone(), part_of_tree.count);
         }
         for mut chain in part.dispatch {
-            // The order is the strategy's, not the write's size's: same state, same rules.
+            // The order depends on the strategy, not on the size of the write: the same state yields the same rules.
             if !legacy {
                 by_target(&mut chain.rules);
             }
@@ -120,10 +122,10 @@ fn one_block(table: Table, mut part: TableChanges, strategy: WriteStrategy, text
     });
 }
 
-/// Position among declarations and rules of a block for the legacy tool. It keeps chains in a list in order of names,
-/// which it walks every few hundred new ones: names that come in that order lie in memory as they lie in the list. And
-/// it keeps all names in 512 lists, the latest first, one of which it walks for each rule's target: the target of half
-/// of all rules is declared last.
+/// Returns the position among declarations and rules of a block for the legacy tool. The tool keeps chains in a list
+/// sorted by name and scans it for every few hundred new ones: sorted names make the list sequential in memory. It also
+/// keeps all names in 512 hash lists, the latest first, and scans one of them for each rule's target: the target of
+/// half of all rules is therefore declared last.
 fn legacy_order(id: ChainId) -> (bool, [u8; NAME_LIMIT]) {
     (id == ChainId::Fixed(FixedChain::MarkMasq), id.name_key())
 }

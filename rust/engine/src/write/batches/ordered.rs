@@ -1,4 +1,4 @@
-//! Cuts a large write into transactions, in an order that keeps every moment between two of them valid.
+//! Splits a large write into transactions, in an order that keeps every state between two of them valid.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use crate::write::batches::limits::Limits;
 use crate::write::changeset::{TableChanges, WrittenChain, WrittenDispatchChain, WrittenTreeChain};
 use crate::write::restore_text::RestoreText;
 
-/// Writes a table as several transactions, in the order that the folder's documentation gives.
+/// Writes a table as several transactions, in the order that the parent module documents.
 pub(super) fn ordered_blocks(table: Table, changes: TableChanges, limits: Limits, text: &mut RestoreText) {
     let (mut first, mut endpoints, mut services) = (Vec::new(), Vec::new(), Vec::new());
     for chain in changes.chains {
@@ -116,11 +116,11 @@ fn deletion_blocks(table: Table, mut deletions: Vec<ChainId>, limits: Limits, te
     }
 }
 
-/// Position in the order of who jumps to whom: endpoint chains to none, the firewall chain through all others.
+/// Returns the position in the jump order: endpoint chains jump to none, the firewall chain reaches all others.
 const fn jumping_order(id: ChainId) -> u8 {
     match id {
         ChainId::Fixed(_) => 0,
-        // Levels are five bits: deeper parts come earlier.
+        // Levels are five bits: chains at a deeper level come earlier.
         ChainId::Balance(part) => 33 - ChainId::balance_level(part),
         ChainId::Dispatch(..) => 38,
         ChainId::Hashed(prefix, _) => match prefix {
@@ -133,7 +133,8 @@ const fn jumping_order(id: ChainId) -> u8 {
     }
 }
 
-/// Cut Service chains into blocks by what they name, never between two of one port (which arrive side by side).
+/// Splits Service chains into blocks by the chains they name, never between two chains of one port (which are
+/// adjacent).
 fn port_blocks(chains: &mut [WrittenChain], limits: Limits) -> impl Iterator<Item = &mut [WrittenChain]> {
     let (mut size, mut names) = (0, 0);
     chains.chunk_by_mut(move |one, next| {
@@ -146,7 +147,7 @@ fn port_blocks(chains: &mut [WrittenChain], limits: Limits) -> impl Iterator<Ite
     })
 }
 
-/// Cut parts of trees into blocks by the rules in them.
+/// Splits tree chains into blocks by the number of their rules.
 fn part_blocks(parts: &[WrittenTreeChain], limits: Limits) -> Vec<&[WrittenTreeChain]> {
     let mut blocks = Vec::new();
     let (mut start, mut rules) = (0, 0);

@@ -1,4 +1,4 @@
-//! The order and the cuts of what is written.
+//! The order and the batches of a write.
 
 use super::*;
 use crate::model::address::Family;
@@ -90,7 +90,7 @@ fn a_small_write_is_one_block_and_strategies_say_the_same() {
     let blocks =
         |ports, standing| restore_text(cluster(&digester, ports), WriteStrategy::OrderedBlocks, standing).blocks();
     assert_eq!((blocks(20, 0), blocks(400, 0), blocks(400, 150_000), blocks(500, 150_000)), (1, 5, 1, 5));
-    // Few chains, but they name many.
+    // Few chains that name many others.
     let many_endpoints = |ports| {
         let mut changeset = Changeset::new(Family::V4, &digester);
         for n in 0..ports {

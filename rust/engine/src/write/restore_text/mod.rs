@@ -1,8 +1,8 @@
 //! Lazily serialised restore payload: steps that refer to the rules where they were rendered.
 //!
 //! A full plan of a large cluster is tens of megabytes of rules. They exist once, in the buffers of [`Changeset`]; this
-//! holds the order in which they, the declarations and the deletions follow each other. [`RestoreText::pieces`] gives
-//! the text a MiB at a time and frees everything with the last one.
+//! type holds the order of the rules, the declarations and the deletions. [`RestoreText::pieces`] yields the text in
+//! pieces of one MiB and frees everything with the last one.
 //!
 //! [`Changeset`]: crate::write::changeset::Changeset
 
@@ -16,16 +16,16 @@ use crate::rules::entry_jumps::FIREWALL;
 
 pub use summary::{Phase, Strategy};
 
-/// Bytes of a piece, or a line more. Where a transaction ends, so does a piece, if half as many bytes went before since
-/// that was so last.
+/// The size of a piece in bytes, exceeded by at most a line. A piece also ends with a transaction once it holds half as
+/// many bytes.
 const PIECE: usize = 1 << 20;
 
-/// What comes next.
+/// One step of the text.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Begin(Table),
     Declare(ChainId),
-    /// kubelet's chain, which is not ours to name.
+    /// Declares KUBE-FIREWALL, kubelet's chain.
     DeclareFirewall,
     /// Lines of a table's buffer.
     Lines {
@@ -37,7 +37,7 @@ enum Step {
     Commit,
 }
 
-/// One step, for a consumer that does not want text.
+/// One step, for a consumer that does not use text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Command<'a> {
     Begin(Table),
@@ -56,19 +56,19 @@ pub struct RestoreText {
     steps: Vec<Step>,
     len: usize,
     phases: Vec<Phase>,
-    /// How it is cut.
+    /// How the text is split.
     pub strategy: Strategy,
 }
 
 impl RestoreText {
-    /// Over buffers that are complete, with room for so many steps.
+    /// Creates an empty text over complete buffers, with capacity for a number of steps.
     pub(crate) fn over(buffers: [Vec<u8>; 3], steps: usize) -> Self {
         Self { buffers, steps: Vec::with_capacity(steps), ..Self::default() }
     }
 
     // ---------------------------------------------------------------- writing
 
-    /// One transaction.
+    /// Writes one transaction.
     pub(crate) fn block(&mut self, table: Table, name: &'static str, write: impl FnOnce(&mut Self)) {
         if self.phases.last().is_none_or(|p| (p.table, p.name) != (table, name)) {
             self.phases.push(Phase { table, name, blocks: 0, chains: 0, rules: 0, bytes: 0 });
@@ -84,28 +84,28 @@ impl RestoreText {
         });
     }
 
-    /// Create a chain or empty it.
+    /// Declares a chain, which creates or empties it.
     pub(crate) fn declare(&mut self, id: ChainId) {
         self.push(Step::Declare(id));
         self.count(|phase| phase.chains += 1);
     }
 
-    /// Create KUBE-FIREWALL.
+    /// Declares KUBE-FIREWALL.
     pub(crate) fn declare_firewall(&mut self) {
         self.push(Step::DeclareFirewall);
     }
 
-    /// The chain was declared in the same block, so deleting one that is already gone is no error.
+    /// Deletes a chain. It was declared in the same block, so deleting a chain that no longer exists is not an error.
     pub(crate) fn delete(&mut self, id: ChainId) {
         self.push(Step::Delete(id));
     }
 
-    /// `count` rules from a table's buffer.
+    /// Appends `count` rules from a table's buffer.
     pub(crate) fn lines(&mut self, table: Table, range: Range<usize>, count: usize) {
         self.count(|phase| phase.rules += count);
         let Range { mut start, end } = range;
         if let Some(Step::Lines { start: from, len, table: of }) = self.steps.last_mut() {
-            // Neighbours in the buffer are one step: a whole table in one block is a handful.
+            // Adjacent lines of the buffer are one step: a whole table in one block needs a handful.
             let more = u32::try_from(end - start).ok().and_then(|more| len.checked_add(more));
             if let (true, Some(sum)) = (*of == table && *from + *len as usize == start, more) {
                 *len = sum;
@@ -140,31 +140,31 @@ impl RestoreText {
 
     // ---------------------------------------------------------------- reading
 
-    /// Bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Nothing to write.
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Transactions.
+    /// Returns the number of transactions.
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.phases.iter().map(|phase| phase.blocks).sum()
     }
 
-    /// What it consists of, in order.
+    /// Returns a summary of the content, in order.
     #[must_use]
     pub fn phases(&self) -> &[Phase] {
         &self.phases
     }
 
-    /// All of it at once.
+    /// Returns the whole text.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len);
@@ -173,8 +173,8 @@ impl RestoreText {
         out
     }
 
-    /// What it says, one by one, from the step with this index on; the first is [`Command::Begin`] where the step
-    /// before was a [`Command::Commit`].
+    /// Returns the commands from the step with this index on. The first is [`Command::Begin`] where the previous step
+    /// is a [`Command::Commit`].
     pub(crate) fn commands(&self, from: usize) -> impl Iterator<Item = Command<'_>> {
         self.steps[from..].iter().map(|step| match *step {
             Step::Begin(table) => Command::Begin(table),
@@ -188,14 +188,14 @@ impl RestoreText {
         })
     }
 
-    /// A MiB at a time, or less where a transaction ends.
+    /// Returns an iterator over pieces of one MiB, or less where a transaction ends.
     #[must_use]
     pub fn pieces(self) -> Pieces {
         Pieces { text: self, place: Place::default(), open: 0 }
     }
 
-    /// Append from a place on until `out` holds so many bytes, the least of the range where a transaction ends then, or
-    /// until there is no more.
+    /// Appends text from a position until `out` holds as many bytes as `bytes` allows: the lower bound where a
+    /// transaction ends there, the upper bound otherwise, or until the text ends.
     fn read(&self, place: &mut Place, bytes: Range<usize>, out: &mut Vec<u8>) {
         let limit = bytes.end;
         while let Some(step) = self.steps.get(place.step).filter(|_| out.len() < limit) {
@@ -250,7 +250,7 @@ impl fmt::Debug for RestoreText {
     }
 }
 
-/// The same text, however it came about.
+/// Compares the text, not the steps that produce it.
 impl PartialEq for RestoreText {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.to_vec() == other.to_vec()
@@ -262,7 +262,7 @@ impl Eq for RestoreText {}
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     step: usize,
-    /// Bytes of it that were read.
+    /// Bytes of the step that were read.
     within: usize,
 }
 
@@ -271,7 +271,7 @@ struct Place {
 pub struct Pieces {
     text: RestoreText,
     place: Place,
-    /// Bytes since a piece ended with a transaction.
+    /// Bytes since a piece last ended with a transaction.
     open: usize,
 }
 

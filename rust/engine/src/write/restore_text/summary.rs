@@ -1,4 +1,4 @@
-//! What a restore text consists of, and why it is cut as it is.
+//! Summarises the content of a restore text, and why it is split as it is.
 
 use std::fmt;
 
@@ -7,37 +7,37 @@ use crate::model::names::Table;
 /// The content of consecutive blocks of one kind, for logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
-    /// Table.
+    /// The table.
     pub table: Table,
-    /// Which part of the write.
+    /// The kind of content.
     pub name: &'static str,
-    /// Transactions.
+    /// Number of transactions.
     pub blocks: usize,
-    /// Chains declared, those to be deleted included.
+    /// Number of chains declared, including those to be deleted.
     pub chains: usize,
-    /// Rules, hooks included.
+    /// Number of rules, including entry jumps.
     pub rules: usize,
-    /// Bytes of text.
+    /// Size of the text in bytes.
     pub bytes: usize,
 }
 
-/// Why a text is cut as it is.
+/// Why a text is split as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// One block a table: so few chains that cutting gains nothing.
+    /// One block per table: so few chains that splitting gains nothing.
     #[default]
     Small,
-    /// One block a table: the tool swaps the whole table at every COMMIT.
+    /// One block per table: the tool replaces the whole table at every COMMIT.
     WholeTable,
-    /// Several blocks in a table that names so many chains.
+    /// Several blocks, for a table with many names.
     Ordered {
-        /// Where.
+        /// The table that is split.
         table: Table,
-        /// Chains written, deleted, or jumped to from elsewhere.
+        /// Number of chains written, deleted, or referenced from other chains.
         names: usize,
-        /// With more than this, it is cut.
+        /// The number of names above which the table is split.
         limit: usize,
-        /// For the kernel alone, where only others' waiting is the reason.
+        /// Whether the text is written over netlink, where only the waiting of other processes is the reason.
         netlink: bool,
     },
 }

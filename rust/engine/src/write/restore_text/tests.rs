@@ -1,4 +1,4 @@
-//! Pieces against the whole text.
+//! Compares the pieces with the whole text.
 
 use super::*;
 use crate::model::names::FixedChain;
