@@ -1,6 +1,6 @@
 //! What the kernel's rules were seen to be: text, or a reader that has asked over netlink.
 
-use ferrule_engine::nft::{ReadError, Reader, Step};
+use ferrule_engine::nft::{ReadError, ReadStep, Reader};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -30,9 +30,9 @@ impl RuleReader {
         let reader = &mut self.0;
         let step = if datagram.len() < LARGE { reader.feed(datagram) } else { py.detach(|| reader.feed(datagram)) };
         match step {
-            Ok(Step::Wait) => Ok(None),
-            Ok(Step::Ask(request)) => Ok(Some(PyBytes::new(py, &request))),
-            Ok(Step::Done) => Ok(Some(PyBytes::new(py, b""))),
+            Ok(ReadStep::Wait) => Ok(None),
+            Ok(ReadStep::Ask(request)) => Ok(Some(PyBytes::new(py, &request))),
+            Ok(ReadStep::Done) => Ok(Some(PyBytes::new(py, b""))),
             Err(error @ ReadError::Changed) => Err(RulesChanged::new_err(error.to_string())),
             Err(error @ ReadError::NotUnderstood(_)) => Err(NotUnderstood::new_err(error.to_string())),
             Err(error @ ReadError::Refused(errno)) => Err(PyOSError::new_err((errno, error.to_string()))),

@@ -43,7 +43,7 @@ pub(crate) struct Header {
     pub(crate) sequence: u32,
 }
 
-/// Returns the next message as header and body, or `None` if it is cut short.
+/// Returns the next message as header and body, or `None` if it is truncated.
 pub(crate) fn message<'a>(data: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     let header = data.first_chunk::<HEADER>()?;
     let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -134,7 +134,8 @@ pub(crate) fn nest(kind: u16, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)
     out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
 }
 
-/// Iterates over attributes as `(type, value)`, flags removed from the type. Yields `None` and ends where one is cut short.
+/// Iterates over attributes as `(type, value)`, flags removed from the type. Yields `None` and ends where one is
+/// truncated.
 pub(crate) fn attributes(mut data: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
     std::iter::from_fn(move || {
         if data.is_empty() {

@@ -1,6 +1,6 @@
-//! Netlink messages as bytes. Linux UAPI only; sockets belong to the caller.
+//! Encodes and decodes netlink messages. Linux UAPI only; sockets belong to the caller.
 //!
-//! [`framing`] knows messages and attributes, for requests and for answers. The other modules know one subsystem each.
+//! [`framing`] handles messages and attributes of requests and responses. Each other module handles one subsystem.
 
 pub mod addresses;
 pub mod conntrack;

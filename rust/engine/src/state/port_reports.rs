@@ -17,12 +17,12 @@ impl Ports {
         let (mut addresses, mut node_ports) = (HashMap::new(), HashMap::new());
         for name in &self.udp {
             let Some(state) = self.states.get(name) else { continue };
-            let Some(target) = &state.target else { continue };
+            let Some(serving) = &state.serving else { continue };
             for (claim, _) in claims_of(self.family, &state.service, state.port()) {
                 match claim {
                     _ if !self.claims.owns(claim, name) => {}
-                    Claim::Address(ip, _, port) => _ = addresses.insert(SocketAddr::new(ip, port), target.clone()),
-                    Claim::NodePort(_, port) => _ = node_ports.insert(port, target.clone()),
+                    Claim::Address(ip, _, port) => _ = addresses.insert(SocketAddr::new(ip, port), serving.clone()),
+                    Claim::NodePort(_, port) => _ = node_ports.insert(port, serving.clone()),
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::input::service::{Service, ServicePort};
 use crate::model::candidates::Candidate;
 use crate::model::names::ChainId;
 use crate::model::topology::Reach;
-use crate::netlink::conntrack::Target;
+use crate::netlink::conntrack::ServingEndpoints;
 use crate::rules::dispatch_tree::chains::DispatchRule;
 
 /// The state kept for a service port between plans: not its rules, only their names, digests and counts.
@@ -23,7 +23,7 @@ pub(super) struct PortState {
     pub(super) chains: Box<[ChainId]>,
     pub(super) dispatch_rules: Box<[DispatchRule]>,
     /// For a UDP port: the endpoints that may answer its flows.
-    pub(super) target: Option<Arc<Target>>,
+    pub(super) serving: Option<Arc<ServingEndpoints>>,
     pub(super) tally: Tally,
 }
 
@@ -60,23 +60,23 @@ impl PortState {
             chains: Box::default(),
             dispatch_rules: Box::default(),
             tally: Tally::default(),
-            target: None,
+            serving: None,
         }
     }
 
     /// Updates the endpoints that may answer the port's flows. Returns whether they changed.
-    pub(super) fn retarget(&mut self, candidates: &[Candidate<'_>]) -> bool {
+    pub(super) fn update_serving(&mut self, candidates: &[Candidate<'_>]) -> bool {
         // publishNotReadyAddresses produces endpoints that are ready but not serving: rules lead there, so replies may
         // come from them.
         let able = candidates.iter().filter(|c| c.endpoint.state.serving || c.endpoint.state.ready);
         let serving: Vec<SocketAddr> = able.map(Candidate::address).collect();
-        if let Some(before) = &self.target {
+        if let Some(before) = &self.serving {
             if before.serving() == serving {
                 return false;
             }
             before.retire();
         }
-        self.target = Some(Arc::new(Target::new(serving)));
+        self.serving = Some(Arc::new(ServingEndpoints::new(serving)));
         true
     }
 

@@ -177,8 +177,8 @@ impl Ports {
         if self.udp.remove(name) {
             self.udp_changed = true;
         }
-        if let Some(target) = &state.target {
-            target.retire();
+        if let Some(serving) = &state.serving {
+            serving.retire();
         }
         self.remove_claims(name, &state.service, state.index, touched);
         self.endpoints -= state.endpoints;

@@ -64,7 +64,7 @@ impl Ports {
         let candidates = candidates::of_port(store.slices_of(&state.key), self.family, &port.name, port.protocol);
         let (reach, picks) = choose(&candidates, view.policies, facts.zone.as_deref());
         if port.protocol == Protocol::Udp {
-            self.udp_changed |= state.retarget(&candidates);
+            self.udp_changed |= state.update_serving(&candidates);
         }
 
         let mut sink = PlanSink {

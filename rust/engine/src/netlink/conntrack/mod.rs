@@ -1,18 +1,18 @@
-//! Which tracked UDP flows go nowhere any more.
+//! Finds stale conntrack entries of UDP flows.
 //!
-//! The kernel asks the rules only for a flow's first packet. A TCP client notices a dead backend and connects anew; a
-//! UDP client that keeps its port (a resolver, a statsd sender) keeps its entry alive and talks to a Pod that is gone,
-//! or to the bare Service address if it started before there were endpoints. Such entries must be deleted.
+//! The kernel evaluates the rules only for a flow's first packet. A TCP client notices a dead backend and reconnects. A
+//! UDP client that keeps its port (a resolver, a statsd sender) keeps its entry alive and sends to a deleted Pod, or to
+//! the untranslated Service address if it started before there were endpoints. Such entries must be deleted.
 //!
-//! Stale is a UDP flow to a Service's address whose replies do not come from an endpoint that serves now, whatever
-//! policy or topology say: those decide about new flows. So is a translated flow to an address that belonged to a
-//! Service in the view before. A node port without a serving endpoint loses its translated flows only: no rule claims
-//! the port then, and a program on the node may answer there itself. Everything else is left alone: other protocols,
-//! other destinations, flows that merely pass through us to a node port's number somewhere else.
+//! A UDP flow to a Service address is stale if its replies do not come from an endpoint that serves now, whatever
+//! policy or topology say: those decide about new flows. A translated flow to an address that belonged to a Service in
+//! the previous view is stale, too. A node port without a serving endpoint loses only its translated flows: no rule
+//! claims the port then, and a program on the node may answer there itself. All other flows stay: other protocols,
+//! other destinations, forwarded flows to a node port's number on another host.
 //!
-//! [`View`] is a snapshot that needs no engine, so dumps are judged while the next sync runs. What that sync is about
-//! to change is not judged by an older view ([`Target::retire`]): else it would cut flows to endpoints it has never
-//! heard of.
+//! [`View`] is a snapshot that does not need the engine, so dumps are judged while the next sync runs. An older view
+//! does not judge flows of ports whose endpoints that sync changes ([`ServingEndpoints::retire`]): it would delete flows to
+//! endpoints that it does not know.
 
 mod wire;
 
@@ -25,20 +25,20 @@ use hashbrown::{HashMap, HashSet};
 use crate::model::address::Family;
 use crate::model::names::Protocol;
 use crate::rules::ruleset::{NodeFacts, NodePortsOn};
-use wire::{Flow, Message, delete_request, messages};
+use wire::{Flow, FlowMessage, delete_request, messages};
 
 const UDP: u8 = Protocol::Udp.number();
 
-/// Where a UDP service port's flows may be answered from.
+/// The endpoints that may answer the flows of a UDP service port.
 #[derive(Debug, Default)]
-pub(crate) struct Target {
+pub(crate) struct ServingEndpoints {
     /// Every serving endpoint, sorted.
     serving: Box<[SocketAddr]>,
-    /// A newer plan has other endpoints.
+    /// Whether a newer plan has other endpoints.
     retired: AtomicBool,
 }
 
-impl Target {
+impl ServingEndpoints {
     /// `serving` must be sorted.
     pub(crate) fn new(serving: Vec<SocketAddr>) -> Self {
         Self { serving: serving.into(), retired: AtomicBool::new(false) }
@@ -48,7 +48,7 @@ impl Target {
         &self.serving
     }
 
-    /// Endpoints change with the plan being made: views made before it must not judge these flows any more.
+    /// Marks the endpoints as replaced by the plan in progress: older views must not judge these flows any more.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }
@@ -64,16 +64,17 @@ impl Target {
     }
 }
 
-/// This node's own addresses, as far as node ports answer on them.
+/// This node's own addresses on which node ports answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeAddresses {
     pub(crate) ips: HashSet<IpAddr>,
-    /// All of 127.0.0.0/8 too.
+    /// Whether all of 127.0.0.0/8 is included.
     pub(crate) loopback: bool,
 }
 
 impl NodeAddresses {
-    /// Where node ports answer: `-m addrtype --dst-type LOCAL` and its exceptions, or the listed addresses.
+    /// Returns the addresses on which node ports answer: `-m addrtype --dst-type LOCAL` and its exceptions, or the
+    /// listed addresses.
     pub(crate) fn of(family: Family, facts: &NodeFacts, local_addresses: &[IpAddr]) -> Self {
         let ips: HashSet<IpAddr> = match &facts.node_ports_on {
             NodePortsOn::Only(ips) => ips.iter().copied().collect(),
@@ -90,38 +91,39 @@ impl NodeAddresses {
     }
 }
 
-type Addresses = HashMap<SocketAddr, Arc<Target>>;
-type NodePorts = HashMap<u16, Arc<Target>>;
+type Addresses = HashMap<SocketAddr, Arc<ServingEndpoints>>;
+type NodePorts = HashMap<u16, Arc<ServingEndpoints>>;
 
-/// The UDP frontends of one family as of a plan that the kernel has confirmed. Immutable.
+/// The UDP frontends of one family, as of a plan that the kernel confirmed. Immutable.
 #[derive(Clone, Debug)]
 pub struct View {
     family: Family,
-    /// Cluster, load-balancer and external IPs with their port.
+    /// Cluster, load-balancer and external IPs with their ports.
     addresses: Addresses,
-    /// Those without a serving endpoint too: their endpoints may have gone while this program was down.
+    /// Node ports, also those without a serving endpoint: their endpoints may have been removed while this program was
+    /// down.
     node_ports: NodePorts,
     node: NodeAddresses,
-    /// Frontends of the views before that nobody has cleaned up after.
+    /// Frontends of earlier views whose flows were not cleaned up yet.
     former_addresses: HashSet<SocketAddr>,
     former_node_ports: HashSet<u16>,
 }
 
-/// What one datagram of a dump held.
+/// The stale flows in one datagram of a dump.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StaleFlows {
-    /// Delete requests, one after the other, to be sent as one datagram. Only the last one asks for an answer;
-    /// the others answer if they fail.
+    /// Delete requests, concatenated, to be sent as one datagram. Only the last one requests an acknowledgement; the
+    /// others respond only if they fail.
     pub deletes: Vec<u8>,
-    /// How many requests that is.
+    /// Number of delete requests.
     pub count: u32,
-    /// Entries looked at.
+    /// Number of entries examined.
     pub seen: u32,
-    /// The dump ends here.
+    /// Whether the dump ends here.
     pub done: bool,
-    /// Entries moved while the kernel walked them: some may be missing from the dump.
+    /// Whether entries moved during the dump, so that some may be missing.
     pub interrupted: bool,
-    /// The kernel refused the dump: errno.
+    /// The errno with which the kernel refused the dump.
     pub error: Option<i32>,
 }
 
@@ -137,15 +139,15 @@ impl View {
         }
     }
 
-    /// The same frontends, each with the same endpoints.
+    /// Returns whether both views have the same frontends with the same endpoints.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
-        // Node addresses count only where there is a node port to be reached on them.
+        // Node addresses matter only if there is a node port.
         (self.node == other.node || self.node_ports.is_empty())
             && same(&self.addresses, &other.addresses)
             && same(&self.node_ports, &other.node_ports)
     }
 
-    /// This view, doing the work of an older one that was never carried out (to its end), too.
+    /// Returns this view, extended by the work of an older view that was not carried out completely.
     #[must_use]
     pub fn inheriting(&self, older: &Self) -> Self {
         let mut both = self.clone();
@@ -156,7 +158,7 @@ impl View {
         both
     }
 
-    /// Frontends of an earlier view; those that are still there are no former ones.
+    /// Adds frontends of an earlier view, except those that still exist.
     fn add_former<'a>(
         &mut self,
         addresses: impl Iterator<Item = &'a SocketAddr>,
@@ -166,26 +168,26 @@ impl View {
         self.former_node_ports.extend(node_ports.filter(|p| !self.node_ports.contains_key(*p)));
     }
 
-    /// The family of its flows.
+    /// Returns the family of the flows.
     #[must_use]
     pub const fn family(&self) -> Family {
         self.family
     }
 
-    /// Frontends, present and former ones. With none, no flow can be stale.
+    /// Returns the number of present and former frontends. Without any, no flow can be stale.
     #[must_use]
     pub fn frontends(&self) -> usize {
         self.addresses.len() + self.node_ports.len() + self.former_addresses.len() + self.former_node_ports.len()
     }
 
-    /// Returns the request for a dump that [`View::stale`] judges. A kernel that cannot filter may refuse a `filtered`
-    /// one with EINVAL or EOPNOTSUPP; the other one then shows flows of all protocols.
+    /// Returns the request for a dump that [`View::stale`] evaluates. A kernel that does not support filters may refuse
+    /// a `filtered` one with EINVAL or EOPNOTSUPP; the other one dumps flows of all protocols.
     #[must_use]
     pub fn dump_request(&self, filtered: bool) -> Vec<u8> {
         wire::dump_request(self.family, filtered.then_some(UDP))
     }
 
-    /// Judge one datagram of a conntrack dump. Any bytes will do: what cannot be read is not stale.
+    /// Finds the stale flows in one datagram of a conntrack dump. Accepts any bytes: an unreadable entry is not stale.
     #[must_use]
     pub fn stale(&self, dump: &[u8]) -> StaleFlows {
         let mut found = StaleFlows::default();
@@ -193,7 +195,7 @@ impl View {
         for (message, interrupted) in messages(dump) {
             found.interrupted |= interrupted;
             match message {
-                Message::Entry(flow) => {
+                FlowMessage::Entry(flow) => {
                     found.seen += 1;
                     if let Some(flow) = flow.filter(|flow| self.is_stale(flow)) {
                         found.count += 1;
@@ -201,11 +203,11 @@ impl View {
                         delete_request(&flow, found.count, &mut found.deletes);
                     }
                 }
-                Message::Done(errno) => {
+                FlowMessage::Done(errno) => {
                     found.done = true;
                     found.error = errno;
                 }
-                Message::Other => {}
+                FlowMessage::Other => {}
             }
         }
         if found.count > 0 {
@@ -216,8 +218,8 @@ impl View {
 
     fn is_stale(&self, flow: &Flow) -> bool {
         let translated = flow.destination != flow.replies_from;
-        // In another zone, a flow that nobody translated is another program's bookkeeping (Open vSwitch keeps one
-        // entry a zone for every packet that passes).
+        // An untranslated flow in another zone belongs to another program (Open vSwitch keeps one entry per zone for
+        // every packet that passes).
         if flow.protocol != UDP
             || Family::of(flow.destination.ip()) != self.family
             || (flow.in_other_zone() && !translated)
@@ -240,7 +242,7 @@ impl View {
     }
 }
 
-fn same<K: Eq + std::hash::Hash>(a: &HashMap<K, Arc<Target>>, b: &HashMap<K, Arc<Target>>) -> bool {
+fn same<K: Eq + std::hash::Hash>(a: &HashMap<K, Arc<ServingEndpoints>>, b: &HashMap<K, Arc<ServingEndpoints>>) -> bool {
     a.len() == b.len() && a.iter().all(|(key, target)| b.get(key).is_some_and(|other| Arc::ptr_eq(target, other)))
 }
 
@@ -251,18 +253,18 @@ pub(crate) struct Latest {
 }
 
 impl Latest {
-    /// The node's addresses in it.
+    /// Returns the node's addresses in the latest view.
     pub(crate) fn node(&self) -> Option<&NodeAddresses> {
         self.view.as_ref().map(|view| &view.node)
     }
 
-    /// Take a new view for the latest; `None` when it would find nothing that the one before does not.
+    /// Replaces the latest view. Returns `None` if the new view finds nothing that the previous one does not.
     pub(crate) fn renew(&mut self, mut view: View) -> Option<Arc<View>> {
         if let Some(before) = &self.view {
             if view.agrees_with(before) {
                 return None;
             }
-            // What went away earlier is the business of the view before; see `inheriting`.
+            // Frontends removed earlier are handled by the previous view; see `inheriting`.
             view.add_former(before.addresses.keys(), before.node_ports.keys());
         }
         let view = Arc::new(view);

@@ -1,12 +1,12 @@
-//! Recorded dumps, single decisions, and any bytes at all.
+//! Recorded dumps, single decisions, and arbitrary bytes.
 
 use proptest::prelude::*;
 
-use super::wire::{Flow, Message, delete_request, messages};
+use super::wire::{Flow, FlowMessage, delete_request, messages};
 use super::*;
 
-/// What Linux 6.18 printed for: to the Service and a live endpoint (port 1001), to a dead one (1002), untranslated (1003), TCP
-/// (1004), zone 7 and a dead one (1005), to somewhere else (1006), ICMP.
+/// A dump of Linux 6.18 with these flows: to the Service and a live endpoint (port 1001), to a dead one (1002),
+/// untranslated (1003), TCP (1004), zone 7 and a dead one (1005), to another address (1006), ICMP.
 const RECORDED_V4: &[u8] = include_bytes!("../../../tests/data/conntrack-ipv4.bin");
 /// To the Service and a live endpoint (1001), to a dead one (1002).
 const RECORDED_V6: &[u8] = include_bytes!("../../../tests/data/conntrack-ipv6.bin");
@@ -15,13 +15,17 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn target(endpoints: &[&str]) -> Arc<Target> {
+fn target(endpoints: &[&str]) -> Arc<ServingEndpoints> {
     let mut all: Vec<SocketAddr> = endpoints.iter().map(|e| at(e)).collect();
     all.sort_unstable();
-    Arc::new(Target::new(all))
+    Arc::new(ServingEndpoints::new(all))
 }
 
-fn view(family: Family, addresses: &[(&str, &Arc<Target>)], node_ports: &[(u16, &Arc<Target>)]) -> View {
+fn view(
+    family: Family,
+    addresses: &[(&str, &Arc<ServingEndpoints>)],
+    node_ports: &[(u16, &Arc<ServingEndpoints>)],
+) -> View {
     let node = NodeAddresses { ips: ["192.0.2.1", "fd00::1"].map(|ip| ip.parse().unwrap()).into(), loopback: true };
     View::new(
         family,
@@ -43,7 +47,8 @@ fn flow(destination: &str, replies_from: &str) -> Flow {
     }
 }
 
-/// Source ports of the flows that requests delete, with their sequence numbers and whether they ask for an answer.
+/// Returns the source ports of the flows that requests delete, with their sequence numbers and whether they request an
+/// acknowledgement.
 fn deleted(found: &StaleFlows) -> Vec<(u16, u32, bool)> {
     let mut requests = found.deletes.clone();
     let mut all = Vec::new();
@@ -53,7 +58,7 @@ fn deleted(found: &StaleFlows) -> Vec<(u16, u32, bool)> {
         assert_eq!(rest[4..6], 0x0102u16.to_ne_bytes(), "IPCTNL_MSG_CT_DELETE");
         let flags = u16::from_ne_bytes([rest[6], rest[7]]);
         let sequence = u32::from_ne_bytes(rest[8..12].try_into().unwrap());
-        // Read back as an entry whose reply we make up: the reader wants both directions.
+        // Decoded as an entry with an invented reply, because the reader needs both directions.
         let mut entry = rest[..length].to_vec();
         let original = entry[20..].to_vec();
         let tuple_length = usize::from(u16::from_ne_bytes([original[0], original[1]]));
@@ -63,7 +68,7 @@ fn deleted(found: &StaleFlows) -> Vec<(u16, u32, bool)> {
         entry.extend(reply);
         let whole = u32::try_from(entry.len()).unwrap();
         entry[..4].copy_from_slice(&whole.to_ne_bytes());
-        let Some((Message::Entry(Some(flow)), _)) = messages(&entry).next() else { panic!("{entry:?}") };
+        let Some((FlowMessage::Entry(Some(flow)), _)) = messages(&entry).next() else { panic!("{entry:?}") };
         all.push((flow.source.port(), sequence, flags & 4 != 0));
         rest = &mut rest[length..];
     }
@@ -198,7 +203,10 @@ fn former_frontends_lose_translated_flows_once() {
     assert!(!third.is_stale(&flow("10.96.0.10:53", "10.128.2.1:5353")), "done by the view before");
     assert!(third.inheriting(&second).is_stale(&flow("10.96.0.10:53", "10.128.2.1:5353")), "unless it was not");
     let back = latest.renew(view(Family::V4, &[("10.96.0.10:53", &live)], &[])).unwrap().inheriting(&second);
-    assert!(!back.is_stale(&flow("10.96.0.10:53", "10.128.2.1:5353")), "what is back is no former frontend");
+    assert!(
+        !back.is_stale(&flow("10.96.0.10:53", "10.128.2.1:5353")),
+        "a frontend that exists again is not a former one"
+    );
 }
 
 #[test]
@@ -255,7 +263,7 @@ proptest! {
         bytes.truncate(cut.index(bytes.len()) + 1);
         let live = target(&["10.128.2.1:5353"]);
         let found = view(Family::V4, &[("10.96.0.10:53", &live)], &[]).stale(&bytes);
-        // Every request names the frontend as its destination, whatever became of the dump.
+        // Every request has the frontend as its destination, whatever happened to the dump.
         let frontend = [10u8, 96, 0, 10];
         prop_assert_eq!(deleted(&found).len(), found.count as usize);
         prop_assert!(found.deletes.windows(4).filter(|w| **w == frontend).count() >= found.count as usize);

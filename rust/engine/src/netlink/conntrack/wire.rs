@@ -1,4 +1,4 @@
-//! The few words of ctnetlink that are needed: dump requests, their entries, delete requests. Linux UAPI only.
+//! The subset of ctnetlink in use: dump requests, their entries, delete requests. Linux UAPI only.
 //!
 //! Headers are in host byte order, the values of conntrack attributes in network byte order.
 
@@ -44,13 +44,13 @@ pub(super) struct Flow {
     pub(super) protocol: u8,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
-    /// Where replies come from: the destination, or what it was translated to.
+    /// The source of replies: the destination, or what it was translated to.
     pub(super) replies_from: SocketAddr,
-    /// Of both directions.
+    /// The zone of both directions.
     pub(super) zone: u16,
-    /// Of the original direction alone.
+    /// The zone of the original direction only.
     pub(super) tuple_zone: Option<u16>,
-    /// Tells an entry from a later one with the same addresses.
+    /// Distinguishes an entry from a later one with the same addresses.
     pub(super) id: Option<u32>,
 }
 
@@ -60,30 +60,31 @@ impl Flow {
     }
 }
 
-/// A netlink message as far as a dump's reader cares.
+/// A netlink message of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message {
-    /// `None`: one without ports, or one that cannot be read.
+pub(super) enum FlowMessage {
+    /// An entry; `None` for one without ports, or one that is unreadable.
     Entry(Option<Flow>),
-    /// The end, with the errno of a refusal.
+    /// The end of the dump, with the errno of a refusal.
     Done(Option<i32>),
     Other,
 }
 
-/// The messages of a datagram, each with whether the dump was interrupted; ends at the first that is cut short.
-pub(super) fn messages(mut data: &[u8]) -> impl Iterator<Item = (Message, bool)> {
+/// Iterates over the messages of a datagram, each with whether the dump was interrupted; ends at the first truncated
+/// one.
+pub(super) fn messages(mut data: &[u8]) -> impl Iterator<Item = (FlowMessage, bool)> {
     std::iter::from_fn(move || {
         let (Header { kind, flags, .. }, body) = message(&mut data)?;
         let read = match kind {
-            CT_NEW => Message::Entry(body.get(NFGENMSG..).and_then(flow)),
-            NLMSG_DONE | NLMSG_ERROR => Message::Done(errno(body)),
-            _ => Message::Other,
+            CT_NEW => FlowMessage::Entry(body.get(NFGENMSG..).and_then(flow)),
+            NLMSG_DONE | NLMSG_ERROR => FlowMessage::Done(errno(body)),
+            _ => FlowMessage::Other,
         };
         Some((read, flags & NLM_F_DUMP_INTR != 0))
     })
 }
 
-/// Iterates over attributes in any order; ends at the first that is cut short.
+/// Iterates over attributes in any order; ends at the first truncated one.
 fn complete_attributes(data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     attributes(data).map_while(|attribute| attribute)
 }
@@ -185,8 +186,8 @@ pub(super) fn dump_request(family: Family, only: Option<u8>) -> Vec<u8> {
     out
 }
 
-/// Append a request that deletes exactly this entry. It always carries the original tuple: to the kernel, a delete
-/// without one means the whole table.
+/// Appends a request that deletes exactly this entry. It always contains the original tuple: the kernel interprets a
+/// delete request without one as the whole table.
 pub(super) fn delete_request(flow: &Flow, sequence: u32, out: &mut Vec<u8>) {
     let family = if flow.source.is_ipv4() { AF_INET } else { AF_INET6 };
     request(CT_DELETE, 0, sequence, family, out, |out| {
@@ -219,7 +220,7 @@ pub(super) fn delete_request(flow: &Flow, sequence: u32, out: &mut Vec<u8>) {
     });
 }
 
-/// Make a request answer whether or not it worked.
+/// Sets the flag that requests an acknowledgement on success as well.
 pub(super) fn ask_for_an_answer(request: &mut [u8]) {
     if let Some(flags) = request.get_mut(6..8) {
         flags.copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());

@@ -1,4 +1,4 @@
-//! A request that the kernel refused, in the words of iptables.
+//! Describes a request that the kernel refused in iptables syntax.
 
 use super::decode::rule::decode;
 use super::encode::batch::{DELCHAIN, DELRULE, NLM_F_APPEND};
@@ -7,8 +7,8 @@ use crate::model::address::Family;
 use crate::model::names::Table;
 use crate::netlink::framing::{Header, NFGENMSG, attributes, message};
 
-/// The request with this number in a batch of ours, say `nat: -A KUBE-SVC-… -j KUBE-SEP-…`; `None` for what is no change of
-/// a chain.
+/// Returns the request with this sequence number, for example `nat: -A KUBE-SVC-… -j KUBE-SEP-…`; `None` if it does not
+/// change a chain.
 pub(super) fn describe(family: Family, batch: &[u8], sequence: u32) -> Option<String> {
     let mut rest = batch;
     let mut requests = std::iter::from_fn(|| message(&mut rest));

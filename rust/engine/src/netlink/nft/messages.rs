@@ -1,7 +1,7 @@
-//! `nf_tables` over netlink: what is asked, and answers taken apart. Linux UAPI only.
+//! Encodes `nf_tables` dump requests and decodes their responses. Linux UAPI only.
 //!
-//! Nothing is skipped for being unknown: an attribute nobody knows here may change what a rule means, so [`fields`] gives
-//! `None` then. Numbers of `nf_tables` attributes are in network byte order.
+//! Unknown attributes are never skipped, because they may change the meaning of a rule: [`fields`] returns `None` for
+//! them. Numbers of `nf_tables` attributes are in network byte order.
 
 use crate::model::address::Family;
 use crate::netlink::framing::{
@@ -25,53 +25,53 @@ pub(super) const RULE_TABLE: u16 = 1;
 pub(super) const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
-/// For which protocol an extension was checked when the rule was made; it does nothing to a packet.
+/// The protocol for which an extension was checked; it does not affect packets.
 pub(super) const RULE_COMPAT: u16 = 5;
 const RULE_POSITION: u16 = 6;
 
-/// A chain as far as it matters here.
+/// The relevant attributes of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chain<'a> {
     pub(super) table: &'a [u8],
     pub(super) name: &'a [u8],
-    /// The kernel itself leads packets here.
+    /// Whether it is a base chain.
     pub(super) hooked: bool,
 }
 
-/// A rule, its expressions not yet read.
+/// A rule with undecoded expressions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RawRule<'a> {
     pub(super) table: &'a [u8],
     pub(super) chain: &'a [u8],
     pub(super) expressions: &'a [u8],
-    /// It has an attribute that is unknown here.
+    /// An unknown attribute, if there is one.
     pub(super) more: Option<u16>,
 }
 
-/// What one message says.
+/// The content of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
     Generation(u32),
     Chain(Chain<'a>),
     Rule(RawRule<'a>),
-    /// The end of an answer, with the errno of a refusal.
+    /// The end of a response, with the errno of a refusal.
     Done(Option<i32>),
-    /// None of these, or cut short.
+    /// Another kind of message, or a truncated one.
     Unreadable,
 }
 
-/// One message with what its headers tell.
+/// One message with the fields of its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Envelope<'a> {
     pub(super) sequence: u32,
-    /// The kernel itself says that something changed under the dump.
+    /// Whether the kernel reports that the dump was interrupted by a change.
     pub(super) interrupted: bool,
-    /// The lower half of the rules' generation, where the message has one.
+    /// The lower half of the generation ID, if the message has one.
     pub(super) generation: Option<u16>,
     pub(super) message: Message<'a>,
 }
 
-/// The messages of a datagram; ends after the first that is cut short.
+/// Iterates over the messages of a datagram; ends after the first truncated one.
 pub(super) fn messages(family: Family, mut data: &[u8]) -> impl Iterator<Item = Envelope<'_>> {
     std::iter::from_fn(move || {
         if data.is_empty() {
@@ -109,7 +109,7 @@ fn generation(data: &[u8]) -> Option<u32> {
     be32(fields::<4>(data)?[1])
 }
 
-/// Chains have attributes that mean nothing to who reads rules: counters, policies, names of devices.
+/// Chains have attributes that are irrelevant to their rules: counters, policies, device names.
 fn chain(data: &[u8]) -> Option<Chain<'_>> {
     let (mut table, mut name, mut hooked) = (None, None, false);
     for attribute in attributes(data) {
@@ -139,7 +139,7 @@ fn rule(data: &[u8]) -> Option<RawRule<'_>> {
     Some(RawRule { table: table?, chain: chain?, expressions: expressions.unwrap_or_default(), more })
 }
 
-/// Attributes by type, each at most once and none of a type from `N` on; else `None`.
+/// Returns the attributes by type, each at most once; `None` if there is a type from `N` on.
 pub(super) fn fields<const N: usize>(data: &[u8]) -> Option<[Option<&[u8]>; N]> {
     let mut found = [None; N];
     for attribute in attributes(data) {
@@ -152,12 +152,12 @@ pub(super) fn fields<const N: usize>(data: &[u8]) -> Option<[Option<&[u8]>; N]> 
     Some(found)
 }
 
-/// A number in network byte order.
+/// Decodes a number in network byte order.
 pub(super) fn be32(value: Option<&[u8]>) -> Option<u32> {
     value?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// A text with a NUL at its end and none before.
+/// Decodes a text with a NUL at its end and none before.
 pub(super) fn string(value: &[u8]) -> Option<&[u8]> {
     value.strip_suffix(b"\0").filter(|text| !text.contains(&0))
 }
@@ -169,22 +169,22 @@ pub(super) const fn number(family: Family) -> u8 {
     }
 }
 
-/// Ask for the number that grows with every change of rules.
+/// Returns a request for the generation ID, which changes with every change of rules.
 pub(super) fn ask_generation(sequence: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + NFGENMSG);
     request(GETGEN, 0, sequence, 0, &mut out, |_| {});
     out
 }
 
-/// Ask for the chains of all tables of a family.
+/// Returns a request for the chains of all tables of a family.
 pub(super) fn ask_chains(family: Family, sequence: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + NFGENMSG);
     request(GETCHAIN, NLM_F_DUMP, sequence, number(family), &mut out, |_| {});
     out
 }
 
-/// Ask for the rules of one chain. (The kernel finds a chain by its hash. A dump of a whole table begins to count from
-/// its first rule again for every datagram: thirty seconds where this takes one.)
+/// Returns a request for the rules of one chain. (The kernel finds a chain by its hash. A dump of a whole table counts
+/// from its first rule again for every datagram: thirty seconds instead of one.)
 pub(super) fn ask_rules(family: Family, table: &str, chain: &[u8], sequence: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     request(GETRULE, NLM_F_DUMP, sequence, number(family), &mut out, |out| {

@@ -1,19 +1,18 @@
-//! The nft backend over netlink, without a tool: what the kernel says, turned into observed state ([`Reader`]), and
-//! what it is to do ([`Transactions`]).
+//! The nft backend over netlink: [`Reader`] reads the observed state, [`Transactions`] encodes writes.
 //!
-//! `iptables-nft-save` is quadratic in chains (a minute and more at 30,000 Services); the kernel's answers are not, if the
-//! rules are asked for chain by chain. Here is everything about that conversation but the socket: a [`Reader`] says what
-//! to ask and takes the answers, and any thread may drive it while the engine works.
+//! `iptables-nft-save` takes time quadratic in chains (a minute and more at 30,000 Services). A netlink dump does not,
+//! if rules are requested per chain. This module implements the conversation without the socket: a [`Reader`] returns
+//! requests and takes responses, and any thread may drive it while the engine works.
 //!
 //! ```text
 //! generation? ─► chains? ─► rules of each chain? ─► generation?  ─► the same as at first: read
 //! ```
 //!
-//! A rule in one of our chains that is not known to the last bit is an error, not a difference ([`ReadError::NotUnderstood`]):
-//! a newer iptables may write what we know in a new way, and only its own tools can tell then. Of a rule in somebody
-//! else's chain, where it leads is enough, unless it could be one of our hooks.
+//! A rule in one of ferrule's chains that is not fully understood is an error, not a difference
+//! ([`ReadError::NotUnderstood`]): a newer iptables may use a new form for a known rule, and then only its own tools
+//! can decode it. For a rule in a foreign chain the target is sufficient, unless it could be an entry jump.
 //!
-//! Memory: one chain's rules are digested as they come; what stays is a digest a chain.
+//! Memory: rules are digested as they arrive; one digest per chain is kept.
 
 mod decode;
 mod describe;
@@ -22,7 +21,7 @@ mod messages;
 mod reader;
 mod transactions;
 
-pub use reader::{ReadError, Reader, Step};
+pub use reader::{ReadError, ReadStep, Reader};
 pub use transactions::{NotEncodable, Transaction, Transactions};
 
 #[cfg(test)]

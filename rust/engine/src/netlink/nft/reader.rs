@@ -1,9 +1,9 @@
-//! Reads a family's rules over netlink: which requests to send, and what their answers mean.
+//! Reads a family's rules over netlink: builds the requests and interprets the responses.
 
 use std::fmt;
 
 use super::decode::rule::decode;
-use super::decode::verdicts::{Foreign, leads_to, verdicts};
+use super::decode::verdicts::{RuleEffect, effect_of, verdicts};
 use super::messages::{Chain, Envelope, Message, RawRule, ask_chains, ask_generation, ask_rules, messages};
 use crate::model::address::Family;
 use crate::model::names::{ChainId, Table};
@@ -17,48 +17,48 @@ pub(super) const EAGAIN: i32 = 11;
 
 /// What to do after a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// More of the same answer is to come.
+pub enum ReadStep {
+    /// The response continues in the next datagram.
     Wait,
-    /// Send this.
+    /// Send this request.
     Ask(Vec<u8>),
-    /// Everything was read.
+    /// All rules were read.
     Done,
 }
 
-/// Why reading ended early; the reader has to begin again.
+/// Why a read failed; the caller starts again with [`Reader::begin`].
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ReadError {
-    /// The rules changed meanwhile.
+    /// The rules changed during the read.
     #[error("the rules changed while they were read")]
     Changed,
     /// The kernel refused with this errno.
     #[error("the kernel refused: errno {0}")]
     Refused(i32),
-    /// Something means more than is known here; says where and what.
+    /// The kernel holds something that this reader does not know; says where and what.
     #[error("{0}")]
     NotUnderstood(String),
 }
 
-/// A chain whose rules are to be asked for.
+/// A chain whose rules are requested.
 #[derive(Clone, Debug)]
-enum Place {
-    Ours(ChainId),
-    Others(Table, Box<[u8]>),
+enum ListedChain {
+    Own(ChainId),
+    Foreign(Table, Box<[u8]>),
 }
 
-impl Place {
+impl ListedChain {
     const fn table(&self) -> Table {
         match self {
-            Self::Ours(id) => id.table(),
-            Self::Others(table, _) => *table,
+            Self::Own(id) => id.table(),
+            Self::Foreign(table, _) => *table,
         }
     }
 
     fn write_name(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Ours(id) => id.write_name(out),
-            Self::Others(_, name) => out.extend_from_slice(name),
+            Self::Own(id) => id.write_name(out),
+            Self::Foreign(_, name) => out.extend_from_slice(name),
         }
     }
 }
@@ -67,13 +67,13 @@ impl Place {
 enum Phase {
     Generation,
     Chains,
-    /// Of the chain with this index.
+    /// Reading the rules of the chain with this index.
     Rules(usize),
     Again,
     Done,
 }
 
-/// See the module.
+/// Reads a family's rules: a state machine that returns requests and takes responses.
 #[derive(Debug)]
 pub struct Reader {
     family: Family,
@@ -81,8 +81,8 @@ pub struct Reader {
     phase: Phase,
     sequence: u32,
     generation: u32,
-    places: Vec<Place>,
-    /// Name of the chain whose rules are arriving, and the digest of what has.
+    chains: Vec<ListedChain>,
+    /// Name of the chain whose rules are arriving, and their digest so far.
     name: Vec<u8>,
     arriving: Option<Accumulator>,
     observed: Observed,
@@ -97,7 +97,7 @@ impl Reader {
             phase: Phase::Generation,
             sequence: 0,
             generation: 0,
-            places: Vec::new(),
+            chains: Vec::new(),
             name: Vec::new(),
             arriving: None,
             observed: Observed::default(),
@@ -105,13 +105,13 @@ impl Reader {
         }
     }
 
-    /// Whose rules.
+    /// Returns the family.
     #[must_use]
     pub const fn family(&self) -> Family {
         self.family
     }
 
-    /// What was read, if everything was; the reader is as new then.
+    /// Takes the observed state, if the read is complete, and resets the reader.
     pub(crate) fn take(&mut self) -> Option<Observed> {
         (self.phase == Phase::Done).then(|| {
             self.phase = Phase::Generation;
@@ -119,9 +119,9 @@ impl Reader {
         })
     }
 
-    /// Forget everything; gives the first request.
+    /// Resets the reader. Returns the first request.
     pub fn begin(&mut self) -> Vec<u8> {
-        self.places.clear();
+        self.chains.clear();
         self.arriving = None;
         self.observed = Observed::default();
         self.ask(Phase::Generation)
@@ -134,23 +134,23 @@ impl Reader {
             Phase::Generation | Phase::Again | Phase::Done => ask_generation(self.sequence),
             Phase::Chains => ask_chains(self.family, self.sequence),
             Phase::Rules(at) => {
-                let place = &self.places[at];
+                let listed = &self.chains[at];
                 self.name.clear();
-                place.write_name(&mut self.name);
-                self.arriving = match place {
-                    Place::Ours(id) => Some(Accumulator::new(*id, &self.digester)),
-                    Place::Others(..) => None,
+                listed.write_name(&mut self.name);
+                self.arriving = match listed {
+                    ListedChain::Own(id) => Some(Accumulator::new(*id, &self.digester)),
+                    ListedChain::Foreign(..) => None,
                 };
-                ask_rules(self.family, place.table().name(), &self.name, self.sequence)
+                ask_rules(self.family, listed.table().name(), &self.name, self.sequence)
             }
         }
     }
 
-    /// Take one datagram that the kernel sent.
+    /// Takes one datagram from the kernel.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn feed(&mut self, datagram: &[u8]) -> Result<Step, ReadError> {
+    pub fn feed(&mut self, datagram: &[u8]) -> Result<ReadStep, ReadError> {
         for envelope in messages(self.family, datagram) {
             match self.message(envelope) {
                 Ok(None) => {}
@@ -161,13 +161,13 @@ impl Reader {
                 }
             }
         }
-        Ok(Step::Wait)
+        Ok(ReadStep::Wait)
     }
 
-    fn message(&mut self, envelope: Envelope<'_>) -> Result<Option<Step>, ReadError> {
+    fn message(&mut self, envelope: Envelope<'_>) -> Result<Option<ReadStep>, ReadError> {
         let Envelope { sequence, interrupted, generation, message } = envelope;
         if message == Message::Unreadable || sequence != self.sequence {
-            return Err(ReadError::NotUnderstood("an answer in a form that is not known".to_owned()));
+            return Err(ReadError::NotUnderstood("a response in an unknown form".to_owned()));
         }
         let stale = generation.is_some_and(|half| u32::from(half) != self.generation & 0xffff);
         if interrupted || stale && self.phase != Phase::Generation {
@@ -176,55 +176,55 @@ impl Reader {
         match (self.phase, message) {
             (Phase::Generation, Message::Generation(number)) => {
                 self.generation = number;
-                Ok(Some(Step::Ask(self.ask(Phase::Chains))))
+                Ok(Some(ReadStep::Ask(self.ask(Phase::Chains))))
             }
             (Phase::Again, Message::Generation(number)) => {
                 if number != self.generation {
                     return Err(ReadError::Changed);
                 }
                 self.phase = Phase::Done;
-                Ok(Some(Step::Done))
+                Ok(Some(ReadStep::Done))
             }
             (Phase::Chains, Message::Chain(chain)) => self.chain(&chain).map(|()| None),
             (Phase::Rules(at), Message::Rule(rule)) => self.rule(at, &rule).map(|()| None),
-            (Phase::Chains, Message::Done(None)) => Ok(Some(Step::Ask(self.next(0)))),
+            (Phase::Chains, Message::Done(None)) => Ok(Some(ReadStep::Ask(self.next(0)))),
             (Phase::Rules(at), Message::Done(None)) => {
-                if let (Place::Ours(id), Some(chain)) = (&self.places[at], self.arriving.take()) {
+                if let (ListedChain::Own(id), Some(chain)) = (&self.chains[at], self.arriving.take()) {
                     self.observed.chains.insert(*id, chain.finish());
                 }
-                Ok(Some(Step::Ask(self.next(at + 1))))
+                Ok(Some(ReadStep::Ask(self.next(at + 1))))
             }
             (_, Message::Done(Some(ENOENT | EINTR | EAGAIN))) => Err(ReadError::Changed),
             (_, Message::Done(Some(errno))) => Err(ReadError::Refused(errno)),
-            _ => Err(ReadError::NotUnderstood("an answer to another question".to_owned())),
+            _ => Err(ReadError::NotUnderstood("a response to another request".to_owned())),
         }
     }
 
     fn next(&mut self, at: usize) -> Vec<u8> {
-        let phase = if at < self.places.len() { Phase::Rules(at) } else { Phase::Again };
+        let phase = if at < self.chains.len() { Phase::Rules(at) } else { Phase::Again };
         self.ask(phase)
     }
 
     fn chain(&mut self, chain: &Chain<'_>) -> Result<(), ReadError> {
         let Some(table) = Table::parse(chain.table) else { return Ok(()) };
-        self.places.push(match ChainId::parse(table, chain.name) {
+        self.chains.push(match ChainId::parse(table, chain.name) {
             Some(id) if chain.hooked => {
-                return Err(ReadError::NotUnderstood(format!("{id} is a chain that the kernel itself calls")));
+                return Err(ReadError::NotUnderstood(format!("{id} is a base chain")));
             }
-            Some(id) => Place::Ours(id),
+            Some(id) => ListedChain::Own(id),
             None => {
                 self.observed.firewall_exists |= table == Table::Filter && chain.name == FIREWALL.as_bytes();
-                Place::Others(table, chain.name.into())
+                ListedChain::Foreign(table, chain.name.into())
             }
         });
         Ok(())
     }
 
     fn rule(&mut self, at: usize, raw: &RawRule<'_>) -> Result<(), ReadError> {
-        let place = &self.places[at];
-        let table = place.table();
+        let listed = &self.chains[at];
+        let table = listed.table();
         if raw.table != table.name().as_bytes() || raw.chain != self.name {
-            return Err(ReadError::NotUnderstood("rules of a chain that was not asked for".to_owned()));
+            return Err(ReadError::NotUnderstood("rules of a chain that was not requested".to_owned()));
         }
         let not_understood = |what: &dyn fmt::Display| {
             let chain = String::from_utf8_lossy(raw.chain);
@@ -234,21 +234,21 @@ impl Reader {
             Some(kind) => Err(not_understood(&format_args!("attribute {kind}"))),
             None => decode(self.family, table, raw.expressions).map_err(|unknown| not_understood(&unknown)),
         };
-        match (place, rule) {
-            (Place::Ours(id), Ok(rule)) => {
+        match (listed, rule) {
+            (ListedChain::Own(id), Ok(rule)) => {
                 if let Some(chain) = &mut self.arriving {
                     chain.rule(self.family, &self.digester, *id, &rule, &mut self.text);
                 }
                 self.observed.ours(*id, &rule);
             }
-            (Place::Ours(_), Err(error)) => return Err(error),
-            (Place::Others(_, name), Ok(rule)) => self.observed.foreign(table, name, rule),
-            (Place::Others(_, name), Err(error)) => {
+            (ListedChain::Own(_), Err(error)) => return Err(error),
+            (ListedChain::Foreign(_, name), Ok(rule)) => self.observed.foreign(table, name, rule),
+            (ListedChain::Foreign(_, name), Err(error)) => {
                 for verdict in verdicts(raw.expressions) {
-                    match leads_to(table, name, verdict) {
-                        Foreign::Nowhere => {}
-                        Foreign::Holds(id) => self.observed.hold(id, name),
-                        Foreign::Hook => return Err(error),
+                    match effect_of(table, name, verdict) {
+                        RuleEffect::None => {}
+                        RuleEffect::References(id) => self.observed.hold(id, name),
+                        RuleEffect::EntryJump => return Err(error),
                     }
                 }
             }

@@ -1,9 +1,9 @@
-//! A plan's text as batches of netlink requests, which the kernel takes without a tool.
+//! Encodes a plan's text as batches of netlink requests, which the kernel applies without a tool.
 //!
-//! The nft tool is quadratic in what one transaction names and slows down with every transaction; the kernel is not and
-//! does not. What it takes is the same: each block of the text is a batch, in order, and each rule is encoded from its
-//! line, which is parsed as a line that was read back would be. So there is one source of what is written, whoever
-//! writes it, and a line that means anything else than its rule cannot come about.
+//! The nft tool takes time quadratic in the names of one transaction and slows down with every transaction; the kernel
+//! does neither. The result is the same: each block of the text is a batch, in order, and each rule is encoded from its
+//! line, which is parsed as a line that was read back would be. So both ways of writing have one source, and a line
+//! cannot be encoded with another meaning.
 
 use super::describe::describe;
 use super::encode::batch::Batch;
@@ -16,23 +16,24 @@ use crate::write::restore_text::{Command, RestoreText};
 /// One transaction: a datagram for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
-    /// A whole batch.
+    /// The whole batch.
     pub bytes: Vec<u8>,
-    /// It took effect when the request with this number is acknowledged.
+    /// The sequence number whose acknowledgement confirms the transaction.
     pub last: u32,
 }
 
 impl Transaction {
-    /// The request with this number, for people: `-A CHAIN rule` in its table. `None`: the transaction as a whole.
+    /// Describes the request with this sequence number: `-A CHAIN rule` in its table. Returns `None` for the
+    /// transaction as a whole.
     #[must_use]
     pub fn describe(&self, family: Family, sequence: u32) -> Option<String> {
         describe(family, &self.bytes, sequence)
     }
 }
 
-/// A line of the restore text that does not parse as a rule: a fault of this program.
+/// A line of the restore text does not parse as a rule: a bug of this program.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no netlink request can be made of {0:?}")]
+#[error("cannot encode {0:?} as a netlink request")]
 pub struct NotEncodable(pub String);
 
 /// An iterator over the transactions of a restore text. Frees the text after the last one.
@@ -44,7 +45,7 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    /// Of a text that was made for this family.
+    /// Creates the transactions of a text that was rendered for this family.
     #[must_use]
     pub const fn new(family: Family, text: RestoreText) -> Self {
         Self { family, text, step: 0 }
@@ -75,10 +76,11 @@ impl Transactions {
     }
 }
 
-/// A usual change.
+/// Initial capacity for a typical change, in bytes.
 const BATCH_CAPACITY: usize = 1 << 12;
 
-/// A canary is written where the table was empty or flushed: then others may have taken its base chains, too.
+/// Returns whether the chain is a canary. A canary is written when the table was empty or flushed, and then base chains
+/// may be missing as well.
 const fn is_canary(id: ChainId) -> bool {
     matches!(id, ChainId::Fixed(FixedChain::NatCanary | FixedChain::FilterCanary | FixedChain::MangleCanary))
 }

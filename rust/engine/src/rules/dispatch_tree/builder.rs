@@ -7,7 +7,7 @@ use crate::model::names::{ChainId, FixedChain};
 use crate::options::TreeLimits;
 use crate::rules::digest::Digester;
 use crate::rules::dispatch_tree::key::KeyPrefix;
-use crate::rules::dispatch_tree::node::{Entry, Node, NodeKind, one_key};
+use crate::rules::dispatch_tree::node::{Entry, NodeKind, TreeNode, one_key};
 
 /// Builds one tree's nodes and keeps the record of their changes.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl TreeBuilder {
     }
 
     /// Builds the chain of sorted entries that share their first `len` nibbles, at `depth` jumps from the root.
-    fn build(&mut self, len: u8, entries: Vec<Entry>, depth: usize) -> Node {
+    fn build(&mut self, len: u8, entries: Vec<Entry>, depth: usize) -> TreeNode {
         let prefix = KeyPrefix { key: entries[0].key, len };
         let kind = self.build_kind(entries, depth);
         self.create_node(prefix, kind)
@@ -55,14 +55,14 @@ impl TreeBuilder {
     }
 
     /// Creates the node of a chain and marks the chain as changed.
-    fn create_node(&mut self, prefix: KeyPrefix, kind: NodeKind) -> Node {
+    fn create_node(&mut self, prefix: KeyPrefix, kind: NodeKind) -> TreeNode {
         let id = prefix.chain(self.family, self.chain);
         let mut rule = Vec::with_capacity(96);
         prefix.condition(self.chain).jump(id).write_to(self.family, &mut rule);
         let digest = kind.digest();
         self.chains += 1;
         self.changed.insert(id, prefix);
-        Node { prefix, id, jump: self.digester.ranked(0, &rule), digest, kind }
+        TreeNode { prefix, id, jump: self.digester.ranked(0, &rule), digest, kind }
     }
 
     /// Records that a chain is no longer part of the tree.
@@ -96,7 +96,7 @@ impl TreeBuilder {
     }
 
     /// Adds an entry below `node`, which is at `depth`.
-    pub(super) fn insert(&mut self, node: &mut Node, entry: Entry, depth: usize) {
+    pub(super) fn insert(&mut self, node: &mut TreeNode, entry: Entry, depth: usize) {
         if !node.is_root() {
             self.changed.insert(node.id, node.prefix);
         }
@@ -146,7 +146,7 @@ impl TreeBuilder {
     }
 
     /// Removes an entry below `node`, which is at `depth`.
-    pub(super) fn remove(&mut self, node: &mut Node, entry: &Entry, depth: usize) {
+    pub(super) fn remove(&mut self, node: &mut TreeNode, entry: &Entry, depth: usize) {
         if !node.is_root() {
             self.changed.insert(node.id, node.prefix);
         }
@@ -172,7 +172,7 @@ impl TreeBuilder {
     }
 
     /// Restores the canonical shape of an inner node that lost a rule: the shape that a fresh build would produce.
-    fn normalize(&mut self, node: &mut Node, depth: usize) {
+    fn normalize(&mut self, node: &mut TreeNode, depth: usize) {
         let root = node.is_root();
         let NodeKind::Inner { rules, children, .. } = &mut node.kind else { return };
         let small = !root && *rules <= self.limits.leaf;
@@ -180,7 +180,7 @@ impl TreeBuilder {
             return;
         }
         // The content of an only child moves one level up, where leaves that were too deep to branch may branch.
-        let deepest = depth + children.iter().map(Node::height).max().unwrap_or(0) >= self.limits.depth;
+        let deepest = depth + children.iter().map(TreeNode::height).max().unwrap_or(0) >= self.limits.depth;
         if small || deepest || matches!(children[0].kind, NodeKind::Leaf(_)) {
             let entries = self.take_entries(&mut node.kind);
             node.kind = if root { self.branches(entries, depth) } else { self.build_kind(entries, depth) };

@@ -13,7 +13,7 @@ use crate::model::names::{ChainId, FixedChain, PortName};
 use crate::options::{ChainLayout, Options};
 use crate::rules::digest::{Digest, Digester};
 use crate::rules::dispatch_tree::key::KeyPrefix;
-use crate::rules::dispatch_tree::node::{Entry, Node};
+use crate::rules::dispatch_tree::node::{Entry, TreeNode};
 use crate::rules::dispatch_tree::tree::Tree;
 use crate::rules::rule::Rule;
 
@@ -155,7 +155,7 @@ impl DispatchChains {
     }
 
     /// Returns the node of a tree chain, if it exists.
-    pub(crate) fn find(&self, chain: TreeChain) -> Option<&Node> {
+    pub(crate) fn find(&self, chain: TreeChain) -> Option<&TreeNode> {
         self.chains[chain.root as usize].tree.as_ref()?.find(chain.prefix)
     }
 

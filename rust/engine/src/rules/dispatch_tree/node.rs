@@ -19,7 +19,7 @@ pub(crate) struct Entry {
 
 /// One chain of the tree.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct TreeNode {
     pub(super) prefix: KeyPrefix,
     pub(crate) id: ChainId,
     /// Digest of the jump rule in its parent.
@@ -35,10 +35,10 @@ pub(crate) enum NodeKind {
     /// The dispatch rules themselves, sorted.
     Leaf(Vec<Entry>),
     /// Jumps. All keys below share their first `common_nibbles` nibbles; the next nibble selects the child.
-    Inner { common_nibbles: u8, rules: usize, children: Vec<Node> },
+    Inner { common_nibbles: u8, rules: usize, children: Vec<TreeNode> },
 }
 
-impl Node {
+impl TreeNode {
     /// Returns the jump rules of an inner node, none of a leaf.
     pub(crate) fn jumps(&self, chain: FixedChain) -> Vec<Rule> {
         match &self.kind {
@@ -84,7 +84,7 @@ impl NodeKind {
     pub(super) fn height(&self) -> usize {
         match self {
             Self::Leaf(_) => 0,
-            Self::Inner { children, .. } => children.iter().map(Node::height).max().unwrap_or(0),
+            Self::Inner { children, .. } => children.iter().map(TreeNode::height).max().unwrap_or(0),
         }
     }
 

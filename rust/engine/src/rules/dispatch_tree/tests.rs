@@ -12,7 +12,7 @@ use crate::model::names::Protocol;
 use crate::model::names::{FixedChain, PortName};
 use crate::options::TreeLimits;
 use crate::rules::digest::{Digest, Digester};
-use crate::rules::dispatch_tree::node::{Entry, Node, NodeKind};
+use crate::rules::dispatch_tree::node::{Entry, NodeKind, TreeNode};
 use crate::rules::dispatch_tree::tree::Tree;
 
 fn tree((leaf, depth): (usize, usize), entries: Vec<Entry>) -> Tree {
@@ -23,7 +23,7 @@ fn tree((leaf, depth): (usize, usize), entries: Vec<Entry>) -> Tree {
 /// Returns what reaches the kernel: each chain with its digest and its content.
 fn shape(tree: &Tree) -> BTreeMap<String, (Digest, String)> {
     let mut all = BTreeMap::new();
-    let mut visit = |node: &Node| {
+    let mut visit = |node: &TreeNode| {
         let held = match &node.kind {
             NodeKind::Leaf(entries) => format!("{entries:?}"),
             NodeKind::Inner { .. } => format!("{:?}", node.jumps(FixedChain::ExternalServices)),
@@ -98,7 +98,7 @@ proptest! {
             keys
         });
         let tree = tree((leaf, depth), entries.into_iter().collect());
-        let mut below: Vec<(&Node, usize)> = vec![(&tree.root, 0)];
+        let mut below: Vec<(&TreeNode, usize)> = vec![(&tree.root, 0)];
         while let Some((node, at)) = below.pop() {
             assert!(at <= depth);
             match &node.kind {

@@ -27,13 +27,13 @@ use crate::options::TreeLimits;
 use crate::rules::digest::{Digest, Digester};
 use crate::rules::dispatch_tree::builder::TreeBuilder;
 use crate::rules::dispatch_tree::key::KeyPrefix;
-use crate::rules::dispatch_tree::node::{Entry, Node, NodeKind};
+use crate::rules::dispatch_tree::node::{Entry, NodeKind, TreeNode};
 use crate::rules::rule::Rule;
 
 /// The tree of one dispatch chain, with the changes since they were last taken.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    pub(super) root: Node,
+    pub(super) root: TreeNode,
     builder: TreeBuilder,
 }
 
@@ -51,7 +51,7 @@ impl Tree {
         let kind = builder.branches(entries, 0);
         let digest = kind.digest();
         let prefix = KeyPrefix { key: Claim::NodePort(crate::model::names::Protocol::Tcp, 0), len: 0 };
-        let root = Node { prefix, id: ChainId::Fixed(chain), jump: Digest::EMPTY_SET, digest, kind };
+        let root = TreeNode { prefix, id: ChainId::Fixed(chain), jump: Digest::EMPTY_SET, digest, kind };
         Self { root, builder }
     }
 
@@ -111,7 +111,7 @@ impl Tree {
     }
 
     /// Returns the node at a prefix, if there is one.
-    pub(crate) fn find(&self, prefix: KeyPrefix) -> Option<&Node> {
+    pub(crate) fn find(&self, prefix: KeyPrefix) -> Option<&TreeNode> {
         let mut node = &self.root;
         while node.prefix.len < prefix.len {
             let NodeKind::Inner { common_nibbles, children, .. } = &node.kind else { return None };

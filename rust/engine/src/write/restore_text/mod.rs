@@ -168,8 +168,8 @@ impl RestoreText {
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len);
-        let mut place = Place::default();
-        self.read(&mut place, usize::MAX..usize::MAX, &mut out);
+        let mut position = TextPosition::default();
+        self.read(&mut position, usize::MAX..usize::MAX, &mut out);
         out
     }
 
@@ -191,14 +191,14 @@ impl RestoreText {
     /// Returns an iterator over pieces of one MiB, or less where a transaction ends.
     #[must_use]
     pub fn pieces(self) -> Pieces {
-        Pieces { text: self, place: Place::default(), open: 0 }
+        Pieces { text: self, position: TextPosition::default(), open: 0 }
     }
 
     /// Appends text from a position until `out` holds as many bytes as `bytes` allows: the lower bound where a
     /// transaction ends there, the upper bound otherwise, or until the text ends.
-    fn read(&self, place: &mut Place, bytes: Range<usize>, out: &mut Vec<u8>) {
+    fn read(&self, position: &mut TextPosition, bytes: Range<usize>, out: &mut Vec<u8>) {
         let limit = bytes.end;
-        while let Some(step) = self.steps.get(place.step).filter(|_| out.len() < limit) {
+        while let Some(step) = self.steps.get(position.step).filter(|_| out.len() < limit) {
             match *step {
                 Step::Begin(table) => {
                     out.push(b'*');
@@ -216,11 +216,11 @@ impl RestoreText {
                     out.extend_from_slice(b" - [0:0]\n");
                 }
                 Step::Lines { start, len, table } => {
-                    let rest = start + place.within..start + len as usize;
+                    let rest = start + position.within..start + len as usize;
                     let taken = rest.len().min(limit - out.len());
                     out.extend_from_slice(&self.buffers[table as usize][rest.start..rest.start + taken]);
                     if taken < rest.len() {
-                        place.within += taken;
+                        position.within += taken;
                         return;
                     }
                 }
@@ -231,7 +231,7 @@ impl RestoreText {
                 }
                 Step::Commit => out.extend_from_slice(COMMIT),
             }
-            *place = Place { step: place.step + 1, within: 0 };
+            *position = TextPosition { step: position.step + 1, within: 0 };
             if matches!(step, Step::Commit) && out.len() >= bytes.start {
                 return;
             }
@@ -260,7 +260,7 @@ impl PartialEq for RestoreText {
 impl Eq for RestoreText {}
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+struct TextPosition {
     step: usize,
     /// Bytes of the step that were read.
     within: usize,
@@ -270,7 +270,7 @@ struct Place {
 #[derive(Debug)]
 pub struct Pieces {
     text: RestoreText,
-    place: Place,
+    position: TextPosition,
     /// Bytes since a piece last ended with a transaction.
     open: usize,
 }
@@ -280,13 +280,13 @@ impl Iterator for Pieces {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         let mut piece = Vec::with_capacity(self.text.len.min(PIECE + 64));
-        self.text.read(&mut self.place, (PIECE / 2).saturating_sub(self.open)..PIECE, &mut piece);
-        let whole = self.place.within == 0
-            && matches!(self.text.steps.get(self.place.step.wrapping_sub(1)), Some(Step::Commit));
+        self.text.read(&mut self.position, (PIECE / 2).saturating_sub(self.open)..PIECE, &mut piece);
+        let whole = self.position.within == 0
+            && matches!(self.text.steps.get(self.position.step.wrapping_sub(1)), Some(Step::Commit));
         self.open = if whole { 0 } else { self.open + piece.len() };
-        if self.place.step >= self.text.steps.len() {
+        if self.position.step >= self.text.steps.len() {
             self.text = RestoreText::default();
-            self.place = Place::default();
+            self.position = TextPosition::default();
         }
         (!piece.is_empty()).then_some(piece)
     }

@@ -1,7 +1,7 @@
-//! Extensions of iptables ("match", "target") with their structures, as the x86-64 and arm64 kernels hold them.
+//! Decodes extensions of iptables ("match", "target") from their structures, in the layout of x86-64 and arm64 kernels.
 //!
-//! A structure is known with its name, its revision and its size. Bytes that the kernel does not look at in the given
-//! mode are not looked at here; all others must be what our rules have there. Numbers are in host byte order.
+//! A structure is identified by name, revision and size. Bytes that the kernel ignores in the given mode are ignored
+//! here; all others must equal those of ferrule's rules. Numbers are in host byte order.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,13 +13,13 @@ use crate::rules::probability::Probability;
 use crate::rules::rule::Target;
 use crate::rules::save_format::parse::is_branch;
 
-/// `(name, revision, structure)`.
+/// Returns `(name, revision, structure)`.
 fn extension(data: &[u8]) -> Option<(&[u8], u32, Info<'_>)> {
     let [None, name, revision, info] = fields::<4>(data)? else { return None };
     Some((string(name?)?, be32(revision)?, Info(info?)))
 }
 
-/// A structure that is read at fixed offsets.
+/// A structure, read at fixed offsets.
 #[derive(Clone, Copy)]
 struct Info<'a>(&'a [u8]);
 
@@ -48,19 +48,19 @@ impl<'a> Info<'a> {
         self.bytes(at, 4)?.try_into().ok().map(u32::from_ne_bytes)
     }
 
-    /// Nothing but zeros there.
+    /// Returns `None` unless all bytes of the range are zero.
     fn empty(self, at: usize, length: usize) -> Option<()> {
         self.bytes(at, length)?.iter().all(|&b| b == 0).then_some(())
     }
 
-    /// A text that ends at its first NUL.
+    /// Returns the text up to the first NUL.
     fn text(self, at: usize, length: usize) -> Option<&'a str> {
         let field = self.bytes(at, length)?;
         let end = field.iter().position(|&b| b == 0)?;
         std::str::from_utf8(&field[..end]).ok()
     }
 
-    /// `union nf_inet_addr`.
+    /// Reads a `union nf_inet_addr`.
     fn address(self, family: Family, at: usize) -> Option<IpAddr> {
         match family {
             Family::V4 => {
@@ -72,7 +72,7 @@ impl<'a> Info<'a> {
     }
 }
 
-/// Read a match; `protocol` is what the rule's header asks for.
+/// Decodes a match; `protocol` is the one in the rule's header.
 pub(in crate::netlink::nft) fn a_match(family: Family, protocol: Option<Protocol>, data: &[u8]) -> Option<Match> {
     let (name, revision, info) = extension(data)?;
     match (name, revision) {
@@ -90,7 +90,7 @@ pub(in crate::netlink::nft) fn a_match(family: Family, protocol: Option<Protocol
     }
 }
 
-/// Read a target.
+/// Decodes a target.
 pub(in crate::netlink::nft) fn a_target(family: Family, table: Table, data: &[u8]) -> Option<Target> {
     let (name, revision, info) = extension(data)?;
     match (name, revision) {
@@ -105,7 +105,7 @@ pub(in crate::netlink::nft) fn a_target(family: Family, table: Table, data: &[u8
     }
 }
 
-/// A destination port, or a range as dispatch trees have them.
+/// Returns the match for a destination port, or for a range of a dispatch tree.
 pub(in crate::netlink::nft) fn match_ports(protocol: Protocol, low: u16, high: u16) -> Option<Match> {
     if low == high {
         return Some(Match::Port { protocol, destination: Some(low) });
@@ -117,7 +117,7 @@ pub(in crate::netlink::nft) fn match_ports(protocol: Protocol, low: u16, high: u
 fn comment(info: Info<'_>) -> Option<Match> {
     let text = info.text(0, 256)?;
     let comment = Comment::new(&[text]);
-    // Made harmless, a foreign comment could look like one of ours.
+    // Sanitising could turn a foreign comment into one of ferrule's.
     (comment.as_str() == text).then_some(Match::Comment(comment))
 }
 
@@ -163,7 +163,7 @@ fn addrtype(info: Info<'_>) -> Option<Match> {
     }
 }
 
-/// `struct xt_conntrack_mtinfo3`: of all it can look at, the states.
+/// `struct xt_conntrack_mtinfo3`, of which only the states are supported.
 fn conntrack(info: Info<'_>) -> Option<Match> {
     const STATE: u16 = 1;
     (info.u16(146)? == STATE).then_some(())?;
@@ -186,7 +186,7 @@ fn mark(info: Info<'_>) -> Option<Match> {
     Some(Match::Mark { negated, value: info.u32(0)?, mask: info.u32(4)? })
 }
 
-/// `struct xt_nfacct_match_info` and its `_v1`: a name, then the kernel's own pointer, which it shows as zeros.
+/// `struct xt_nfacct_match_info` and its `_v1`: a name, then the kernel's pointer, which reads as zeros.
 fn nfacct(info: Info<'_>) -> Option<Match> {
     Counter::parse(info.text(0, 32)?).map(Match::Nfacct)
 }
@@ -245,7 +245,7 @@ fn masquerade(family: Family, info: Info<'_>) -> Option<Target> {
     }
 }
 
-/// `struct nf_nat_range2`: flags, least and greatest address, least and greatest port, a base for shifted ports.
+/// `struct nf_nat_range2`: flags, minimum and maximum address, minimum and maximum port, a base for shifted ports.
 fn dnat(family: Family, info: Info<'_>) -> Option<Target> {
     const ADDRESS_AND_PORT: u32 = 3;
     let (address, port) = (info.address(family, 4)?, info.be16(36)?);

@@ -1,4 +1,4 @@
-//! Rules as `nf_tables` lists them, decoded into typed rules.
+//! Decodes rules as listed by `nf_tables` into typed rules.
 
 pub(super) mod extensions;
 pub(super) mod rule;

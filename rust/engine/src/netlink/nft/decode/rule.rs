@@ -1,10 +1,10 @@
-//! A rule as `nf_tables` holds it → [`Rule`].
+//! Decodes an `nf_tables` rule into a [`Rule`].
 //!
-//! iptables-nft writes a rule's header and what it knows natively as pairs of expressions, a load into a register and a
-//! comparison of that register; everything else as extensions ("match", "target") with their old structures, and last a
-//! verdict. Which is native differs between versions: both ways of saying the same give the same [`Rule`].
+//! iptables-nft encodes a rule's header and some matches natively, as pairs of expressions: a load into a register and
+//! a comparison of that register. All other matches are extensions ("match", "target") with their old structures. A
+//! verdict comes last. Which matches are native differs between versions: both forms decode to the same [`Rule`].
 //!
-//! Strict: whatever is not known to the last bit is [`Unknown`]. A rule that is merely not one of ours is that, too.
+//! Decoding is strict: anything that is not fully understood is [`Unknown`], foreign rules included.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,7 +32,7 @@ const CMP_GTE: u32 = 5;
 const RANGE_EQ: u32 = 0;
 const BITWISE_MASK_XOR: u32 = 0;
 
-/// The expression at which reading a rule ended.
+/// The expression at which decoding failed.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::netlink::nft) struct Unknown<'a> {
     name: &'a [u8],
@@ -51,7 +51,7 @@ impl fmt::Display for Unknown<'_> {
     }
 }
 
-/// Read a rule of `table` from the list of its expressions.
+/// Decodes a rule of `table` from the list of its expressions.
 pub(in crate::netlink::nft) fn decode(family: Family, table: Table, data: &[u8]) -> Result<Rule, Unknown<'_>> {
     let mut decoder = Decoder { family, table, rule: Rule::default(), loaded: None };
     for expression in expressions(data) {
@@ -64,7 +64,7 @@ pub(in crate::netlink::nft) fn decode(family: Family, table: Table, data: &[u8])
     }
 }
 
-/// What a register may hold.
+/// The content of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Source,
@@ -75,12 +75,12 @@ enum Field {
     Mark,
 }
 
-/// A field on its way to a comparison.
+/// A loaded field that awaits its comparison.
 #[derive(Clone, Copy, Debug)]
 struct Loaded<'a> {
     field: Field,
     register: u32,
-    /// Bytes; 0 where the comparison says how many.
+    /// Width in bytes; 0 if the comparison determines it.
     width: usize,
     mask: Option<&'a [u8]>,
 }
@@ -94,7 +94,7 @@ struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     fn expression(&mut self, name: &[u8], data: &'a [u8]) -> Option<()> {
-        // A verdict ends a rule, and between a load and its comparison stands at most a mask.
+        // A verdict ends a rule, and only a mask may stand between a load and its comparison.
         let half_way = self.loaded.is_some();
         (self.rule.target.is_none() && half_way == matches!(name, b"bitwise" | b"cmp" | b"range")).then_some(())?;
         match name {
@@ -141,7 +141,7 @@ impl<'a> Decoder<'a> {
         let field = match (self.family, be32(base)?, be32(offset)?) {
             (Family::V4, NETWORK_HEADER, 12) | (Family::V6, NETWORK_HEADER, 8) => Field::Source,
             (Family::V4, NETWORK_HEADER, 16) | (Family::V6, NETWORK_HEADER, 24) => Field::Destination,
-            // As old versions compare the protocol.
+            // Old versions compare the protocol in this form.
             (Family::V4, NETWORK_HEADER, 9) => Field::Protocol,
             (_, TRANSPORT_HEADER, 2) => Field::DestinationPort,
             _ => return None,
@@ -213,7 +213,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn ports(&mut self, loaded: Loaded<'_>, low: u16, high: u16) -> Option<()> {
-        // The same bytes are a port only where the protocol was compared before.
+        // These bytes are a port only if the protocol was compared before.
         let protocol = self.rule.protocol.filter(|p| loaded.mask.is_none() && *p != Protocol::Sctp)?;
         self.rule.matches.push(match_ports(protocol, low, high)?);
         Some(())
@@ -226,7 +226,8 @@ impl<'a> Decoder<'a> {
             self.rule.matches.push(Match::Mark { negated, value: number(value)?, mask });
             return Some(());
         }
-        // Text has the header before all matches. One behind a match with an effect would mean something else.
+        // The text form has the header before all matches. A header field after a match with a side effect would have
+        // another meaning.
         self.rule.matches.is_empty().then_some(())?;
         let new = match loaded.field {
             Field::Source | Field::Destination => {
@@ -255,13 +256,13 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The bytes of a comparison, a mask or a range's end.
+/// Returns the bytes of a comparison, a mask or a range's end.
 fn value(data: Option<&[u8]>) -> Option<&[u8]> {
     let [None, value] = fields::<2>(data?)? else { return None };
     value
 }
 
-/// A network, of which only the leading bytes may have been loaded.
+/// Returns a network, of which possibly only the leading bytes were loaded.
 fn net(family: Family, value: &[u8], mask: Option<&[u8]>) -> Option<Net> {
     let mut bytes = [0; 16];
     bytes.get_mut(..value.len())?.copy_from_slice(value);
@@ -273,11 +274,11 @@ fn net(family: Family, value: &[u8], mask: Option<&[u8]>) -> Option<Net> {
         Family::V4 => IpAddr::V4(Ipv4Addr::from(*bytes.first_chunk()?)),
         Family::V6 => IpAddr::V6(Ipv6Addr::from(bytes)),
     };
-    // With bits outside its mask a comparison never holds (or, negated, always).
+    // A comparison with bits outside its mask never holds (or, negated, always).
     Some(Net::new(address, u8::try_from(bits).ok()?)).filter(|net| net.addr() == address)
 }
 
-/// How many ones a mask begins with, if none come after.
+/// Returns the number of leading ones of a mask, or `None` if it has others.
 fn prefix(mask: &[u8]) -> Option<usize> {
     let ones: usize = mask.iter().map(|b| b.count_ones() as usize).sum();
     let leading = mask.iter().take_while(|&&b| b == 0xff).count();
@@ -285,7 +286,7 @@ fn prefix(mask: &[u8]) -> Option<usize> {
     (8 * leading + split == ones).then_some(ones)
 }
 
-/// A name with NULs at its end is whole; one without is the beginning of any.
+/// Returns an interface name: padded with NULs it is complete, without them it is a prefix.
 fn interface(value: &[u8]) -> Option<Interface> {
     let end = value.iter().position(|&b| b == 0).unwrap_or(value.len());
     let (name, rest) = value.split_at(end);

@@ -1,4 +1,4 @@
-//! A rule's expressions one by one, and its verdicts: readable even where the rest of a rule is not.
+//! Iterates over a rule's expressions and verdicts, which are readable even if the rest of the rule is not.
 
 use crate::model::names::{ChainId, Table};
 use crate::netlink::framing::attributes;
@@ -14,7 +14,7 @@ pub(in crate::netlink::nft) const NFT_JUMP: u32 = 0u32.wrapping_sub(3);
 const NFT_GOTO: u32 = 0u32.wrapping_sub(4);
 pub(in crate::netlink::nft) const NFT_RETURN: u32 = 0u32.wrapping_sub(5);
 
-/// Where a packet goes from a rule.
+/// The verdict of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::netlink::nft) enum Verdict<'a> {
     Accept,
@@ -24,7 +24,7 @@ pub(in crate::netlink::nft) enum Verdict<'a> {
     Goto(&'a [u8]),
 }
 
-/// `(name, data)` of each expression; `None`, and then the end, where one is malformed.
+/// Iterates over expressions as `(name, data)`; yields `None` and ends where one is malformed.
 pub(in crate::netlink::nft) fn expressions(data: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
     attributes(data).map(|attribute| {
         let (LIST_ELEMENT, element) = attribute? else { return None };
@@ -33,12 +33,12 @@ pub(in crate::netlink::nft) fn expressions(data: &[u8]) -> impl Iterator<Item = 
     })
 }
 
-/// Every verdict in a rule, whatever else it holds.
+/// Iterates over all verdicts of a rule, skipping other expressions.
 pub(in crate::netlink::nft) fn verdicts(data: &[u8]) -> impl Iterator<Item = Verdict<'_>> {
     expressions(data).flatten().filter(|(name, _)| *name == b"immediate").filter_map(|(_, data)| verdict(data))
 }
 
-/// The verdict that an "immediate" expression loads.
+/// Returns the verdict that an "immediate" expression loads.
 pub(in crate::netlink::nft) fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
     let [None, register, data] = fields::<3>(data)? else { return None };
     (be32(register)? == REGISTER_VERDICT).then_some(())?;
@@ -59,26 +59,26 @@ pub(in crate::netlink::nft) fn verdict(data: &[u8]) -> Option<Verdict<'_>> {
     }
 }
 
-/// What a rule that is not understood does to us, going by a verdict in it.
-pub(in crate::netlink::nft) enum Foreign {
-    Nowhere,
-    Holds(ChainId),
-    /// It could be a hook.
-    Hook,
+/// The effect of an unknown rule on ferrule's chains, according to one of its verdicts.
+pub(in crate::netlink::nft) enum RuleEffect {
+    None,
+    References(ChainId),
+    /// It may be an entry jump.
+    EntryJump,
 }
 
-/// See [`Foreign`].
-pub(in crate::netlink::nft) fn leads_to(table: Table, chain: &[u8], verdict: Verdict<'_>) -> Foreign {
+/// Returns the effect of a verdict in `chain`.
+pub(in crate::netlink::nft) fn effect_of(table: Table, chain: &[u8], verdict: Verdict<'_>) -> RuleEffect {
     let firewall = FIREWALL.as_bytes();
     match verdict {
-        Verdict::Jump(name) if table == Table::Filter && name == firewall => Foreign::Hook,
-        Verdict::Drop if table == Table::Filter && chain == firewall => Foreign::Hook,
+        Verdict::Jump(name) if table == Table::Filter && name == firewall => RuleEffect::EntryJump,
+        Verdict::Drop if table == Table::Filter && chain == firewall => RuleEffect::EntryJump,
         Verdict::Jump(name) => match ChainId::parse(table, name) {
-            Some(ChainId::Fixed(_)) => Foreign::Hook,
-            Some(id) => Foreign::Holds(id),
-            None => Foreign::Nowhere,
+            Some(ChainId::Fixed(_)) => RuleEffect::EntryJump,
+            Some(id) => RuleEffect::References(id),
+            None => RuleEffect::None,
         },
-        Verdict::Goto(name) => ChainId::parse(table, name).map_or(Foreign::Nowhere, Foreign::Holds),
-        Verdict::Accept | Verdict::Drop | Verdict::Return => Foreign::Nowhere,
+        Verdict::Goto(name) => ChainId::parse(table, name).map_or(RuleEffect::None, RuleEffect::References),
+        Verdict::Accept | Verdict::Drop | Verdict::Return => RuleEffect::None,
     }
 }

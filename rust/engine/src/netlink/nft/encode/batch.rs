@@ -1,4 +1,4 @@
-//! Requests that change rules, and the batch around them that makes a transaction. Linux UAPI only.
+//! Encodes requests that change rules, and the batch around them that makes a transaction. Linux UAPI only.
 
 use super::rule::put_expressions;
 use crate::model::address::Family;
@@ -27,17 +27,17 @@ const HOOK_PRIORITY: u16 = 2;
 const COMPAT_PROTOCOL: u16 = 1;
 const COMPAT_FLAGS: u16 = 2;
 
-/// Where the flags stand in a message.
+/// Offset of the flags in a message.
 const FLAGS: usize = 6;
 
-/// What names a place in requests about chains, and in those about rules.
+/// Attributes for table and chain in requests about chains, and in those about rules.
 const CHAIN: [u16; 2] = [CHAIN_TABLE, CHAIN_NAME];
 const RULE: [u16; 2] = [RULE_TABLE, RULE_CHAIN];
 
-/// A chain that the kernel itself leads packets to: name, hook, priority, type.
+/// A base chain: name, hook, priority, type.
 type BaseChain = (&'static str, u32, i32, &'static str);
 
-/// As iptables-nft makes them.
+/// Returns the base chains of a table as iptables-nft creates them.
 const fn base_chains(table: Table) -> &'static [BaseChain] {
     match table {
         Table::Filter => &[("INPUT", 1, 0, "filter"), ("FORWARD", 2, 0, "filter"), ("OUTPUT", 3, 0, "filter")],
@@ -57,22 +57,22 @@ const fn base_chains(table: Table) -> &'static [BaseChain] {
     }
 }
 
-/// One transaction of one table in the making.
+/// Builds one transaction of one table.
 #[derive(Debug)]
 pub(in crate::netlink::nft) struct Batch {
     family: Family,
     table: Table,
     out: Vec<u8>,
     sequence: u32,
-    /// Where the latest request begins.
+    /// Offset of the latest request.
     latest: usize,
-    /// The base chains are in it.
+    /// Whether the batch creates the base chains.
     based: bool,
     scratch: Vec<u8>,
 }
 
 impl Batch {
-    /// Sees to it that the table exists.
+    /// Starts a batch that creates the table if it is missing.
     pub(in crate::netlink::nft) fn new(family: Family, table: Table, capacity: usize) -> Self {
         let out = Vec::with_capacity(capacity);
         let mut batch = Self { family, table, out, sequence: 0, latest: 0, based: false, scratch: Vec::new() };
@@ -81,7 +81,7 @@ impl Batch {
         batch
     }
 
-    /// The first or the last message of a batch, which names the subsystem that all others are for.
+    /// Appends the first or the last message of a batch, which names the subsystem of all others.
     fn border(&mut self, kind: u16) {
         request(kind, 0, self.sequence, 0, &mut self.out, |_| {});
         let end = self.out.len();
@@ -95,7 +95,7 @@ impl Batch {
         self.sequence += 1;
     }
 
-    /// Make the table's base chains, or leave them as they are, policies included.
+    /// Creates the table's base chains if they are missing; existing ones keep their policies.
     pub(in crate::netlink::nft) fn base(&mut self) {
         if std::mem::replace(&mut self.based, true) {
             return;
@@ -113,14 +113,14 @@ impl Batch {
         }
     }
 
-    /// Make a chain, or empty it.
+    /// Creates or empties a chain.
     pub(in crate::netlink::nft) fn declare(&mut self, name: &[u8]) {
         let table = self.table;
         self.request(NEWCHAIN, NLM_F_CREATE, |out| put_place(CHAIN, table, name, out));
         self.request(DELRULE, 0, |out| put_place(RULE, table, name, out));
     }
 
-    /// A rule, behind those that are there or before them.
+    /// Appends or prepends a rule to a chain.
     pub(in crate::netlink::nft) fn rule(&mut self, chain: &[u8], rule: &Rule, behind: bool) {
         let flags = if behind { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
         let (family, table, mut scratch) = (self.family, self.table, std::mem::take(&mut self.scratch));
@@ -134,13 +134,13 @@ impl Batch {
         self.scratch = scratch;
     }
 
-    /// Delete an empty chain.
+    /// Deletes an empty chain.
     pub(in crate::netlink::nft) fn delete(&mut self, name: &[u8]) {
         let table = self.table;
         self.request(DELCHAIN, 0, |out| put_place(CHAIN, table, name, out));
     }
 
-    /// The bytes, and the sequence number whose acknowledgement says that all of it took effect.
+    /// Returns the bytes, and the sequence number whose acknowledgement confirms the whole transaction.
     pub(in crate::netlink::nft) fn finish(mut self) -> (Vec<u8>, u32) {
         let last = self.sequence - 1;
         let flags = self.latest + FLAGS;
@@ -151,13 +151,13 @@ impl Batch {
     }
 }
 
-/// A table and a chain in it.
+/// Appends the attributes of a table and a chain.
 fn put_place([table_kind, chain_kind]: [u16; 2], table: Table, chain: &[u8], out: &mut Vec<u8>) {
     put_text(table_kind, table.name().as_bytes(), out);
     put_text(chain_kind, chain, out);
 }
 
-/// For which protocol the rule's extensions are checked.
+/// Appends the protocol for which the rule's extensions are checked.
 fn put_compat(protocol: Protocol, out: &mut Vec<u8>) {
     nest(RULE_COMPAT, out, |out| {
         put(COMPAT_PROTOCOL, &u32::from(protocol.number()).to_be_bytes(), out);

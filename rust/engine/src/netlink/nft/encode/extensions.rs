@@ -1,7 +1,8 @@
-//! What `extensions` reads, written: matches and targets with the structures that the kernel's xtables modules take.
+//! Encodes matches and targets with the structures of the kernel's xtables modules: the inverse of
+//! `decode::extensions`.
 //!
-//! Every extension is written in its oldest form that has all we need, which every iptables-nft can list; bytes that the
-//! kernel does not look at in the given mode are zeros.
+//! Every extension is encoded in its oldest sufficient form, which every iptables-nft can list. Bytes that the kernel
+//! ignores in the given mode are zeros.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +16,7 @@ const EXTENSION_NAME: u16 = 1;
 const EXTENSION_REVISION: u16 = 2;
 const EXTENSION_INFO: u16 = 3;
 
-/// A structure that is filled at fixed offsets.
+/// A structure, filled at fixed offsets.
 struct Structure<const SIZE: usize>([u8; SIZE]);
 
 impl<const SIZE: usize> Structure<SIZE> {
@@ -48,14 +49,14 @@ impl<const SIZE: usize> Structure<SIZE> {
     }
 }
 
-/// The attributes of a "match" or "target" expression.
+/// Appends the attributes of a "match" or "target" expression.
 fn extension(name: &str, revision: u32, info: &[u8], out: &mut Vec<u8>) {
     put_text(EXTENSION_NAME, name.as_bytes(), out);
     put(EXTENSION_REVISION, &revision.to_be_bytes(), out);
     put(EXTENSION_INFO, info, out);
 }
 
-/// The data of a "match" expression.
+/// Appends the data of a "match" expression.
 pub(in crate::netlink::nft) fn put_match(m: &Match, out: &mut Vec<u8>) {
     match m {
         Match::Comment(comment) => {
@@ -83,7 +84,7 @@ pub(in crate::netlink::nft) fn put_match(m: &Match, out: &mut Vec<u8>) {
     }
 }
 
-/// The data of a "target" expression; nothing for what is a verdict instead.
+/// Appends the data of a "target" expression; nothing for targets that are verdicts.
 pub(in crate::netlink::nft) fn put_target(family: Family, target: &Target, out: &mut Vec<u8>) {
     match target {
         Target::SetXmark { value, mask } => {
@@ -141,7 +142,7 @@ fn conntrack(states: CtState, negated: bool, out: &mut Vec<u8>) {
     extension("conntrack", 3, &info.0, out);
 }
 
-/// `struct xt_recent_mtinfo_v1`: by source address, all of it.
+/// `struct xt_recent_mtinfo_v1`: by the whole source address.
 fn recent(mode: u8, seconds: u32, list: &str, out: &mut Vec<u8>) {
     let info = Structure::<232>::new().u32(0, seconds).u8(8, mode).bytes(10, list.as_bytes()).bytes(212, &[0xff; 16]);
     extension("recent", 1, &info.0, out);

@@ -1,4 +1,4 @@
-//! Typed rules encoded as `nf_tables` takes them, and the batches that carry them.
+//! Encodes typed rules for `nf_tables`, and the batches that carry them.
 
 pub(super) mod batch;
 pub(super) mod extensions;

@@ -1,8 +1,8 @@
-//! What `expressions` reads, written: a [`Rule`] as `nf_tables` holds it.
+//! Encodes a [`Rule`] as an `nf_tables` rule: the inverse of `decode::rule`.
 //!
-//! The header as loads and comparisons, as every iptables-nft writes it; every match as an extension, even where newer
-//! versions have a native way, since all versions can list that. Addresses come first: a packet for somebody else is
-//! done with a rule after one comparison.
+//! The header is encoded as loads and comparisons, as every iptables-nft does. Every match is an extension, even where
+//! newer versions have a native form, because all versions can list extensions. Addresses come first: most packets fail
+//! the first comparison.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use crate::rules::rule::{Rule, Target};
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 
-/// The first 16 bytes of registers.
+/// The first register of 16 bytes.
 const REGISTER: u32 = 1;
 
 const PAYLOAD_REGISTER: u16 = 1;
@@ -48,10 +48,10 @@ const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 
-/// Bytes of an interface's name in the kernel.
+/// Size of an interface name in the kernel, in bytes.
 const IFNAMSIZ: usize = 16;
 
-/// The list of a rule's expressions; `chain` is scratch space.
+/// Appends the list of a rule's expressions; `chain` is scratch space.
 pub(in crate::netlink::nft) fn put_expressions(family: Family, rule: &Rule, chain: &mut Vec<u8>, out: &mut Vec<u8>) {
     let (source, destination) = match family {
         Family::V4 => (12, 16),
@@ -104,7 +104,8 @@ fn put_value(kind: u16, value: &[u8], out: &mut Vec<u8>) {
     nest(kind, out, |out| put(DATA_VALUE, value, out));
 }
 
-/// Of a network whose prefix ends with a byte, only these bytes are compared.
+/// Appends the comparison of an address. Of a network whose prefix ends with a byte, only the leading bytes are
+/// compared.
 fn address(offset: u32, net: &Negatable<Net>, out: &mut Vec<u8>) {
     let Negatable { negated, value: net } = net;
     let mut bytes = [0; 16];
@@ -139,7 +140,7 @@ fn address(offset: u32, net: &Negatable<Net>, out: &mut Vec<u8>) {
     compare(*negated, &bytes[..width], out);
 }
 
-/// A name is compared with the NUL at its end, or, as the beginning of any, without.
+/// Appends the comparison of an interface name: with its final NUL, or without it for a prefix.
 fn interface(name: &Negatable<Interface>, out: &mut Vec<u8>) {
     meta(META_IIFNAME, out);
     let text = name.value.as_str();

@@ -1,4 +1,4 @@
-//! Whole conversations with a kernel of our own making.
+//! Whole conversations with a simulated kernel.
 
 use super::*;
 use crate::netlink::framing::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, request};
@@ -46,7 +46,7 @@ fn rule(sequence: u32, table: &str, name: &str, fill: impl FnOnce(&mut Bytes)) -
     })
 }
 
-/// A kernel with one chain and these rules in it.
+/// Reads from a simulated kernel with one chain and these rules.
 fn one_chain(table: &str, name: &str, rules: &[&dyn Fn(&mut Bytes)]) -> Result<Observed, ReadError> {
     let mut answers = vec![generation(1, GENERATION), chain(2, table, name, false), done(NLMSG_DONE, 2, 0)];
     answers.extend(rules.iter().map(|fill| rule(3, table, name, |out| fill(out))));
@@ -110,7 +110,7 @@ fn of_a_foreign_rule_it_matters_where_it_leads() {
 fn whatever_changes_meanwhile_makes_it_begin_again() {
     let start = [generation(1, 7), chain(2, "nat", "KUBE-MARK-MASQ", false), done(NLMSG_DONE, 2, 0)];
     let ends: [&[Bytes]; 7] = [
-        // Another generation at the end, in any answer, or said by the kernel.
+        // Another generation ID at the end, in any response, or reported by the kernel.
         &[done(NLMSG_DONE, 3, 0), generation(4, 8)],
         &[{
             let mut other = rule(3, "nat", "KUBE-MARK-MASQ", |_| {});
@@ -151,7 +151,7 @@ fn answers_that_do_not_fit_are_not_understood() {
         answer(NEWRULE, 0, 3, 2, |out| put(4, b"", out)),
         answer(NEWRULE + 100, 0, 3, 2, |_| {}),
         {
-            // With a note for user space, which may say more than the expressions do.
+            // With user data, which may hold more than the expressions.
             let mut noted = rule(3, "nat", "KUBE-MARK-MASQ", |_| {});
             put(7, b"note", &mut noted);
             let length = u32::try_from(noted.len()).unwrap();
@@ -180,7 +180,7 @@ fn a_reader_can_begin_again() {
     }
     assert!(reader.take().is_none(), "not at its end");
     reader.feed(&done(NLMSG_DONE, 4, 0)).unwrap();
-    assert_eq!(reader.feed(&generation(5, 7)), Ok(Step::Done));
+    assert_eq!(reader.feed(&generation(5, 7)), Ok(ReadStep::Done));
     assert_eq!(reader.take().unwrap().chains.len(), 1);
     assert!(reader.take().is_none(), "taken already");
 }

@@ -1,4 +1,4 @@
-//! Recorded answers against recorded text, and what all tests build messages of.
+//! Compares recorded responses with recorded text. Helpers that build messages for all tests.
 
 mod conversations;
 mod rules;
@@ -16,7 +16,7 @@ use crate::rules::digest::Digester;
 
 type Bytes = Vec<u8>;
 
-/// Conversations with a real kernel, and what iptables-nft-save printed then.
+/// Recorded conversations with a real kernel, with the output of iptables-nft-save.
 macro_rules! recorded {
     ($($name:literal),*) => {
         [$((
@@ -27,7 +27,7 @@ macro_rules! recorded {
     };
 }
 
-/// Sessions and foreign rules; an interface; much of everything on IPv6; dispatch trees.
+/// Sessions and foreign rules; an interface; many kinds of rules on IPv6; dispatch trees.
 fn recordings() -> [(&'static str, &'static [u8], &'static [u8]); 4] {
     recorded!("affinity.ipv4", "bridge.ipv4", "mixed.ipv6", "tree.ipv4")
 }
@@ -36,7 +36,7 @@ fn family_of(name: &str) -> Family {
     if name.ends_with('6') { Family::V6 } else { Family::V4 }
 }
 
-/// Each with its length before it.
+/// Splits a recording into datagrams, each preceded by its length.
 fn datagrams(mut recording: &[u8]) -> Vec<Bytes> {
     let mut out = Vec::new();
     while let Some((length, rest)) = recording.split_first_chunk::<4>() {
@@ -47,7 +47,7 @@ fn datagrams(mut recording: &[u8]) -> Vec<Bytes> {
     out
 }
 
-/// Where its messages end.
+/// Returns the offsets at which messages end.
 fn ends(datagram: &[u8]) -> Vec<usize> {
     let mut ends = vec![0];
     while let Some(header) = datagram[ends[ends.len() - 1]..].first_chunk::<4>() {
@@ -64,14 +64,14 @@ fn read(family: Family, datagrams: &[Bytes]) -> Result<Observed, ReadError> {
     let mut reader = Reader::new(family, digester());
     reader.begin();
     for datagram in datagrams {
-        if reader.feed(datagram)? == Step::Done {
+        if reader.feed(datagram)? == ReadStep::Done {
             break;
         }
     }
     reader.take().ok_or(ReadError::Changed)
 }
 
-/// Everything that was seen, to compare.
+/// Returns the observed state as text, for comparison.
 fn facts(observed: &Observed) -> String {
     let mut chains: Vec<_> = observed.chains.iter().map(|(id, digest)| format!("{id} {digest:?}")).collect();
     chains.sort_unstable();

@@ -1,4 +1,4 @@
-//! Single rules: what they mean, and what is not known.
+//! Decodes single rules, known and unknown ones.
 
 use super::*;
 use crate::rules::rule::Rule;
@@ -8,7 +8,7 @@ fn tcp(out: &mut Bytes) {
     cmp(0, &[6], out);
 }
 
-/// The rule as text, or at which expression reading ended.
+/// Returns the rule as text, or the expression at which decoding failed.
 fn text(family: Family, table: Table, fill: impl FnOnce(&mut Bytes)) -> Result<String, String> {
     let list = bytes(fill);
     let rule: Rule = decode(family, table, &list).map_err(|unknown| unknown.to_string())?;
@@ -145,14 +145,14 @@ fn what_is_not_known_to_the_last_bit_is_unknown() {
             payload(1, 16, 4, out);
             cmp(0, &[10, 96], out);
         }),
-        // A comparison of nothing, a load of nothing, a load before a load.
+        // A comparison without a load, a load of an unknown field, a load before a load.
         ("cmp", |out| cmp(0, &[6], out)),
         ("a load that is not compared", |out| meta(16, out)),
         ("meta", |out| {
             meta(16, out);
             meta(16, out);
         }),
-        // The ports of an unknown protocol.
+        // Ports of an unknown protocol.
         ("cmp", |out| {
             payload(2, 2, 2, out);
             cmp(0, &[0, 80], out);
@@ -161,7 +161,7 @@ fn what_is_not_known_to_the_last_bit_is_unknown() {
         ("payload", |out| payload(1, 16, 5, out)),
         ("payload", |out| payload(1, 16, 0, out)),
         ("payload", |out| payload(1, u32::MAX, u32::MAX, out)),
-        // Twice, and behind a match.
+        // Repeated, and after a match.
         ("cmp", |out| {
             tcp(out);
             tcp(out);
@@ -174,7 +174,7 @@ fn what_is_not_known_to_the_last_bit_is_unknown() {
             verdict_of(1, None, out);
             expression("counter", out, |_| {});
         }),
-        // An attribute more than is known.
+        // An unknown attribute.
         ("cmp", |out| {
             meta(16, out);
             expression("cmp", out, |out| {

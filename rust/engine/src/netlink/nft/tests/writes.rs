@@ -1,4 +1,4 @@
-//! What is encoded means what was meant, byte by byte where it matters.
+//! Checks that encoded rules decode to the same rules, byte by byte where it matters.
 
 use super::*;
 use crate::model::address::Net;
@@ -88,7 +88,7 @@ fn transactions(text: RestoreText) -> Vec<Result<Transaction, NotEncodable>> {
     Transactions::new(Family::V4, text).collect()
 }
 
-/// Everything in a transaction but its borders and its table.
+/// Returns the requests of a transaction, without the batch messages and the table.
 fn requests(transaction: &Transaction) -> Vec<String> {
     (2..=transaction.last).map(|n| transaction.describe(Family::V4, n).unwrap()).collect()
 }
