@@ -1,9 +1,9 @@
-//! The engine's façade: API objects and observed rules in, plans out.
+//! The engine's façade: takes API objects and observed rules, returns plans.
 //!
 //! Goals
 //! 1. The kernel never gets a rule that the current objects do not ask for.
 //! 2. Writing costs what changed, not what exists.
-//! 3. Nothing is written before every kind has been listed.
+//! 3. Nothing is written before every kind is listed.
 //! 4. An invalid object affects no other object.
 //! 5. The applied state is what the kernel confirmed.
 //! 6. Same state, same bytes.
@@ -14,7 +14,7 @@
 //! 3. [`Engine::plan`] refuses with [`PlanError::NotListed`].
 //! 4. `wire` decodes item by item; [`Engine::problems`] reports what is invalid now.
 //! 5. `commit` advances the applied state, `abandon` makes it unknown, `observe` replaces it.
-//! 6. Services are walked in name order; no clock, no random number, no hash order reaches the text.
+//! 6. Services are iterated in name order; clocks, random numbers and hash order do not affect the text.
 //!
 //! Thread safety: methods that change state take `&mut self`; the caller uses the engine from one thread at a time.
 //!
@@ -107,7 +107,7 @@ impl Engine {
         self.store.begin_list(kind);
     }
 
-    /// Takes the next chunk of the list; chunks may end anywhere.
+    /// Adds the next chunk of the list; chunks may end anywhere.
     ///
     /// # Errors
     /// The text is not a list. The list is discarded, nothing changed.
@@ -226,8 +226,8 @@ impl Engine {
         self.families[plan.family.index()].abandon(plan)
     }
 
-    /// Replaces the applied state by `iptables-save` output and returns the difference. A plan in flight is forgotten: the
-    /// output shows its outcome.
+    /// Replaces the applied state by `iptables-save` output and returns the difference. A plan in flight is discarded:
+    /// the output shows its outcome.
     ///
     /// ```
     /// # use ferrule_engine::{Engine, Family, Options};

@@ -6,31 +6,31 @@ use thiserror::Error;
 /// again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InputError {
-    /// A page is neither a List nor an array of objects.
+    /// A page is not a List or an array of objects.
     #[error("page {page} is not a list of objects: {reason}")]
     Page {
         /// Index of the page in the call.
         page: usize,
-        /// What the JSON reader said.
+        /// The error of the JSON reader.
         reason: String,
     },
-    /// `iptables-save` output that ends in the middle or is none.
+    /// The text is truncated, or is not the output of `iptables-save`.
     #[error("not the output of iptables-save: {reason}")]
     Saved {
         /// What is wrong.
         reason: String,
     },
-    /// A reader that has not read all rules of the family.
+    /// The reader has not read all rules of the family.
     #[error("the rules were not read to their end")]
     NotRead,
-    /// An option with a value that cannot work.
+    /// An option has an invalid value.
     #[error("{name}: {value:?} {reason}")]
     Option {
-        /// Which.
+        /// Name of the option.
         name: &'static str,
         /// Its value.
         value: String,
-        /// Why not.
+        /// Why it is invalid.
         reason: String,
     },
 }
@@ -38,10 +38,10 @@ pub enum InputError {
 /// `plan`, `commit` or `abandon` was called when it must not be: a fault of the caller's loop.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
-    /// Not every kind has been listed yet; names the missing ones.
-    #[error("nothing is planned before every kind is listed: {0} is missing")]
+    /// Not every kind is listed yet; holds the name of a missing one.
+    #[error("cannot plan before every kind is listed: {0} is missing")]
     NotListed(&'static str),
-    /// The kernel's jump rules are unknown: `observe` first.
+    /// The entry jumps in the kernel are unknown: call `observe` first.
     #[error("the kernel's rules must be observed before the next plan")]
     NotObserved,
     /// Another plan of this family is still in flight.

@@ -1,7 +1,7 @@
-//! Cluster objects in, the right rules in the kernel out: the pure core of ferrule.
+//! The pure core of ferrule: computes a node's rules from cluster objects and the observed state of the kernel.
 //!
-//! Nothing in this crate opens a file, starts a process, looks at a clock or knows of Python. It takes bytes (API
-//! lists, watch frames, what `iptables-save` printed) and gives bytes back (what `iptables-restore` must read).
+//! This crate uses no files, processes, clocks or Python. It takes bytes (API lists, watch frames, the output of
+//! `iptables-save`) and returns bytes (the input of `iptables-restore`, netlink requests).
 //!
 //! The folders, in the order data flows through them:
 //!
@@ -13,10 +13,10 @@
 //!
 //! | Folder | What it does |
 //! |---|---|
-//! | [`input`] | decodes Services, EndpointSlices and our Node; says what is wrong with them |
+//! | [`input`] | decodes Services, EndpointSlices and this node's Node; reports problems in them |
 //! | [`model`] | objects by key, service ports, endpoints, claims on addresses |
-//! | [`rules`] | the proxy semantics: typed rules, their text, chain by chain |
-//! | [`mod@write`] | one plan's chains as restore text, cut into transactions |
+//! | [`rules`] | the proxy semantics: typed rules and their text, chain by chain |
+//! | [`mod@write`] | one plan's chains as restore text, split into transactions |
 //! | [`read`] | the kernel's chains as digests, from `iptables-save` text |
 //! | [`netlink`] | reading and writing over netlink, and conntrack |
 //! | [`state`] | desired, applied and observed digests; plans and their outcome |

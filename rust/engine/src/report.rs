@@ -1,43 +1,44 @@
-//! Small frozen values that the engine hands out besides plans.
+//! The engine's reports: immutable values that it returns besides plans.
 
 use crate::input::wire::Kind;
 use crate::model::address::Family;
 
-/// What one batch of objects did.
+/// The effect of one batch of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngestReport {
     /// Kind of the batch.
     pub kind: Kind,
     /// `resourceVersion` of the list, or of the last frame.
     pub resource_version: String,
-    /// Objects taken over.
+    /// Number of objects applied.
     pub applied: usize,
-    /// Objects that differ from before, deletions included.
+    /// Number of objects that differ from before, deletions included.
     pub changed: usize,
-    /// Objects that could not be decoded.
+    /// Number of objects that could not be decoded.
     pub rejected: usize,
-    /// This kind has been listed.
+    /// Whether this kind is listed.
     pub in_sync: bool,
-    /// A BOOKMARK frame was among them.
+    /// Whether the batch contains a BOOKMARK frame.
     pub bookmark: bool,
     /// `code` of an ERROR frame (410: list again).
     pub error_code: Option<u32>,
-    /// The first frame that is no watch event at all.
+    /// The first frame that is not a watch event.
     pub malformed: Option<String>,
 }
 
-/// The kernel's chains against what was believed to be applied. Names are `table CHAIN`, sorted.
+/// The difference between the kernel's chains and the applied state. Names are `table CHAIN`, sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriftReport {
-    /// Ours, with other rules than we applied.
+    /// Chains of ferrule whose rules differ from the applied ones.
     pub differing: Vec<String>,
-    /// Ours, gone.
+    /// Applied chains that are missing.
     pub missing: Vec<String>,
-    /// With our prefixes, wanted by no Service; the next plan deletes them.
+    /// Chains with ferrule's prefixes that no Service needs; the next plan deletes them.
     pub stale: Vec<String>,
-    /// Stale, but referenced by a foreign rule: the kernel would refuse the deletion, so the next plan empties them.
+    /// Stale chains that a foreign rule references: the kernel would refuse the deletion, so the next plan empties
+    /// them.
     pub held: Vec<String>,
-    /// Jump rules that are gone from built-in chains.
+    /// Entry jumps that are missing from base chains.
     pub hooks_missing: Vec<String>,
 }
 
@@ -56,20 +57,20 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// Numbers of one family as of its last plan.
+/// Counts of one family as of its last plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FamilyFacts {
-    /// Service ports.
+    /// Number of service ports.
     pub service_ports: usize,
-    /// Endpoints of all ports, any health.
+    /// Number of endpoints of all ports, ready or not.
     pub endpoints: usize,
-    /// Above a thousand endpoints: rules about single endpoints carry no comments.
+    /// Whether large mode is on (above a thousand endpoints): rules of single endpoints carry no comments.
     pub large_mode: bool,
-    /// Desired rules by table: filter, nat, mangle.
+    /// Number of desired rules by table: filter, nat, mangle.
     pub rules: [usize; 3],
-    /// Ports with internalTrafficPolicy Local, endpoints somewhere and none here.
+    /// Number of ports with internalTrafficPolicy Local whose endpoints are all on other nodes.
     pub no_local_internal: usize,
-    /// The same for externalTrafficPolicy Local.
+    /// Number of ports with externalTrafficPolicy Local whose endpoints are all on other nodes.
     pub no_local_external: usize,
     /// How many of the host's addresses `nodePortAddresses` selects; `None` where it does not restrict the family, and
     /// before the first plan.

@@ -1,51 +1,52 @@
-//! A list read while it arrives: any cut of a `List` response in, whole items out.
+//! An incremental list reader: takes a `List` response in chunks of any size, returns whole items.
 //!
-//! An API server's list of a large cluster is a hundred megabytes. Holding it only to cut it up would be the daemon's
-//! largest allocation by far, so the text is scanned as it comes: an item is handed on as soon as its last byte is
-//! there, and only what stands around the items (kind, metadata) is kept until the end.
+//! An API server's list of a large cluster is a hundred megabytes. Buffering it in order to split it would be by far
+//! the daemon's largest allocation. The text is therefore scanned as it arrives: an item is passed on with its last
+//! byte, and only the text around the items (kind, metadata) is kept until the end.
 
 use crate::error::InputError;
 use crate::input::wire;
 
-/// Where in the list the next byte stands.
+/// The position of the next byte in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Around the items: everything goes to the envelope.
+enum ListPosition {
+    /// Outside the items; the bytes belong to the envelope.
     Around,
-    /// In `"items": [ … ]`, between two items.
+    /// Inside `"items": [ … ]`, between two items.
     Between,
-    /// In an item; its bytes go to `partial` when a chunk ends.
+    /// Inside an item; its bytes are saved in `partial` when a chunk ends.
     Item,
 }
 
-/// See the module. Depth counts open braces and brackets; the list's own is the first.
+/// Splits a list into items while it arrives. Depth counts open braces and brackets; the list's own is the first.
 #[derive(Debug)]
 pub(crate) struct ListReader {
-    place: Place,
+    position: ListPosition,
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// The last string at depth 1 while it is read, and after: a key of the list once a colon follows.
+    /// The last string at depth 1: a key of the list once a colon follows.
     key: Vec<u8>,
-    /// The key whose value comes next.
+    /// Whether the next value is that of the `items` key.
     at_items: bool,
     /// The list without its items.
     envelope: Vec<u8>,
-    /// Beginning of an item whose end has not arrived.
+    /// The start of an item whose end has not arrived.
     partial: Vec<u8>,
     items: usize,
 }
 
-/// A list without items is a few hundred bytes. Text that is no list must not be piled up while it is found out.
+/// The maximum size of the text outside the items. A list without items has a few hundred bytes; text that is not a
+/// list must not accumulate until that is known.
 const ENVELOPE_LIMIT: usize = 1 << 20;
 
-/// Longer than any key that is looked for.
+/// The number of bytes kept of a key; longer than any key of interest.
 const KEY_LIMIT: usize = 16;
 
-/// Gets each item's position and text.
+/// A callback that receives each item's position and text.
 pub(crate) type TakeItem<'a> = dyn FnMut(usize, &[u8]) -> Result<(), InputError> + 'a;
 
-/// What the end of a list tells.
+/// What is known at the end of a list.
 #[derive(Debug)]
 pub(crate) struct ListEnd {
     pub(crate) resource_version: String,
@@ -54,7 +55,7 @@ pub(crate) struct ListEnd {
 impl ListReader {
     pub(crate) const fn new() -> Self {
         Self {
-            place: Place::Around,
+            position: ListPosition::Around,
             depth: 0,
             in_string: false,
             escaped: false,
@@ -66,9 +67,9 @@ impl ListReader {
         }
     }
 
-    /// Read on; `item` gets each item's text with its position.
+    /// Reads the next chunk; `item` receives each item's text and position.
     pub(crate) fn feed(&mut self, chunk: &[u8], item: &mut TakeItem<'_>) -> Result<(), InputError> {
-        // Where the current item's bytes begin in this chunk; the ones before are in `partial`.
+        // The offset at which the current item's bytes begin in this chunk; earlier ones are in `partial`.
         let mut start = 0;
         let mut at = 0;
         while at < chunk.len() {
@@ -77,9 +78,9 @@ impl ListReader {
                 continue;
             }
             let byte = chunk[at];
-            if self.place == Place::Between && byte == b'{' {
+            if self.position == ListPosition::Between && byte == b'{' {
                 start = at;
-                self.place = Place::Item;
+                self.position = ListPosition::Item;
             }
             match byte {
                 b'"' => {
@@ -94,23 +95,23 @@ impl ListReader {
                 b'}' | b']' => self.depth = self.depth.saturating_sub(1),
                 _ => {}
             }
-            match self.place {
-                Place::Around => {
+            match self.position {
+                ListPosition::Around => {
                     self.keep(byte)?;
                     if byte == b'[' && self.depth == 2 && self.at_items {
-                        self.place = Place::Between;
+                        self.position = ListPosition::Between;
                     }
                 }
-                Place::Between if byte == b']' && self.depth == 1 => {
-                    self.place = Place::Around;
+                ListPosition::Between if byte == b']' && self.depth == 1 => {
+                    self.position = ListPosition::Around;
                     self.keep(byte)?;
                 }
-                // What stands between items is a comma or blank. Anything else (a number, a null) goes to the
-                // envelope, which then is no JSON or shows a stray item: either refuses the list.
-                Place::Between if byte == b',' || byte.is_ascii_whitespace() => {}
-                Place::Between => self.keep(byte)?,
-                Place::Item if self.depth == 2 && byte == b'}' => {
-                    self.place = Place::Between;
+                // Between items there are commas and blanks. Anything else (a number, a null) is added to the envelope,
+                // which then is not valid JSON or shows a stray item: both reject the list.
+                ListPosition::Between if byte == b',' || byte.is_ascii_whitespace() => {}
+                ListPosition::Between => self.keep(byte)?,
+                ListPosition::Item if self.depth == 2 && byte == b'}' => {
+                    self.position = ListPosition::Between;
                     let position = self.items;
                     self.items += 1;
                     if self.partial.is_empty() {
@@ -119,25 +120,25 @@ impl ListReader {
                         self.partial.extend_from_slice(&chunk[..=at]);
                         let whole = std::mem::take(&mut self.partial);
                         item(position, &whole)?;
-                        // The next long item needs the room again.
+                        // Reused for the next long item.
                         self.partial = whole;
                         self.partial.clear();
                     }
                 }
-                Place::Item => {}
+                ListPosition::Item => {}
             }
             at += 1;
         }
-        if self.place == Place::Item {
+        if self.position == ListPosition::Item {
             let from = if self.partial.is_empty() { start } else { 0 };
             self.partial.extend_from_slice(&chunk[from..]);
         }
         Ok(())
     }
 
-    /// From inside a string to behind its end, or to the chunk's.
+    /// Returns the offset after the end of the string that contains `from`, or the end of the chunk.
     fn string(&mut self, chunk: &[u8], from: usize) -> usize {
-        let keeps = self.place != Place::Item;
+        let keeps = self.position != ListPosition::Item;
         let mut at = from;
         if !keeps {
             // Most of an item is strings, and most of a string is neither quote nor backslash.
@@ -186,9 +187,9 @@ impl ListReader {
         Ok(())
     }
 
-    /// The text has ended; refuses what is no complete list.
+    /// Ends the text. Returns an error if it is not a complete list.
     pub(crate) fn end(&self) -> Result<ListEnd, InputError> {
-        if self.place != Place::Around || self.depth != 0 {
+        if self.position != ListPosition::Around || self.depth != 0 {
             return Err(broken(&format!("it ends in the middle, after {} items", self.items)));
         }
         let page = wire::page(0, &self.envelope)?;

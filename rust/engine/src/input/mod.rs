@@ -1,6 +1,6 @@
-//! API objects as bytes → the fields that make rules, decoded and validated.
+//! Decodes and validates API objects: from bytes to the fields that rules depend on.
 //!
-//! Depends on nothing but [`crate::model::address`] and the names of ports; knows nothing of rules.
+//! Depends only on [`crate::model::address`] and the names of ports, not on rules.
 
 pub mod problem;
 pub mod wire;

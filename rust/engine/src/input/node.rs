@@ -1,4 +1,4 @@
-//! Our own Node: its zone, addresses and Pod networks. Other Nodes are of no interest and never stored.
+//! This node's Node object: its zone, addresses and Pod networks. Other Nodes are ignored and never stored.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use crate::input::problem::Problems;
 use crate::input::wire::{NodeWire, Text};
 use crate::model::address::{Family, Net, parse_ip};
 
-/// What the rules need to know of this node.
+/// The fields of the Node that rules depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Node {
     /// `topology.kubernetes.io/zone`.

@@ -1,23 +1,23 @@
-//! A standing complaint about cluster input: which object, which field, which value, and why.
+//! Problems of cluster objects: which object, which field, which value, and why.
 //!
-//! Problems are state, not log lines: an object's problems are replaced when it arrives again and vanish with it, so
-//! a reader can always ask what is wrong *now*.
+//! Problems are state, not log lines: an object's problems are replaced when it arrives again and removed with it, so
+//! that a reader can always query what is wrong *now*.
 
 use std::borrow::Cow;
 
-/// What a problem costs its object.
+/// The effect of a problem on its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProblemKind {
     /// The object could not be decoded and keeps its previous state.
     Rejected,
-    /// One element of it is left out; the rest works.
+    /// One element of the object is ignored; the rest takes effect.
     Ignored,
     /// Another object owns the same address and port.
     Conflict,
 }
 
 impl ProblemKind {
-    /// The word the Python side and the logs use.
+    /// Returns the name used in Python and in logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,7 +28,7 @@ impl ProblemKind {
     }
 }
 
-/// One complaint.
+/// One problem of one object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Problem {
     /// `Service shop/web`.
@@ -39,14 +39,14 @@ pub struct Problem {
     pub value: String,
     /// A clause that continues "field: value …".
     pub reason: Cow<'static, str>,
-    /// What it costs.
+    /// The effect on the object.
     pub kind: ProblemKind,
 }
 
-/// Longest value quoted in a problem; the rest is elided. A hostile object must not fill the log.
+/// The maximum length of a value quoted in a problem, so that a hostile object cannot fill the log.
 const VALUE_LIMIT: usize = 120;
 
-/// Shorten a value for display, at a character boundary.
+/// Shortens a value for display, at a character boundary.
 #[must_use]
 pub fn shorten(value: &str) -> String {
     if value.len() <= VALUE_LIMIT {

@@ -1,4 +1,4 @@
-//! Services: what of a Service object makes rules, with every text turned into a number or dropped with a reason.
+//! Decodes Services: the fields that rules depend on. Every text becomes a typed value or is ignored with a reason.
 
 use std::net::IpAddr;
 
@@ -11,15 +11,15 @@ use crate::model::names::Protocol;
 /// The API's default for `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
-/// Longest affinity the API allows: one day.
+/// The maximum affinity that the API allows: one day.
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
 
-/// One Service as far as rules go.
+/// The parts of a Service that rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Service {
     pub(crate) cluster_ips: [Option<IpAddr>; 2],
     pub(crate) ports: Box<[ServicePort]>,
-    /// Seconds a client sticks to its endpoint.
+    /// Session affinity timeout in seconds.
     pub(crate) affinity: Option<u32>,
     pub(crate) external_ips: Box<[IpAddr]>,
     pub(crate) load_balancer_ips: Box<[IpAddr]>,
@@ -27,7 +27,7 @@ pub(crate) struct Service {
     pub(crate) internal_local: bool,
     pub(crate) external_local: bool,
     pub(crate) health_check_port: Option<u16>,
-    /// Carries the label of the cluster's DNS.
+    /// Whether the Service carries the label of the cluster's DNS.
     pub(crate) dns: bool,
 }
 
@@ -41,7 +41,8 @@ pub(crate) struct ServicePort {
 }
 
 impl Service {
-    /// `None` when no proxy rule may exist for it: headless, `ExternalName`, another proxy's.
+    /// Builds a Service. Returns `None` if this proxy must not program it: headless, `ExternalName`, or another
+    /// proxy's.
     pub(crate) fn build(wire: &ServiceWire<'_>, problems: &mut Problems<'_>) -> Option<Self> {
         let spec = wire.spec.as_ref()?;
         let type_ = spec.type_.as_ref().map_or("ClusterIP", Text::as_str);
@@ -74,7 +75,7 @@ impl Service {
         })
     }
 
-    /// Whether anything outside the cluster can address this port in this family.
+    /// Returns whether the port has an address or node port of this family that is reachable from outside the cluster.
     pub(crate) fn externally_accessible(&self, family: Family, port: &ServicePort) -> bool {
         port.node_port.is_some()
             || self.external_ips_of(family).next().is_some()
@@ -142,7 +143,7 @@ fn service_port(i: usize, wire: &PortWire<'_>, problems: &mut Problems<'_>) -> O
         problems.ignore(
             format!("spec.ports[{i}].protocol"),
             &protocol_text,
-            "is none of TCP, UDP, SCTP: the port is left out",
+            "is not one of TCP, UDP, SCTP: the port is ignored",
         );
         return None;
     };
@@ -153,7 +154,7 @@ fn service_port(i: usize, wire: &PortWire<'_>, problems: &mut Problems<'_>) -> O
     Some(ServicePort { name, protocol, port, node_port })
 }
 
-/// A port number a rule can match, or a problem.
+/// Returns a port number that a rule can match, or reports a problem.
 pub(crate) fn port_number(
     field: impl Into<std::borrow::Cow<'static, str>>,
     n: i64,
@@ -161,7 +162,7 @@ pub(crate) fn port_number(
 ) -> Option<u16> {
     let port = u16::try_from(n).ok().filter(|&p| p != 0);
     if port.is_none() {
-        problems.ignore(field, &n, "is not a port number from 1 to 65535: it is left out");
+        problems.ignore(field, &n, "is not a port number from 1 to 65535: it is ignored");
     }
     port
 }
@@ -211,7 +212,7 @@ fn load_balancer_ips(status: Option<&ServiceStatus<'_>>, problems: &mut Problems
     let ingress = status.and_then(|s| s.load_balancer.as_ref()).and_then(|l| l.ingress.as_deref()).unwrap_or_default();
     let mut found: Vec<IpAddr> = Vec::with_capacity(ingress.len());
     for (i, entry) in ingress.iter().enumerate() {
-        // ipMode Proxy: traffic must go through the load balancer itself, so no rule may shortcut it.
+        // ipMode Proxy: traffic must pass through the load balancer itself, so no rule may bypass it.
         if entry.ip_mode.as_ref().map(Text::as_str) == Some("Proxy") {
             continue;
         }

@@ -1,8 +1,8 @@
-//! API bytes to minimal objects: only the fields the rules need, borrowed from the input, everything else skipped.
+//! Decodes API bytes into minimal objects: only the fields that rules depend on, borrowed from the input; all others
+//! are skipped.
 //!
-//! A list is first cut into its items (a validating scan that builds nothing), then each item is decoded on its own,
-//! so that one object of a wrong shape costs itself and nobody else. Where an item fails, and only then, it is read
-//! once more to say which field it was.
+//! A list is first split into its items (a validating scan that builds nothing). Each item is then decoded separately,
+//! so that an object of a wrong shape affects no other. Only an item that fails is read again to find the field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::error::InputError;
 use crate::input::problem::{Problem, ProblemKind, shorten};
 
-/// Kinds the engine takes in.
+/// Kinds of objects that the engine reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// v1 Service.
@@ -29,7 +29,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
 
-    /// The API's word.
+    /// Returns the kind's name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Kind {
         }
     }
 
-    /// From the API's word.
+    /// Parses the kind's name in the API.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|k| k.name() == text)
@@ -76,7 +76,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// The labels that mean something to a Service proxy.
+/// The labels that a Service proxy reads.
 #[derive(Debug, Default)]
 pub(crate) struct Labels<'a> {
     /// `kubernetes.io/service-name`: the Service an `EndpointSlice` belongs to.
@@ -139,7 +139,7 @@ pub(crate) struct Meta<'a> {
     pub(crate) annotations: Option<Annotations<'a>>,
 }
 
-/// The one annotation that is of use: when the change behind an `EndpointSlice` happened.
+/// The annotations that the engine reads: the time of the change behind an `EndpointSlice`.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Annotations<'a> {
     #[serde(borrow, rename = "endpoints.kubernetes.io/last-change-trigger-time")]
@@ -308,13 +308,13 @@ pub(crate) struct NodeAddress<'a> {
     pub(crate) address: Option<Text<'a>>,
 }
 
-/// One page of a list: its items, uncut, and its version.
+/// One page of a list: its undecoded items and its version.
 pub(crate) struct Page<'a> {
     pub(crate) items: Vec<&'a RawValue>,
     pub(crate) resource_version: String,
 }
 
-/// Cut a `List` response or a JSON array into its items.
+/// Splits a `List` response or a JSON array into its items.
 pub(crate) fn page(index: usize, bytes: &[u8]) -> Result<Page<'_>, InputError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -335,8 +335,8 @@ pub(crate) fn page(index: usize, bytes: &[u8]) -> Result<Page<'_>, InputError> {
         return Ok(Page { items, resource_version: String::new() });
     }
     let list: List<'_> = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
-    // An API server writes `"items": null` for an empty list but never leaves the field out: without it, this is some
-    // other object (a Status, say), and taking it for an empty list would delete every rule.
+    // An API server writes `"items": null` for an empty list but never omits the field. Without it, this is another
+    // object (a Status, for example), and treating it as an empty list would delete every rule.
     let has_items = list.items.is_some() || bytes_have_null_items(bytes);
     if !has_items {
         return Err(wrong("no \"items\" in it".to_owned()));
@@ -353,7 +353,7 @@ fn bytes_have_null_items(bytes: &[u8]) -> bool {
         #[serde(borrow)]
         kind: Option<Text<'a>>,
     }
-    // `Option<&RawValue>` is None for null too, so tell a list by its kind.
+    // `Option<&RawValue>` is also None for null, so the kind decides whether this is a list.
     serde_json::from_slice::<Probe<'_>>(bytes)
         .is_ok_and(|p| p.items.is_some() || p.kind.is_some_and(|k| k.as_str().ends_with("List")))
 }
@@ -374,7 +374,7 @@ pub(crate) enum FrameType {
     Error,
 }
 
-/// Read one line of a watch.
+/// Reads one line of a watch.
 pub(crate) fn frame(line: &[u8]) -> Result<Frame<'_>, String> {
     #[derive(Deserialize)]
     struct Wire<'a> {
@@ -387,12 +387,12 @@ pub(crate) fn frame(line: &[u8]) -> Result<Frame<'_>, String> {
     Ok(Frame { type_: wire.type_, object: wire.object })
 }
 
-/// `metadata.resourceVersion` of any object.
+/// Returns `metadata.resourceVersion` of any object.
 pub(crate) fn resource_version(raw: &RawValue) -> Option<String> {
     identity(raw)?.metadata.resource_version.map(|t| t.0.into_owned())
 }
 
-/// `code` of a Status.
+/// Returns `code` of a Status.
 pub(crate) fn status_code(raw: &RawValue) -> u32 {
     #[derive(Deserialize)]
     struct Status {
@@ -411,7 +411,7 @@ fn identity(raw: &RawValue) -> Option<Identity<'_>> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// Whether an item says that it is of another kind (lists of the API carry none; manifests are mixed).
+/// Returns whether an item states another kind (items of API lists state none; manifests are mixed).
 pub(crate) fn is_other_kind(raw: &RawValue, kind: Kind) -> bool {
     #[derive(Deserialize)]
     struct Probe<'a> {
@@ -422,12 +422,12 @@ pub(crate) fn is_other_kind(raw: &RawValue, kind: Kind) -> bool {
         .is_ok_and(|p| p.kind.is_some_and(|k| !k.as_str().is_empty() && k.as_str() != kind.name()))
 }
 
-/// An object's namespace; manifests may leave it out.
+/// Returns an object's namespace, which manifests may omit.
 pub(crate) fn namespace<'a>(meta: &'a Meta<'_>) -> &'a str {
     meta.namespace.as_ref().map(Text::as_str).filter(|n| !n.is_empty()).unwrap_or("default")
 }
 
-/// `ns/name` of an object as a store key; Nodes have only a name.
+/// Returns the store key of an object: `ns/name`, or the name of a Node.
 pub(crate) fn key(kind: Kind, meta: &Meta<'_>) -> Option<String> {
     let name = meta.name.as_ref().map(Text::as_str).filter(|n| !n.is_empty())?;
     if kind == Kind::Node {
@@ -436,14 +436,14 @@ pub(crate) fn key(kind: Kind, meta: &Meta<'_>) -> Option<String> {
     Some([namespace(meta), "/", name].concat())
 }
 
-/// An object that could not be decoded, and which one it was as far as that can be told.
+/// An object that could not be decoded, with its identity as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Rejection {
     pub(crate) key: Option<String>,
     pub(crate) problem: Problem,
 }
 
-/// Decode one item, or say precisely why not. `position` names an item that has no name.
+/// Decodes one item, or returns which field is wrong. `position` identifies an item without a name.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(
     kind: Kind,
     raw: &'a RawValue,
@@ -452,7 +452,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(
     serde_json::from_str::<T>(raw.get()).map_err(|_| Box::new(explain::<T>(kind, raw, position)))
 }
 
-/// An item without a usable name cannot be stored, so it cannot be kept either.
+/// Returns the rejection of an item without a usable name. It has no key, so its previous state cannot be kept.
 pub(crate) fn nameless(kind: Kind, position: usize) -> Rejection {
     Rejection {
         key: None,
@@ -484,7 +484,8 @@ fn explain<'a, T: Deserialize<'a>>(kind: Kind, raw: &'a RawValue, position: usiz
     }
 }
 
-/// `serde_json`'s messages end in a position inside the item, which means nothing to a reader of the object.
+/// Removes the position from a message of `serde_json`: it refers to the item's text, which a reader of the object does
+/// not have.
 fn without_position(message: &str) -> String {
     match message.rfind(" at line ") {
         Some(end) => message[..end].to_owned(),

@@ -86,7 +86,7 @@ impl Slice {
             "IPv6" => Family::V6,
             "FQDN" => return None,
             other => {
-                problems.ignore("addressType", &other, "is none of IPv4, IPv6, FQDN: the slice is left out");
+                problems.ignore("addressType", &other, "is not one of IPv4, IPv6, FQDN: the slice is ignored");
                 return None;
             }
         };
@@ -126,13 +126,13 @@ fn slice_port(i: usize, wire: &crate::input::wire::PortWire<'_>, problems: &mut 
         problems.ignore(
             field() + ".port",
             &"null",
-            "means all ports, which no Service rule can express: it is left out",
+            "means all ports, which no Service rule can express: it is ignored",
         );
         return None;
     };
     let protocol_text = wire.protocol.as_ref().map_or("TCP", Text::as_str);
     let Some(protocol) = Protocol::parse(protocol_text) else {
-        problems.ignore(field() + ".protocol", &protocol_text, "is none of TCP, UDP, SCTP: the port is left out");
+        problems.ignore(field() + ".protocol", &protocol_text, "is not one of TCP, UDP, SCTP: the port is ignored");
         return None;
     };
     let port = port_number(field() + ".port", number, problems)?;
@@ -149,7 +149,7 @@ fn endpoint(
     let field = || format!("endpoints[{i}].addresses[0]");
     // The API defines only the first address; all others are ignored.
     let Some(text) = wire.addresses.as_ref().and_then(|a| a.first()).map(Text::as_str) else {
-        problems.ignore(format!("endpoints[{i}].addresses"), &"", "is empty: the endpoint is left out");
+        problems.ignore(format!("endpoints[{i}].addresses"), &"", "is empty: the endpoint is ignored");
         return None;
     };
     let ip = match parse_ip(text) {

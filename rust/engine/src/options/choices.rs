@@ -4,43 +4,44 @@ use crate::error::InputError;
 use crate::model::address::Net;
 use crate::model::interface::Interface;
 
-/// How traffic from this node's own Pods is recognised (kube-proxy's detectLocalMode).
+/// How traffic from this node's own Pods is detected (kube-proxy's detectLocalMode).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalDetector {
-    /// Not at all: no rule depends on it.
+    /// Not detected; no rule depends on it.
     #[default]
     None,
-    /// Source inside the cluster's Pod networks, at most one a family.
+    /// Source inside the cluster's Pod networks, at most one per family.
     ClusterCidr(Vec<Net>),
     /// Source inside this node's Pod networks, read from the Node object.
     NodeCidr,
-    /// Arrived through this bridge.
+    /// Input interface is this bridge.
     Bridge(Interface),
-    /// Arrived through an interface whose name starts so.
+    /// Input interface has a name with this prefix.
     Prefix(Interface),
 }
 
-/// How a large write is cut into transactions. Small ones are always one.
+/// How a large write is split into transactions. Small ones are always one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WriteStrategy {
-    /// One transaction a table: for iptables-legacy, where every COMMIT swaps the whole table.
+    /// One transaction per table: for iptables-legacy, where every COMMIT replaces the whole table.
     #[default]
     OneBlock,
-    /// Several, in an order that keeps every moment valid: for iptables-nft, which is quadratic in the size of one.
+    /// Several transactions, in an order that keeps every state between them valid: for iptables-nft, which takes time
+    /// quadratic in the size of one.
     OrderedBlocks,
-    /// The same with larger ones: for the kernel's `nf_tables` over netlink, which is not quadratic in anything.
+    /// Several larger transactions: for `nf_tables` over netlink, which takes linear time.
     Netlink,
 }
 
 /// The layout of dispatch and balancing chains: flat, as kube-proxy writes them, or trees of short chains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChainLayout {
-    /// Trees where there is much to choose from: see [`TreeLimits`], [`BalanceLimits`].
+    /// Trees above a size: see [`TreeLimits`], [`BalanceLimits`].
     #[default]
     Auto,
-    /// One chain each.
+    /// One flat chain each.
     Flat,
-    /// A tree for each, however small; of endpoints: for each set that does not fit into one part.
+    /// Always trees; for endpoints, above the size of one chain.
     Tree,
 }
 
@@ -50,13 +51,13 @@ impl ChainLayout {
             "auto" => Self::Auto,
             "flat" => Self::Flat,
             "tree" => Self::Tree,
-            other => return Err(wrong(name, other, &"is none of auto, flat, tree")),
+            other => return Err(wrong(name, other, &"is not one of auto, flat, tree")),
         })
     }
 }
 
-/// How many endpoints a chain may choose from without parts, the root of a tree or one of its parts. With
-/// [`ChainLayout::Flat`]: any number. `docs/design/balancing.md` says why these.
+/// The number of endpoints that a balancing chain lists itself, before it becomes a tree. Unlimited with
+/// [`ChainLayout::Flat`]. `docs/design/balancing.md` explains the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceLimits {
     /// Under [`ChainLayout::Auto`].
@@ -71,17 +72,17 @@ impl Default for BalanceLimits {
     }
 }
 
-/// When dispatch chains become trees and how wide these are. `docs/design/dispatch.md` says why these.
+/// When dispatch chains become trees, and the shape of these trees. `docs/design/dispatch.md` explains the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
     /// Under [`ChainLayout::Auto`], dispatch chains with more rules than this, all together, become trees…
     pub grow: usize,
-    /// …and trees with fewer than this become chains again. Between the two nothing changes.
+    /// …and trees with fewer than this become flat chains again. In between the layout stays.
     pub shrink: usize,
-    /// Rules that one leaf may hold.
+    /// Maximum number of rules in a leaf.
     pub leaf: usize,
-    /// Parts below one another; the last of them are leaves, however many rules they hold. nft takes fifteen nested chains:
-    /// KUBE-SERVICES, FW, EXT, SVC, two of a balancing tree, SEP and KUBE-MARK-MASQ are eight.
+    /// Maximum tree depth. Nodes at this depth are leaves of any size. nft allows fifteen nested jumps: KUBE-SERVICES,
+    /// FW, EXT, SVC, two chains of a balancing tree, SEP and KUBE-MARK-MASQ are eight.
     pub depth: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What the rules depend on besides cluster objects, validated once.
+//! Options: what the rules depend on besides cluster objects, validated once.
 
 use std::net::IpAddr;
 
@@ -27,49 +27,50 @@ use choices::wrong;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // one per switch of KubeProxyConfiguration; they are independent
 pub struct Options {
-    /// Name of our Node; endpoints with this nodeName are local.
+    /// Name of this node; endpoints with this nodeName are local.
     pub node_name: String,
-    /// Stand-ins while the Node object has no addresses, at most one a family.
+    /// Addresses used while the Node object has none, at most one per family.
     pub(crate) node_ips: [Option<IpAddr>; 2],
-    /// Masquerade all traffic to cluster IPs.
+    /// Whether all traffic to cluster IPs is masqueraded.
     pub masquerade_all: bool,
     pub(crate) masquerade_mark: u32,
-    /// Whether MASQUERADE takes `--random-fully` here.
+    /// Whether MASQUERADE supports `--random-fully` on this host.
     pub masquerade_random_fully: bool,
-    /// Serve node ports on 127.0.0.1 (IPv4 only).
+    /// Whether node ports are served on 127.0.0.1 (IPv4 only).
     pub localhost_node_ports: bool,
-    /// `nf_conntrack_tcp_be_liberal` is on: out-of-window packets are not INVALID, so nothing must drop them.
+    /// Whether `nf_conntrack_tcp_be_liberal` is on: out-of-window packets are then not INVALID and need not be dropped.
     pub conntrack_tcp_be_liberal: bool,
-    /// The nfacct object for dropped INVALID packets exists.
+    /// Whether the nfacct object for dropped INVALID packets exists.
     pub nfacct_invalid_dropped: bool,
-    /// The nfacct object for node port traffic to localhost exists.
+    /// Whether the nfacct object for node port traffic to localhost exists.
     pub nfacct_localhost_accepted: bool,
     pub(crate) node_port_addresses: Vec<NodePortAddress>,
-    /// Program `spec.externalIPs` (feature gate `AllowServiceExternalIPs`).
+    /// Whether `spec.externalIPs` is programmed (feature gate `AllowServiceExternalIPs`).
     pub external_ips: bool,
-    /// How Pod traffic is recognised.
+    /// How Pod traffic is detected.
     pub local_detector: LocalDetector,
-    /// How large writes are cut.
+    /// How large writes are split.
     pub write_strategy: WriteStrategy,
-    /// How packets find their Service.
+    /// The layout of dispatch chains.
     pub dispatch: ChainLayout,
-    /// Sizes that `dispatch` goes by.
+    /// Limits for the layout of dispatch chains.
     pub tree_limits: TreeLimits,
-    /// How endpoints are chosen from.
+    /// The layout of balancing chains.
     pub balance: ChainLayout,
-    /// Sizes that `balance` goes by.
+    /// Limits for the layout of balancing chains.
     pub balance_limits: BalanceLimits,
-    /// Services (`namespace/name`) that are written before all others at a large start over an empty kernel, together
-    /// with those that carry DNS's label; none: all at once.
+    /// Services (`namespace/name`) that are written first at a large start over an empty kernel, together with those
+    /// that carry the DNS label. Without any there is no first stage.
     pub(crate) first_services: Vec<Box<str>>,
-    /// Large: more than about this many chains. Fewer are written in some tenths of a second anyway.
+    /// The approximate number of chains above which a start is large. Fewer chains are written in some tenths of a
+    /// second anyway.
     pub first_stage_above: usize,
-    /// Key of the chain digests. Secret and random in a daemon, so that no tenant can aim for a collision.
+    /// The key of the chain digests. Secret and random in a daemon, so that a tenant cannot construct collisions.
     pub digest_key: [u8; 16],
 }
 
 impl Options {
-    /// kube-proxy's defaults for a node of this name.
+    /// Returns kube-proxy's defaults for a node with this name.
     #[must_use]
     pub fn new(node_name: &str) -> Self {
         Self {
@@ -96,10 +97,10 @@ impl Options {
         }
     }
 
-    /// Addresses to use until the Node object has some.
+    /// Sets the addresses used until the Node object has some.
     ///
     /// # Errors
-    /// A text that is no address, or two of one family.
+    /// A text is not an address, or two are of one family.
     pub fn set_node_ips<S: AsRef<str>>(&mut self, ips: &[S]) -> Result<(), InputError> {
         for text in ips.iter().map(AsRef::as_ref) {
             let ip = parse_ip(text).map_err(|e| wrong("node_ips", text, &e))?;
@@ -111,7 +112,7 @@ impl Options {
         Ok(())
     }
 
-    /// Which bit of the packet mark means "masquerade this".
+    /// Sets the bit of the packet mark that means "masquerade".
     ///
     /// # Errors
     /// A bit above 31.
@@ -122,10 +123,11 @@ impl Options {
         Ok(())
     }
 
-    /// CIDRs and the words `primary`, `localhost`, `all`; none of a family means everywhere in that family.
+    /// Sets the node port addresses: CIDRs and the words `primary`, `localhost`, `all`. A family without an entry uses
+    /// all its addresses.
     ///
     /// # Errors
-    /// A text that is neither.
+    /// A text is neither a CIDR nor one of the words.
     pub fn set_node_port_addresses<S: AsRef<str>>(&mut self, list: &[S]) -> Result<(), InputError> {
         let parse = |text: &S| match text.as_ref() {
             "primary" => Ok(NodePortAddress::Primary),
@@ -137,10 +139,10 @@ impl Options {
         Ok(())
     }
 
-    /// Services by `namespace/name`.
+    /// Sets the Services of the first stage by `namespace/name`.
     ///
     /// # Errors
-    /// A text of another form.
+    /// A text has another form.
     pub fn set_first_services<S: AsRef<str>>(&mut self, names: &[S]) -> Result<(), InputError> {
         let parse = |text: &S| match text.as_ref().split_once('/') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
@@ -152,29 +154,29 @@ impl Options {
         Ok(())
     }
 
-    /// `auto`, `flat` or `tree`.
+    /// Sets the layout of dispatch chains: `auto`, `flat` or `tree`.
     ///
     /// # Errors
-    /// Another word.
+    /// Any other word.
     pub fn set_dispatch(&mut self, word: &str) -> Result<(), InputError> {
         self.dispatch = ChainLayout::parse("dispatch", word)?;
         Ok(())
     }
 
-    /// `auto`, `flat` or `tree`.
+    /// Sets the layout of balancing chains: `auto`, `flat` or `tree`.
     ///
     /// # Errors
-    /// Another word.
+    /// Any other word.
     pub fn set_balance(&mut self, word: &str) -> Result<(), InputError> {
         self.balance = ChainLayout::parse("balance", word)?;
         Ok(())
     }
 
-    /// Choose the local detector by kube-proxy's mode name. `cidrs` serve `ClusterCIDR`, `interface` the two interface
-    /// modes. `ClusterCIDR` without a CIDR detects nothing, as in kube-proxy.
+    /// Sets the local detector by kube-proxy's mode name. `cidrs` is used for `ClusterCIDR`, `interface` for the two
+    /// interface modes. `ClusterCIDR` without a CIDR detects nothing, as in kube-proxy.
     ///
     /// # Errors
-    /// An unknown mode, a text that is no CIDR, a name no interface can have.
+    /// The mode is unknown, a text is not a CIDR, or the interface name is invalid.
     pub fn set_local_detector<S: AsRef<str>>(
         &mut self,
         mode: &str,
