@@ -164,7 +164,7 @@ class Plan:
     written_count: int
     """How many these are."""
     deleted_count: int
-    hooks_inserted: tuple[str, ...]
+    entry_jumps_inserted: tuple[str, ...]
     """Jump rules put (back) into built-in chains, as `table rule`."""
     rules_written: int
     rules_by_table: tuple[int, int, int]
@@ -192,7 +192,7 @@ class DriftReport:
     held: tuple[str, ...]
     """Stale chains that a foreign rule references: the kernel would refuse to delete them, so the next plan empties
     them."""
-    hooks_missing: tuple[str, ...]
+    entry_jumps_missing: tuple[str, ...]
     repaired: int
     """How many are differing, missing, or hooks missing: the next plan writes them again."""
     def first_repaired(self, limit: int, /) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-//! Hands facts about this build to `build_info()`.
+//! Passes facts about this build to `build_info()`.
 
 use std::process::Command;
 
 fn main() {
     let env = |name: &str| std::env::var(name).unwrap_or_default();
-    // Cargo tells profiles with debug assertions only by this; `PROFILE` says "debug" or "release".
+    // Cargo exposes debug assertions only in this way; `PROFILE` is "debug" or "release".
     println!("cargo::rustc-env=FERRULE_PROFILE={}", env("PROFILE"));
     println!("cargo::rustc-env=FERRULE_TARGET={}", env("TARGET"));
     let rustc = Command::new(env("RUSTC")).arg("--version").output().ok();

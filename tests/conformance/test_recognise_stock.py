@@ -38,7 +38,7 @@ def test_stock_rules_are_left_alone(case: Case) -> None:
             assert plan is not None, "the recordings leave out the canaries, so these must be written"
             assert set(plan.chains_written) == CANARIES
             assert plan.chains_deleted == ()
-            assert plan.hooks_inserted == ()
+            assert plan.entry_jumps_inserted == ()
 
 
 @pytest.mark.parametrize("case", ALL[::7], ids=lambda case: case.name)

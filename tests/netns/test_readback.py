@@ -66,7 +66,7 @@ class Kernel:
 
 
 def facts(report: DriftReport) -> tuple[tuple[str, ...], ...]:
-    return report.stale, report.held, report.hooks_missing
+    return report.stale, report.held, report.entry_jumps_missing
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +206,9 @@ def test_foreign_rules_matter_for_where_they_lead(empty: Kernel) -> None:
 def test_a_missing_hook_is_noticed(empty: Kernel) -> None:
     engine, payloads = planned(ALL[0], 1)
     empty.restore("ipv4", payloads["ipv4"])
-    assert empty.by_netlink(engine, "ipv4").hooks_missing == ()
+    assert empty.by_netlink(engine, "ipv4").entry_jumps_missing == ()
     empty.netns.run("iptables-nft", "-t", "nat", "-F", "PREROUTING")
-    (missing,) = empty.by_netlink(engine, "ipv4").hooks_missing
+    (missing,) = empty.by_netlink(engine, "ipv4").entry_jumps_missing
     assert missing.startswith("nat -I PREROUTING")
     empty.agrees(engine, "ipv4")
 

@@ -52,7 +52,7 @@ def test_recorded_answers_are_an_observation(engine: Engine) -> None:
     engine.abandon(plan)
     engine.observe("ipv4", (RECORDED / "affinity.ipv4.save").read_bytes())
     report = engine.observe("ipv4", fed(engine.rule_reader("ipv4"), datagrams("affinity.ipv4")))
-    assert (report.differing, report.missing, report.hooks_missing) == ((), (), ())
+    assert (report.differing, report.missing, report.entry_jumps_missing) == ((), (), ())
     assert len(report.stale) > 5
     assert len(report.held) == 3
 

@@ -1,4 +1,4 @@
-//! Snapshots of UDP frontends, which judge dumps without the engine.
+//! Snapshots of UDP frontends, which find stale flows in dumps without the engine.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The one place where Rust errors become Python exceptions.
+//! Converts Rust errors into Python exceptions.
 
 use ferrule_engine::{InputError as EngineInputError, PlanError};
 use pyo3::create_exception;
@@ -12,7 +12,7 @@ create_exception!(
     _engine,
     NotUnderstood,
     PyValueError,
-    "The kernel's rules have something that only their own tool may know."
+    "The kernel holds rules that only the iptables tools may understand."
 );
 create_exception!(_engine, RulesChanged, PyRuntimeError, "The kernel's rules changed while they were read.");
 
@@ -27,7 +27,7 @@ pub(crate) fn plan(error: &PlanError) -> PyErr {
     }
 }
 
-/// The text of a plan was asked for after somebody took it.
+/// Returns the error for a plan whose text was already taken.
 pub(crate) fn taken() -> PyErr {
-    StalePlan::new_err("the plan's text was taken already")
+    StalePlan::new_err("the plan's text was already taken")
 }

@@ -1,4 +1,4 @@
-//! Plans, whose text can be taken out piece by piece.
+//! Plans, whose text can be taken piece by piece.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,9 +13,9 @@ use crate::errors;
 /// See `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct Plan {
-    /// Without its text.
+    /// The plan without its text.
     pub(crate) core: ferrule_engine::Plan,
-    /// `None`: taken.
+    /// `None` once the text was taken.
     text: Mutex<Option<RestoreText>>,
     payload_size: usize,
     strategy: String,
@@ -23,7 +23,7 @@ pub(crate) struct Plan {
     blocks: usize,
 }
 
-/// Name with its table, blocks, chains, rules, bytes.
+/// Name with table, and numbers of blocks, chains, rules, bytes.
 type Phase = (String, usize, usize, usize, usize);
 
 impl From<ferrule_engine::Plan> for Plan {
@@ -103,8 +103,8 @@ impl Plan {
     }
 
     #[getter]
-    fn hooks_inserted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.core.hooks_inserted)
+    fn entry_jumps_inserted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.core.entry_jumps_inserted)
     }
 
     #[getter]

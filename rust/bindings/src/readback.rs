@@ -1,4 +1,4 @@
-//! What the kernel's rules were seen to be: text, or a reader that has asked over netlink.
+//! Observations of the kernel's rules: text, or a reader that read them over netlink.
 
 use ferrule_engine::nft::{ReadError, ReadStep, Reader};
 use pyo3::exceptions::PyOSError;
@@ -7,7 +7,7 @@ use pyo3::types::PyBytes;
 
 use crate::errors::{NotUnderstood, RulesChanged};
 
-/// Datagrams from here on are worth letting other threads run meanwhile; most hold a few rules.
+/// The size of datagrams from which on the GIL is released; most hold only a few rules.
 const LARGE: usize = 1 << 12;
 
 /// See `_engine.pyi`.
@@ -40,7 +40,7 @@ impl RuleReader {
     }
 }
 
-/// Either way of having looked.
+/// An observation of either kind.
 #[derive(FromPyObject)]
 pub(crate) enum Seen<'py> {
     Text(Bound<'py, PyBytes>),

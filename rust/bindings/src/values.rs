@@ -1,4 +1,4 @@
-//! Small frozen values that cross into Python.
+//! Immutable values that are passed to Python.
 
 use ferrule_engine::report as engine;
 use pyo3::prelude::*;
@@ -61,18 +61,18 @@ impl DriftReport {
     }
 
     #[getter]
-    fn hooks_missing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.hooks_missing)
+    fn entry_jumps_missing<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.entry_jumps_missing)
     }
 
     #[getter]
     fn repaired(&self) -> usize {
-        self.0.differing.len() + self.0.missing.len() + self.0.hooks_missing.len()
+        self.0.differing.len() + self.0.missing.len() + self.0.entry_jumps_missing.len()
     }
 
     #[pyo3(signature = (limit, /))]
     fn first_repaired<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyTuple>> {
-        let all = self.0.differing.iter().chain(&self.0.missing).chain(&self.0.hooks_missing);
+        let all = self.0.differing.iter().chain(&self.0.missing).chain(&self.0.entry_jumps_missing);
         PyTuple::new(py, all.take(limit).collect::<Vec<_>>())
     }
 }

@@ -39,7 +39,7 @@ pub struct DriftReport {
     /// them.
     pub held: Vec<String>,
     /// Entry jumps that are missing from base chains.
-    pub hooks_missing: Vec<String>,
+    pub entry_jumps_missing: Vec<String>,
 }
 
 /// What the listener of a healthCheckNodePort must answer in one family.

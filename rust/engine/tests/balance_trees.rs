@@ -1,5 +1,6 @@
-//! Invariant: a balancing tree chooses as the flat chain does: every endpoint of the set with the same chance, nobody else;
-//! also at every moment between two transactions; and one endpoint more or less writes a few short chains.
+//! Invariant: a balancing tree chooses like the flat chain: every endpoint of the set with the same probability, and no
+//! other endpoint, also in every state between two transactions. Adding or removing one endpoint writes a few short
+//! chains.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)]
 
 mod common;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 const PART: &str = "KUBE-SVC-BAL-";
 
-/// Services by number, each with the numbers of its endpoints, of which every fiftieth is on our node.
+/// Services by number, each with the numbers of its endpoints, of which every fiftieth is on this node.
 type Cluster = BTreeMap<u8, BTreeSet<u32>>;
 
 fn pod(service: u8, n: u32) -> String {
@@ -61,7 +62,7 @@ fn engine(balance: ChainLayout, strategy: WriteStrategy) -> Engine {
     engine
 }
 
-/// An engine that knows the cluster and has looked at the kernel, with its plan.
+/// Returns an engine that knows the cluster and has observed the kernel, with its plan.
 fn started(kernel: &Kernel, mut engine: Engine, cluster: &Cluster, spec: &Value) -> (Engine, Option<Plan>) {
     load(&mut engine, cluster, spec);
     engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
@@ -89,7 +90,7 @@ fn packet(destination: IpAddr, port: u16, remembered: bool) -> Packet {
     Packet { source: IpAddr::from([203, 0, 113, 5]), destination, protocol: "tcp", port, interface: "eth0", remembered }
 }
 
-/// Who answers, with which chance.
+/// Returns the probability of each endpoint.
 fn chances(fate: &Fate) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for (outcome, chance) in &fate.outcomes {
@@ -107,7 +108,7 @@ fn one_service(endpoints: impl IntoIterator<Item = u32>) -> Cluster {
     Cluster::from([(1, endpoints.into_iter().collect())])
 }
 
-/// Chains of nat whose name begins so, with their rules.
+/// Returns the chains of nat with a name prefix, with their rules.
 fn chains(kernel: &Kernel, prefix: &str) -> BTreeMap<String, Vec<String>> {
     let mut kernel = kernel.clone();
     let nat = kernel.table_mut("nat").iter();
@@ -171,7 +172,7 @@ fn a_remembered_client_comes_first() {
         let (short, long) = (rules(&kernel).fate(&packet), rules(&flat).fate(&packet));
         assert!(short.agrees_within(&long, 1e-6));
         assert_eq!(short.outcomes.len(), if remembered { 1 } else { 150 });
-        // Whoever is chosen remembers the client.
+        // The list of the chosen endpoint remembers the client.
         assert!(short.outcomes.keys().all(|o| o.noted.iter().any(|list| o.trace.contains(list))));
     }
 }
@@ -195,14 +196,15 @@ fn one_endpoint_changes_its_part_and_those_above() {
     for ((change, small), (_, large)) in tree.iter().zip(&flat) {
         let touched = [small.chains_written(), small.chains_deleted()].concat();
         let parts = touched.iter().filter(|name| name.contains(PART)).count();
-        // The Service's chain, the endpoint's, and its part.
+        // The chain of the Service, the one of the endpoint, and its tree chain.
         assert!(parts == 1 && touched.len() == 3, "{change}: {touched:?}");
         assert!(small.rules_written <= 2 + 1 + 16 + 90, "{change}: {}", small.rules_written);
         assert!(small.text.len() * 12 < large.text.len(), "{change}: {} of {}", small.text.len(), large.text.len());
     }
 }
 
-/// The text, transaction by transaction; each is checked as the nft tool does: no jump to what no earlier line made.
+/// Returns the text by transaction. Each is checked as the nft tool does: no jump to a chain that no earlier line
+/// declares.
 fn blocks(kernel: &Kernel, plan: &Plan) -> Vec<String> {
     let mut known: BTreeSet<String> = BTreeSet::new();
     let mut kernel = kernel.clone();
@@ -223,8 +225,8 @@ fn blocks(kernel: &Kernel, plan: &Plan) -> Vec<String> {
     text.split_inclusive("COMMIT\n").map(str::to_owned).collect()
 }
 
-/// Four Services of three hundred endpoints; or the same after much has changed: some endpoints went, others came, one
-/// Service became small, one has none left.
+/// Four Services with three hundred endpoints each, or the same after many changes: endpoints were removed and added,
+/// one Service became small, one has no endpoints left.
 fn crowd(changed: bool) -> Cluster {
     let sets: [BTreeSet<u32>; 4] = if changed {
         [(100..450).collect(), (1..=300).filter(|n| n % 7 != 0).collect(), (1..=3).collect(), BTreeSet::new()]
@@ -274,7 +276,7 @@ fn no_moment_of_a_change_loses_a_packet() {
             engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             assert!(engine.plan(Family::V4).unwrap().is_none());
             let (_, fresh) = written(balance, &now, &json!({}));
-            assert_eq!(kernel.chains(), fresh.chains(), "nothing stays behind");
+            assert_eq!(kernel.chains(), fresh.chains(), "no chain is left over");
             assert_eq!(chains(&kernel, PART), chains(&fresh, PART));
             assert_eq!(chains(&kernel, PART).is_empty(), balance == ChainLayout::Flat);
             before = now;
@@ -294,7 +296,7 @@ fn a_large_write_goes_in_blocks_that_end_between_services() {
         for block in &balancing {
             let lines = block.lines().filter(|line| line.starts_with("-A ")).count();
             assert!(lines < 4000 + 1200, "{lines} rules in one block");
-            // A part that is declared here is jumped to here.
+            // A tree chain that is declared here is referenced here.
             for part in block.lines().filter_map(|line| line.strip_prefix(':')).filter(|line| line.starts_with(PART)) {
                 assert!(block.contains(&format!(" -j {}\n", part.split(' ').next().unwrap())));
             }
@@ -304,7 +306,7 @@ fn a_large_write_goes_in_blocks_that_end_between_services() {
     assert!(sizes.iter().all(|&n| (3..=6).contains(&n)), "{sizes:?}");
 }
 
-/// Chains on the longest way from a hook of nat, by the text of a plan onto an empty kernel.
+/// Returns the number of chains on the longest path from a base chain of nat, according to a plan for an empty kernel.
 fn deepest(kernel: &Kernel) -> usize {
     fn below(chain: &str, jumps: &BTreeMap<String, Vec<String>>, known: &mut BTreeMap<String, usize>) -> usize {
         if let Some(&depth) = known.get(chain) {
@@ -321,10 +323,10 @@ fn deepest(kernel: &Kernel) -> usize {
     ["PREROUTING", "OUTPUT", "POSTROUTING"].iter().map(|hook| below(hook, &jumps, &mut BTreeMap::new())).max().unwrap()
 }
 
-/// Addresses that part at every nibble from one that has ports that do so too, and many endpoints behind source ranges:
-/// whoever may create Services can have this.
+/// Addresses that differ in every nibble from one with ports that do so too, and many endpoints behind source ranges:
+/// the worst case that the creator of a Service can construct.
 #[test]
-fn nobody_can_nest_chains_deeper_than_the_kernel_takes() {
+fn no_cluster_nests_chains_deeper_than_the_kernel_allows() {
     let base = u32::from_be_bytes([10, 96, 0, 1]);
     let mut addresses: Vec<u32> = (0..8).map(|nibble| base ^ (1 << (4 * nibble))).collect();
     addresses.push(base);
@@ -364,6 +366,6 @@ fn nobody_can_nest_chains_deeper_than_the_kernel_takes() {
     engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
     let plan = engine.plan(Family::V4).unwrap().unwrap();
     apply(&mut engine, &mut kernel, &plan);
-    // What nft takes, and no less than this cluster could have: the cap is what holds it.
+    // nft's limit, which this cluster would exceed without the maximum depth.
     assert_eq!(deepest(&kernel), 15);
 }

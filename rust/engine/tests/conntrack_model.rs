@@ -1,5 +1,5 @@
-//! Invariant: for any two states of a cluster, one after the other, a view deletes exactly the flows that a naive
-//! reading of the objects calls stale, and names each by its own tuple.
+//! Invariant: for any two consecutive states of a cluster, a view deletes exactly the flows that a naive evaluation of
+//! the objects calls stale, and identifies each by its own tuple.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,7 @@ fn service(name: &'static str) -> impl Strategy<Value = Service> {
     let endpoints = prop::collection::vec((pod(), any::<bool>(), any::<bool>(), any::<bool>()), 0..4);
     (prop::bool::weighted(0.8), addresses, 53u16..55, prop::option::of(node_port()), endpoints).prop_map(
         move |(udp, (cluster, external, balancer), port, node_port, mut endpoints)| {
-            // One endpoint an address: which of two wins is not this test's business.
+            // One endpoint per address: duplicates are not part of this test.
             let mut seen = BTreeSet::new();
             endpoints.retain(|e| seen.insert(e.0));
             Service { name, udp, cluster, external, balancer, port, node_port, endpoints }
@@ -85,7 +85,7 @@ fn flow() -> impl Strategy<Value = Flow> {
     )
 }
 
-fn tell(engine: &mut Engine, cluster: &[Service]) {
+fn ingest_cluster(engine: &mut Engine, cluster: &[Service]) {
     let mut services: Vec<Value> = Vec::new();
     let mut slices: Vec<Value> = Vec::new();
     for s in cluster {
@@ -121,7 +121,7 @@ fn tell(engine: &mut Engine, cluster: &[Service]) {
     }
 }
 
-/// Who owns each UDP frontend, and which endpoints serve there.
+/// The owner of each UDP frontend, and the endpoints that serve there.
 type Frontends<K> = BTreeMap<K, BTreeSet<At>>;
 
 fn frontends(cluster: &[Service]) -> (Frontends<At>, Frontends<u16>) {
@@ -186,7 +186,8 @@ fn tuple(kind: u16, protocol: u8, source: At, destination: At) -> Vec<u8> {
     attribute(kind | 0x8000, &[attribute(2 | 0x8000, &ports), attribute(1 | 0x8000, &ips)].concat())
 }
 
-/// An entry whose source port is its number; attributes are in an order the kernel does not use, among unknown ones.
+/// Returns an entry whose source port is its number; attributes are in an order that the kernel does not use, among
+/// unknown ones.
 fn entry(number: u16, flow: &Flow) -> Vec<u8> {
     let client = (Ipv4Addr::new(10, 128, 9, 9), number);
     let mut body = vec![2, 0, 0, 0];
@@ -204,7 +205,7 @@ fn entry(number: u16, flow: &Flow) -> Vec<u8> {
     out
 }
 
-/// Source ports, where a delete request for IPv4 has them.
+/// Returns the source ports in delete requests for IPv4.
 fn deleted(mut requests: &[u8]) -> BTreeSet<u16> {
     const SOURCE_PORT: usize = 60;
     let mut found = BTreeSet::new();
@@ -231,13 +232,13 @@ proptest! {
             (0u16..).zip(&flows).filter(|(_, f)| stale(before, now, f)).map(|(i, _)| i).collect::<BTreeSet<u16>>()
         };
 
-        tell(&mut engine, &before);
+        ingest_cluster(&mut engine, &before);
         let first = engine.conntrack_view(Family::V4).unwrap();
         let found = first.stale(&dump);
         prop_assert_eq!(deleted(&found.deletes), expected(&[], &before));
         prop_assert_eq!(found.seen as usize, flows.len());
 
-        tell(&mut engine, &now);
+        ingest_cluster(&mut engine, &now);
         if let Some(second) = engine.conntrack_view(Family::V4) {
             prop_assert_eq!(deleted(&second.stale(&dump).deletes), expected(&before, &now));
         } else {

@@ -1,5 +1,5 @@
-//! Invariant: for every packet, trees lead to what flat chains lead to: the same Service, the same endpoints with the same
-//! probabilities, the same masquerade, the same refusal; also at every moment between two transactions of a switch.
+//! Invariant: for every packet, trees have the outcome of flat chains: the same Service, the same endpoints with the
+//! same probabilities, the same masquerade, the same refusal; also in every state between two transactions of a switch.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -57,7 +57,7 @@ fn world(events: Vec<Event>) -> World {
     world
 }
 
-/// Addresses and ports that the clusters of `cluster.rs` have, and their neighbours.
+/// Addresses and ports of the clusters of `cluster.rs`, and adjacent ones.
 fn packet() -> impl Strategy<Value = Packet> {
     let cluster = (0u8..6, 0u8..8).prop_map(|(a, b)| IpAddr::from([10, 96, a, b]));
     let other =
@@ -115,14 +115,15 @@ proptest! {
     }
 }
 
-// ------------------------------------------------------------------ larger clusters, made by number
+// ------------------------------------------------------------------ larger clusters
 
 fn address(n: usize) -> IpAddr {
     let [_, a, b, c] = u32::try_from(n).unwrap().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(10, 96 + a, b, c))
 }
 
-/// Every third without endpoints, every fourth with a node port, a load balancer's address and source ranges.
+/// Adds a Service: every third without endpoints, every fourth with a node port, a load balancer's address and source
+/// ranges.
 fn put(world: &mut World, n: usize) {
     let name = format!("s{n:05}");
     let outside = n.is_multiple_of(4);
@@ -163,7 +164,7 @@ fn packets_to(n: usize) -> Vec<Packet> {
     vec![to(address(n), 80), to(address(n), 81), to(balancer, 80), to(LOCAL[1].parse().unwrap(), port)]
 }
 
-/// Blocks, each as text of its own.
+/// Splits the text into blocks.
 fn blocks(plan: &Plan) -> Vec<String> {
     let text = String::from_utf8(plan.payload()).unwrap();
     text.split_inclusive("COMMIT\n").map(str::to_owned).collect()
@@ -204,7 +205,7 @@ fn no_moment_of_a_switch_loses_a_packet() {
             engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             assert!(engine.plan(Family::V4).unwrap().is_none());
             assert_eq!(Rules::new(&kernel.save(), &LOCAL).chains_like("KUBE-SVC-DSP-") > 0, to != ChainLayout::Flat);
-            // Nothing of any Service was written again: only the ways to it.
+            // No chain of a Service was written again, only dispatch chains.
             let dispatch = |name: &String| name.contains("KUBE-SERVICES") || name.contains("KUBE-SVC-DSP-");
             let written = |name: &String| name.contains("KUBE-S") && !dispatch(name);
             assert!(!plan.chains_written().iter().chain(&plan.chains_deleted()).any(written));
@@ -222,7 +223,7 @@ fn a_walk_through_a_tree_is_short() {
     for packet in probes {
         let (long, short) = (flat.fate(&packet), tree.fate(&packet));
         assert!(long.agrees(&short));
-        // Each of the chains passed is at most sixteen long, four deep below a root; and there are five trees.
+        // Each traversed chain has at most sixteen rules, four levels below a root; and there are five trees.
         assert!(short.walked < 200, "{} {packet:?}", short.walked);
     }
     assert!(flat.fate(&packets_to(3997)[0]).walked > 3000);

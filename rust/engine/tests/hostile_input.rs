@@ -1,4 +1,4 @@
-//! Invariant: whatever stands in any text field, the restore text keeps its lines and its chains, the kernel takes it,
+//! Invariant: for any content of a text field, the restore text keeps its lines and its chains, the kernel accepts it,
 //! and every other object's rules are as if the hostile one were harmless.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -41,7 +41,7 @@ fn victim() -> (Value, Value) {
     (service, slice)
 }
 
-/// A Service with the same hostile text wherever a name may stand.
+/// Returns a Service with the same hostile text in all name fields.
 fn attacker(name: &str, port: &str, protocol: &str) -> (Value, Value) {
     let service = json!({
         "metadata": {"name": name, "namespace": name, "labels": {"x": name}},
@@ -195,7 +195,7 @@ fn an_undecodable_object_keeps_its_previous_state() {
     );
     assert!(problem.reason.contains("invalid type: string"), "{}", problem.reason);
 
-    // Mended, the complaint is gone; deleted, so are the rules.
+    // Correcting the object removes the problem; deleting it removes the rules.
     engine.replace(Kind::Service, &[&serde_json::to_vec(&json!([service])).unwrap()]).unwrap();
     assert!(engine.problems().is_empty());
     engine.replace(Kind::Service, &[b"[]"]).unwrap();

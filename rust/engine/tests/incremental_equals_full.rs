@@ -1,5 +1,5 @@
-//! Invariant: after any sequence of events — permuted, repeated, squashed, with restores that fail halfway and others
-//! who meddle — the kernel holds exactly what a fresh engine writes for the final state onto an empty kernel.
+//! Invariant: after any sequence of events — permuted, repeated, merged, with restores that fail halfway and foreign
+//! edits — the kernel holds exactly what a fresh engine writes for the final state onto an empty kernel.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -40,7 +40,7 @@ fn relist(engine: &mut Engine, world: &World) {
     }
 }
 
-/// The same list, arriving in pieces; once before that, one that breaks off.
+/// Relists in pieces, after a list that breaks off.
 fn relist_in_pieces(engine: &mut Engine, world: &World) {
     for (i, kind) in Kind::ALL.into_iter().enumerate() {
         let list = world.list(kind);
@@ -55,7 +55,7 @@ fn relist_in_pieces(engine: &mut Engine, world: &World) {
     }
 }
 
-/// Rules in chains of ours by table, counted in what the kernel would print.
+/// Counts the rules in ferrule's chains by table, from the output of iptables-save.
 fn rules_in(saved: &str) -> [usize; 3] {
     let mut counts = [0; 3];
     let mut table = 0;
@@ -71,8 +71,8 @@ fn rules_in(saved: &str) -> [usize; 3] {
     counts
 }
 
-/// Rules of a tree's chains in one order. Where that means something, digests see it; else a chain that somebody shuffled
-/// is left alone. (The flat chains have rules whose order always means something, so a shuffled one is written again.)
+/// Sorts the rules of tree chains. Where order matters, digests include it; otherwise a chain with reordered rules
+/// stays as it is. (Flat chains have rules whose order always matters, so a reordered one is written again.)
 fn in_order(saved: &str) -> Vec<String> {
     let mut lines: Vec<String> = saved.lines().map(str::to_owned).collect();
     let of_tree = |line: &str| line.starts_with("-A KUBE-SVC-DSP-") || line.contains(" -j KUBE-SVC-DSP-");
@@ -89,7 +89,7 @@ fn frame(engine: &mut Engine, kind: Kind, type_: &str, object: &serde_json::Valu
     assert_eq!((report.rejected, report.malformed), (0, None));
 }
 
-/// What a sync did.
+/// The outcome of a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Synced {
     Nothing,
@@ -97,8 +97,8 @@ enum Synced {
     Written,
 }
 
-/// One plan as the loop carries it out: observe when told so, plan, restore, report. `Some(n)`: the restore dies after n
-/// COMMITs.
+/// Carries out one plan like the sync loop: observe if required, plan, restore, report. With `Some(n)` the restore dies
+/// after n COMMITs.
 fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> Synced {
     let plan = match engine.plan(Family::V4) {
         Err(PlanError::NotObserved) => {
@@ -114,7 +114,8 @@ fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> 
         _ => kernel.restore(&plan.payload(), transactions),
     };
     if let Err(refusal) = written {
-        // Only a foreign rule that came after the last look may do that, and one look is enough.
+        // Only a foreign rule that was added after the last observation may cause that, and one observation resolves
+        // it.
         assert!(refusal.starts_with(FOREIGN), "{refusal}\n{}", String::from_utf8_lossy(&plan.payload()));
         engine.abandon(&plan).unwrap();
         assert_eq!(engine.observe(Family::V4, kernel.save().as_bytes()).unwrap().held, kernel_held(engine));
@@ -133,7 +134,7 @@ fn sync(engine: &mut Engine, kernel: &mut Kernel, dies_after: Option<usize>) -> 
     if plan.more { Synced::FirstStage } else { Synced::Written }
 }
 
-/// All stages; true if there was anything to write.
+/// Carries out all stages. Returns whether there was anything to write.
 fn sync_all(engine: &mut Engine, kernel: &mut Kernel) -> bool {
     match sync(engine, kernel, None) {
         Synced::Nothing => false,
@@ -146,7 +147,7 @@ fn sync_all(engine: &mut Engine, kernel: &mut Kernel) -> bool {
     }
 }
 
-fn meddle(kernel: &mut Kernel, how: usize) {
+fn foreign_edit(kernel: &mut Kernel, how: usize) {
     let nat = kernel.table_mut("nat");
     match how {
         0 => nat.retain(|name, rules| {
@@ -159,13 +160,14 @@ fn meddle(kernel: &mut Kernel, how: usize) {
     }
 }
 
-/// What the engine says about stale chains that it cannot delete.
+/// Returns the stale chains that the engine reports as not deletable.
 fn kernel_held(engine: &Engine) -> Vec<String> {
     engine.facts(Family::V4).held.into_iter().map(|(chain, _)| chain).collect()
 }
 
-/// With foreign references in place, the rules are those of a fresh start, and chains that only the references keep are
-/// empty, for a restarted engine, too. Then the references go, and an observation is enough to delete these chains.
+/// Checks that with foreign references in place, the rules are those of a fresh start, and chains that only the
+/// references keep are empty, also for a restarted engine. Then removes the references and checks that one observation
+/// is enough to delete these chains.
 fn check_foreign_references(
     world: &World,
     engine: &mut Engine,
@@ -221,8 +223,8 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (ChainLayout, ChainL
             Event::Sync => _ = sync(&mut engine, &mut kernel, None),
             Event::Fail(commits) => _ = sync(&mut engine, &mut kernel, Some(*commits)),
             Event::Observe => _ = engine.observe(Family::V4, kernel.save().as_bytes()).unwrap(),
-            Event::Meddle(how) => {
-                meddle(&mut kernel, *how);
+            Event::ForeignEdit(how) => {
+                foreign_edit(&mut kernel, *how);
                 engine.observe(Family::V4, kernel.save().as_bytes()).unwrap();
             }
             Event::Reference(nth) => kernel.reference(*nth),
@@ -241,7 +243,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (ChainLayout, ChainL
     let (mut fresh, mut empty) = (engine_with(strategy, mode), Kernel::new());
     relist(&mut fresh, &world);
     if mode.0 == ChainLayout::Auto {
-        // Between the two thresholds a chain stays what it was, and the kernel is where that is remembered.
+        // Between the two thresholds a chain keeps its layout, which is read from the kernel.
         prop_assert!(!sync_all(&mut fresh, &mut kernel.clone()), "a restart over right rules writes nothing");
         fresh.observe(Family::V4, empty.save().as_bytes()).unwrap();
     }
@@ -251,7 +253,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (ChainLayout, ChainL
     prop_assert_eq!(engine.facts(Family::V4), fresh.facts(Family::V4));
     prop_assert_eq!(engine.facts(Family::V4).rules, rules_in(&kernel.save()));
 
-    // And the kernel's own words mean the same to an engine that knows nothing.
+    // A fresh engine reads the same state from the kernel.
     let mut restarted = engine_with(strategy, mode);
     relist(&mut restarted, &world);
     restarted.observe(Family::V4, kernel.save().as_bytes()).unwrap();
@@ -296,7 +298,7 @@ fn a_list_takes_effect_when_it_ends_and_only_then() {
     let report = engine.end_list(Kind::Service).unwrap();
     assert_eq!((report.resource_version.as_str(), report.changed, report.in_sync), ("9", 1, true));
     assert_eq!(services(&engine), 1);
-    // The same again changes nothing; a broken item, or a Status, costs nothing that is there.
+    // The same list changes nothing; a broken item, or a Status, removes nothing.
     engine.begin_list(Kind::Service);
     engine.feed_list(Kind::Service, list).unwrap();
     assert_eq!(engine.end_list(Kind::Service).unwrap().changed, 0);
@@ -306,7 +308,7 @@ fn a_list_takes_effect_when_it_ends_and_only_then() {
         assert!(fed.is_err() || engine.end_list(Kind::Service).is_err());
     }
     assert_eq!(services(&engine), 1);
-    // A watch event in between makes the staged list worthless.
+    // A watch event in between invalidates the staged list.
     engine.begin_list(Kind::Service);
     engine.feed_list(Kind::Service, list).unwrap();
     frame(&mut engine, Kind::Service, "DELETED", &json!({"metadata": {"name": "a", "namespace": "n"}}));
@@ -382,7 +384,7 @@ fn a_large_start_begins_with_what_others_wait_for() {
         let chains = first.chains_written();
         assert_eq!(chains.iter().filter(|c| c.contains("KUBE-SVC-")).count(), 2);
         assert_eq!(chains.iter().filter(|c| c.contains("KUBE-SEP-")).count(), 2);
-        assert!(first.hooks_inserted.len() > 5);
+        assert!(first.entry_jumps_inserted.len() > 5);
         let text = String::from_utf8(first.payload()).unwrap();
         assert_eq!(text.matches("ns/s").count(), text.matches("ns/s599").count());
         assert!(!text.contains("REJECT"), "nothing is said yet of those that are to come");
@@ -391,7 +393,7 @@ fn a_large_start_begins_with_what_others_wait_for() {
         assert!(engine.conntrack_view(Family::V4).is_none());
 
         let rest = engine.plan(Family::V4).unwrap().unwrap();
-        assert!(!rest.more && rest.full && rest.hooks_inserted.is_empty());
+        assert!(!rest.more && rest.full && rest.entry_jumps_inserted.is_empty());
         assert_eq!(rest.chains_written().iter().filter(|c| c.contains("KUBE-SVC-")).count(), 598);
         kernel.restore(&rest.payload(), usize::MAX).unwrap();
         engine.commit(&rest).unwrap();
@@ -401,7 +403,7 @@ fn a_large_start_begins_with_what_others_wait_for() {
 
 #[test]
 fn only_an_empty_kernel_and_a_large_cluster_are_begun_in_stages() {
-    // Something of ours is there.
+    // The kernel holds some chains of ferrule.
     let (mut engine, mut kernel) = (engine(WriteStrategy::OrderedBlocks), Kernel::new());
     relist(&mut engine, &World::default());
     assert_eq!(sync(&mut engine, &mut kernel, None), Synced::Written);
@@ -412,14 +414,14 @@ fn only_an_empty_kernel_and_a_large_cluster_are_begun_in_stages() {
         restarted.observe(Family::V4, before.as_bytes()).unwrap();
         assert!(restarted.plan(Family::V4).unwrap().is_none_or(|plan| !plan.more && plan.deleted.is_empty()));
     }
-    // Somebody flushed everything under a running engine: dispatch chains hold every Service's rules.
+    // Another process flushed everything while the engine ran: dispatch chains hold every Service's rules.
     relist(&mut engine, &many(600));
     assert_eq!(sync(&mut engine, &mut kernel, None), Synced::Written);
     let mut empty = Kernel::new();
     engine.observe(Family::V4, empty.save().as_bytes()).unwrap();
     assert_eq!(sync(&mut engine, &mut empty, None), Synced::Written);
     assert_eq!(empty.save(), kernel.save());
-    // Few Services, or none of the first.
+    // Few Services, or none of the first stage.
     let mut small = self::engine(WriteStrategy::OrderedBlocks);
     relist(&mut small, &many(1));
     assert_eq!(sync(&mut small, &mut Kernel::new(), None), Synced::Written);

@@ -1,7 +1,7 @@
-//! Invariant: every rule we can write is read back as the same rule, and written again as the same text.
+//! Invariant: every rule that ferrule can write is read back as the same rule, and written again as the same text.
 //!
-//! Rules are made by rendering random clusters, which reaches every shape; the text goes through read-back (parse, write,
-//! digest) and must be recognised rule by rule. A changed word anywhere must be noticed.
+//! Rules come from rendering random clusters, which reaches every shape. The text passes through read-back (parse,
+//! print, digest) and must be recognised rule by rule. A changed word anywhere must be detected.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;

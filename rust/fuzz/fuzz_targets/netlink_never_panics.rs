@@ -1,7 +1,8 @@
-//! Invariant: no datagrams make reading rules over netlink panic; what is read to its end, one plan brings right.
+//! Invariant: no datagrams make the netlink reader panic, and after a complete read one plan restores the desired
+//! rules.
 //!
-//! The input is cut into datagrams by lengths before them, as the recorded conversations are. Sequence numbers are put
-//! right on the way, so that the fuzzer need not guess them to get anywhere.
+//! The input is split into datagrams by their length prefixes, as in the recorded conversations. Sequence numbers are
+//! corrected on the way, so that the fuzzer does not have to guess them.
 #![no_main]
 
 use ferrule_engine::Family;
@@ -50,7 +51,7 @@ fn read(family: Family, mut data: &[u8]) {
     assert!(engine.plan(family).expect("observed").is_none());
 }
 
-/// Give every message the sequence number of the request.
+/// Sets the sequence number of every message to that of the request.
 fn answer(request: &[u8], datagram: &mut [u8]) {
     let mut at = 0;
     while let Some(header) = datagram.get_mut(at..).filter(|rest| rest.len() >= 16) {

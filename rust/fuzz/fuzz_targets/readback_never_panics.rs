@@ -1,4 +1,5 @@
-//! Invariant: no text in place of iptables-save's makes read-back or removal panic; after it, one plan brings everything right.
+//! Invariant: no text makes read-back or removal of `iptables-save` output panic, and after read-back one plan restores
+//! the desired rules.
 #![no_main]
 
 use ferrule_engine::Family;

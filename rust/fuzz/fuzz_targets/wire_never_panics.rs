@@ -1,4 +1,4 @@
-//! Invariant: no bytes make decoding panic, and whatever is decoded gives a text whose lines are whole and ASCII.
+//! Invariant: no bytes make decoding panic, and whatever is decoded yields text whose lines are complete and ASCII.
 #![no_main]
 
 use ferrule_engine::Family;
@@ -20,7 +20,7 @@ fn decode(dispatch: ChainLayout, data: &[u8]) {
     options.balance_limits = BalanceLimits { auto: 1, tree: 1 };
     let mut engine = Engine::new(options);
     for kind in Kind::ALL {
-        // Input that is no list changes nothing; the kind still has to be listed for a plan.
+        // Input that is not a list changes nothing; the kind still has to be listed for a plan.
         if engine.replace(kind, &[data]).is_err() {
             engine.replace(kind, &[b"[]"]).expect("an empty list is a list");
         }

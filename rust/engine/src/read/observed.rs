@@ -24,7 +24,7 @@ pub(crate) struct Observed {
     /// rule.
     pub(crate) held: BTreeMap<ChainId, Box<str>>,
     /// Rules of base chains and of KUBE-FIREWALL that could be ferrule's.
-    pub(crate) hooks: Vec<(Table, String, Rule)>,
+    pub(crate) entry_jumps: Vec<(Table, String, Rule)>,
     pub(crate) firewall_exists: bool,
     /// Whether dispatch chains jump to chains of a dispatch tree.
     pub(crate) trees: bool,
@@ -41,7 +41,7 @@ impl Observed {
     pub(crate) fn foreign(&mut self, table: Table, chain: &[u8], rule: Rule) {
         match rule.target {
             Some(Target::Jump(ChainId::Fixed(_)) | Target::JumpFirewall | Target::Drop) => {
-                self.hooks.push((table, String::from_utf8_lossy(chain).into_owned(), rule));
+                self.entry_jumps.push((table, String::from_utf8_lossy(chain).into_owned(), rule));
             }
             Some(Target::Jump(to)) => self.hold(to, chain),
             _ => {}

@@ -23,7 +23,7 @@ pub struct Plan {
     /// Chains that the plan deletes, in no particular order.
     pub deleted: Arc<[ChainId]>,
     /// Entry jumps that the plan inserts into base chains.
-    pub hooks_inserted: Vec<String>,
+    pub entry_jumps_inserted: Vec<String>,
     /// Number of rules in the text, without entry jumps.
     pub rules_written: usize,
     /// Number of rules in the text by table: filter, nat, mangle.

@@ -17,7 +17,7 @@ use crate::state::ports::Ports;
 use crate::write::changeset::Changeset;
 use crate::write::rendered_rules::RenderedRules;
 
-/// What rendering reads besides the port itself.
+/// The inputs of rendering besides the port itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     pub(crate) store: &'a Store,
@@ -181,7 +181,7 @@ impl Ports {
     }
 }
 
-/// Renders a port's dispatch rules to learn their digests; their text stays in `rendered` for this plan.
+/// Renders a port's dispatch rules to compute their digests; their text stays in `rendered` for this plan.
 fn rendered_dispatch_rules(
     ctx: &Context<'_>,
     view: &PortView<'_>,

@@ -1,4 +1,4 @@
-//! Random clusters and what may happen to them, as the JSON an API server would send.
+//! Random clusters and events, as the JSON that an API server would send.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use ferrule_engine::{BalanceLimits, ChainLayout, TreeLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// Something happens to the cluster or to the way we hear of it.
+/// An event in the cluster or on the connection to it.
 #[derive(Clone, Debug)]
 pub enum Event {
     Put(Kind, String, Value),
     Delete(Kind, String),
     /// The same object again.
     Repeat,
-    /// The watch broke: everything is listed afresh.
+    /// The watch broke: everything is listed again.
     Relist,
-    /// A sync whose restore works.
+    /// A sync whose restore succeeds.
     Sync,
     /// A sync whose restore fails after this many tables were committed.
     Fail(usize),
     /// The kernel is read back.
     Observe,
-    /// Somebody flushed a table or removed a chain.
-    Meddle(usize),
-    /// A foreign rule comes to reference one of the Services' chains; the engine is not told.
+    /// Another process flushes a table or removes a chain.
+    ForeignEdit(usize),
+    /// A foreign rule that references one of the Services' chains is added; the engine is not told.
     Reference(usize),
     /// All such rules are removed; the engine is not told.
     Unreference,
-    /// The process starts again, with these settings of `dispatch` (see [`MODES`]) and `balance` (see [`BALANCES`]).
+    /// The process restarts, with these settings of `dispatch` (see [`MODES`]) and `balance` (see [`BALANCES`]).
     Restart(usize, usize),
 }
 
@@ -38,13 +38,13 @@ pub const MODES: [ChainLayout; 3] = [ChainLayout::Flat, ChainLayout::Tree, Chain
 /// Every setting of `balance`.
 pub const BALANCES: [ChainLayout; 3] = [ChainLayout::Flat, ChainLayout::Tree, ChainLayout::Auto];
 
-/// Limits by which Services as small as these are balanced by trees of all levels, and cross the threshold.
+/// Limits with which Services as small as these are balanced by trees of all levels, and cross the threshold.
 pub const FEW: BalanceLimits = BalanceLimits { auto: 3, tree: 1 };
 
-/// Limits by which clusters as small as these have trees of several levels, and cross the threshold.
+/// Limits with which clusters as small as these have trees of several levels, and cross the threshold.
 pub const SMALL: TreeLimits = TreeLimits { grow: 6, shrink: 4, leaf: 2, depth: 3 };
 
-/// The cluster as the API server has it.
+/// The cluster's objects in the API server.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub objects: BTreeMap<(Kind, String), Value>,
@@ -119,7 +119,7 @@ fn endpoint() -> impl Strategy<Value = Value> {
 fn slice() -> impl Strategy<Value = (String, Value)> {
     let service = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
     let name = prop_oneof![Just("1"), Just("2")];
-    // A few slices are large enough to push the cluster over the thousand endpoints and back.
+    // A few slices are large enough to move the cluster above the thousand endpoints and back.
     let endpoints = prop_oneof![
         8 => prop::collection::vec(endpoint(), 0..5),
         1 => Just((0..1100u32).map(|i| json!({"addresses": [format!("10.129.{}.{}", i / 250, i % 250 + 1)], "nodeName": "node-2"})).collect()),
@@ -161,7 +161,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         5 => Just(Event::Sync),
         2 => (0usize..9).prop_map(Event::Fail),
         1 => Just(Event::Observe),
-        1 => (0usize..4).prop_map(Event::Meddle),
+        1 => (0usize..4).prop_map(Event::ForeignEdit),
         1 => (0usize..40).prop_map(Event::Reference),
         1 => Just(Event::Unreference),
         1 => (0..MODES.len(), 0..BALANCES.len()).prop_map(|(d, b)| Event::Restart(d, b)),

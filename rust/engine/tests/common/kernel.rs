@@ -1,4 +1,4 @@
-//! The rules of one family as the kernel holds them. Restore text is applied table by table, each all or nothing.
+//! A simulated kernel with the rules of one family. Restore text is applied table by table, each atomically.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use ferrule_engine::Family;
 use ferrule_engine::nft::Transactions;
 use ferrule_engine::restore_text::RestoreText;
 
-/// The chain of the foreign rules that reference chains of ours.
+/// The chain with the foreign rules that reference ferrule's chains.
 pub const FOREIGN: &str = "MINE";
 
 type Table = BTreeMap<String, Vec<String>>;
@@ -28,7 +28,8 @@ impl Kernel {
         Self { tables: BUILTIN.iter().map(|(name, chains)| ((*name).to_owned(), table(chains))).collect() }
     }
 
-    /// Apply `iptables-restore --noflush` text. At most `commits` tables are committed (a tool killed halfway).
+    /// Applies `iptables-restore --noflush` text. At most `commits` tables are committed, to simulate a tool that is
+    /// killed halfway.
     pub fn restore(&mut self, text: &[u8], commits: usize) -> Result<(), String> {
         let text = std::str::from_utf8(text).map_err(|e| e.to_string())?;
         let mut open: Option<(String, Table)> = None;
@@ -53,7 +54,7 @@ impl Kernel {
         if open.is_some() { Err("no COMMIT".to_owned()) } else { Ok(()) }
     }
 
-    /// Apply what a plan sends over netlink, at most so many transactions, by what its bytes mean to who reads them.
+    /// Applies the netlink requests of a plan, at most so many transactions, by describing their bytes.
     pub fn transact(&mut self, family: Family, text: RestoreText, transactions: usize) -> Result<(), String> {
         for transaction in Transactions::new(family, text).take(transactions) {
             let transaction = transaction.map_err(|e| e.to_string())?;
@@ -97,7 +98,7 @@ impl Kernel {
         self.tables.values().map(BTreeMap::len).sum()
     }
 
-    /// A foreign rule that references the nth of the Services' chains, if there are any.
+    /// Adds a foreign rule that references the nth of the Services' chains, if there are any.
     pub fn reference(&mut self, nth: usize) {
         let hashed = |name: &&String| {
             ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-"].iter().any(|p| name.starts_with(p))
@@ -110,12 +111,12 @@ impl Kernel {
         }
     }
 
-    /// The foreign rules are gone.
+    /// Removes the foreign rules.
     pub fn unreference(&mut self) {
         self.tables.values_mut().for_each(|table| drop(table.remove(FOREIGN)));
     }
 
-    /// Somebody else's edit.
+    /// Returns a table for an edit by another process.
     pub fn table_mut(&mut self, name: &str) -> &mut Table {
         self.tables.get_mut(name).unwrap()
     }
@@ -162,7 +163,7 @@ fn check(table: &Table) -> Result<(), String> {
     Ok(())
 }
 
-/// The rule without what stands in quotes; a quote that stays open swallows the rest of the text in the real tool.
+/// Returns the rule without quoted text; the real tool treats the rest of the text as quoted if a quote stays open.
 fn unquoted(rule: &str) -> Result<String, String> {
     let rule = rule.replace(r"\\", "").replace(r#"\""#, "");
     let parts: Vec<&str> = rule.split('"').collect();

@@ -1,5 +1,5 @@
-//! An interpreter of rules: what becomes of the first packet of a flow, by what `iptables-save` prints. It shares no
-//! code with the engine. Where the kernel draws a random number, both ways are followed and weighed.
+//! A rule interpreter: evaluates the output of `iptables-save` for the first packet of a flow. It shares no code with
+//! the engine. Where the kernel draws a random number, it follows both branches and weighs them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,53 +11,54 @@ pub struct Packet {
     pub destination: IpAddr,
     pub protocol: &'static str,
     pub port: u16,
-    /// Where it came in; empty: made on this node.
+    /// The input interface; empty for packets of this node.
     pub interface: &'static str,
-    /// `recent` has seen the source, whichever list is asked.
+    /// Whether every `recent` list contains the source.
     pub remembered: bool,
 }
 
-/// Everything a rule can do to it. Chains of dispatch trees leave no trace: they are a way, not a goal.
+/// The effects of the rules on the packet. Chains of dispatch trees are not part of the trace, because they do not
+/// change the outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Outcome {
-    /// Chains of Services and endpoints, in the order they were entered.
+    /// Chains of Services and endpoints, in the order of traversal.
     pub trace: Vec<String>,
     pub destination: Option<String>,
     pub mark: u32,
     pub masqueraded: bool,
     /// `ACCEPT`, `DROP`, `REJECT`.
     pub verdict: String,
-    /// Counters and lists of clients that were written to.
+    /// Counters and client lists that were updated.
     pub noted: Vec<String>,
 }
 
-/// The probability of each outcome, and the rules looked at on the longest way to any.
+/// The probability of each outcome, and the number of rules evaluated on the longest path.
 #[derive(Clone, Debug, Default)]
 pub struct Fate {
     pub outcomes: BTreeMap<Outcome, f64>,
     pub walked: usize,
-    /// Rules looked at on average.
+    /// Number of rules evaluated on average.
     pub mean: f64,
 }
 
 impl Fate {
-    /// The same outcomes with the same probabilities.
+    /// Returns whether the outcomes and their probabilities are equal.
     pub fn agrees(&self, other: &Self) -> bool {
         self.agrees_within(other, 1e-12)
     }
 
-    /// The same outcomes, each with a probability that differs by no more than this.
+    /// Returns whether the outcomes are equal and their probabilities differ by at most `tolerance`.
     pub fn agrees_within(&self, other: &Self, tolerance: f64) -> bool {
         self.outcomes.len() == other.outcomes.len()
             && self.outcomes.iter().zip(&other.outcomes).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < tolerance)
     }
 }
 
-/// Rules of one family, ready to be walked.
+/// The rules of one family, indexed for traversal.
 #[derive(Debug, Default)]
 pub struct Rules {
     chains: Vec<Vec<Rule>>,
-    /// Table and name → place in `chains`.
+    /// Table and name → index in `chains`.
     names: BTreeMap<(String, String), usize>,
     local: Vec<IpAddr>,
 }
@@ -103,11 +104,11 @@ struct State {
     weight: f64,
 }
 
-/// How a chain was left.
+/// How the traversal of a chain ended.
 enum Left {
-    /// By its end, or RETURN.
+    /// At its end, or with RETURN.
     Back(State),
-    /// By a verdict.
+    /// With a verdict.
     Decided(State),
 }
 
@@ -227,7 +228,7 @@ impl IntoCondition for (IpAddr, u32) {
 }
 
 impl Rules {
-    /// From what `iptables-save` printed; `local`: the node's addresses.
+    /// Parses the output of `iptables-save`; `local` are the node's addresses.
     pub fn new(saved: &str, local: &[&str]) -> Self {
         let local = local.iter().map(|ip| ip.parse().unwrap()).collect();
         let mut rules = Self { chains: Vec::new(), names: BTreeMap::new(), local };
@@ -252,12 +253,12 @@ impl Rules {
         rules
     }
 
-    /// Names of all chains whose name begins so.
+    /// Returns the number of chains with a name prefix.
     pub fn chains_like(&self, prefix: &str) -> usize {
         self.names.keys().filter(|(_, name)| name.starts_with(prefix)).count()
     }
 
-    /// Through the hooks that a packet of this kind passes.
+    /// Evaluates the base chains that such a packet traverses.
     pub fn fate(&self, packet: &Packet) -> Fate {
         let start = State { packet: packet.clone(), outcome: Outcome::default(), walked: 0, weight: 1.0 };
         let mut fate = Fate::default();
@@ -372,7 +373,7 @@ impl Rules {
         ends.push(Left::Back(state));
     }
 
-    /// The chance that the rule matches; matches that write do so.
+    /// Returns the probability that the rule matches, and applies the side effects of its matches.
     fn matches(&self, rule: &Rule, state: &mut State) -> f64 {
         let mut chance = 1.0;
         for (negated, condition) in &rule.conditions {
@@ -410,7 +411,7 @@ impl Rules {
     }
 }
 
-/// What an interpreter that everything else is judged by must get right itself.
+/// The interpreter is the reference of all other tests, so it is tested itself.
 #[test]
 fn the_interpreter_walks_as_the_kernel_does() {
     let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n:KUBE-SVC-DSP-AAAAAAAAAAAAAAA - [0:0]\n:MARK - [0:0]\n\
@@ -437,7 +438,7 @@ fn the_interpreter_walks_as_the_kernel_does() {
     packet.source = ip("10.9.1.1");
     let fate = rules.fate(&packet);
     got = fate.outcomes.iter().map(|(o, p)| (o.destination.as_deref(), o.verdict.as_str(), o.mark, *p)).collect();
-    // Back from the Service's chain: through the rest of the tree and out of it.
+    // After the return from the Service's chain: through the rest of the tree and out of it.
     assert_eq!(got, [(None, "ACCEPT", 8, 0.75), (Some("10.1.0.1:80"), "ACCEPT", 0, 0.25)]);
     assert_eq!(fate.outcomes.keys().map(|o| o.masqueraded).collect::<Vec<_>>(), [true, false]);
     packet.port = 82;

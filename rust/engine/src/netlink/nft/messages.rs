@@ -35,7 +35,7 @@ pub(super) struct Chain<'a> {
     pub(super) table: &'a [u8],
     pub(super) name: &'a [u8],
     /// Whether it is a base chain.
-    pub(super) hooked: bool,
+    pub(super) is_base: bool,
 }
 
 /// A rule with undecoded expressions.
@@ -111,17 +111,17 @@ fn generation(data: &[u8]) -> Option<u32> {
 
 /// Chains have attributes that are irrelevant to their rules: counters, policies, device names.
 fn chain(data: &[u8]) -> Option<Chain<'_>> {
-    let (mut table, mut name, mut hooked) = (None, None, false);
+    let (mut table, mut name, mut is_base) = (None, None, false);
     for attribute in attributes(data) {
         let (kind, value) = attribute?;
         match kind {
             CHAIN_TABLE => table = Some(string(value)?),
             CHAIN_NAME => name = Some(string(value)?),
-            CHAIN_HOOK => hooked = true,
+            CHAIN_HOOK => is_base = true,
             _ => {}
         }
     }
-    Some(Chain { table: table?, name: name?, hooked })
+    Some(Chain { table: table?, name: name?, is_base })
 }
 
 fn rule(data: &[u8]) -> Option<RawRule<'_>> {

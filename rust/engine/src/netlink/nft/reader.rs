@@ -208,7 +208,7 @@ impl Reader {
     fn chain(&mut self, chain: &Chain<'_>) -> Result<(), ReadError> {
         let Some(table) = Table::parse(chain.table) else { return Ok(()) };
         self.chains.push(match ChainId::parse(table, chain.name) {
-            Some(id) if chain.hooked => {
+            Some(id) if chain.is_base => {
                 return Err(ReadError::NotUnderstood(format!("{id} is a base chain")));
             }
             Some(id) => ListedChain::Own(id),

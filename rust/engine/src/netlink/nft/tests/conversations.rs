@@ -26,11 +26,11 @@ fn generation(sequence: u32, number_now: u32) -> Bytes {
     out
 }
 
-fn chain(sequence: u32, table: &str, name: &str, hooked: bool) -> Bytes {
+fn chain(sequence: u32, table: &str, name: &str, is_base: bool) -> Bytes {
     answer(NEWCHAIN, 0, sequence, 2, |out| {
         put(1, &[table.as_bytes(), b"\0"].concat(), out);
         put(3, &[name.as_bytes(), b"\0"].concat(), out);
-        if hooked {
+        if is_base {
             nest(4, out, |_| {});
         }
         number(77, 1, out);
@@ -58,7 +58,7 @@ fn one_chain(table: &str, name: &str, rules: &[&dyn Fn(&mut Bytes)]) -> Result<O
 #[test]
 fn an_empty_kernel() {
     let observed = read(Family::V4, &[generation(1, 7), done(NLMSG_DONE, 2, 0), generation(3, 7)]).unwrap();
-    assert!(observed.chains.is_empty() && observed.hooks.is_empty() && !observed.firewall_exists);
+    assert!(observed.chains.is_empty() && observed.entry_jumps.is_empty() && !observed.firewall_exists);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn of_a_foreign_rule_it_matters_where_it_leads() {
         let held = observed.unwrap().held;
         assert_eq!(held.iter().map(|(id, by)| (id.name(), &**by)).collect::<Vec<_>>(), [(svc.to_owned(), "MINE")]);
     }
-    for (table, chain, code, to, is_hook) in [
+    for (table, chain, code, to, is_entry_jump) in [
         ("nat", "OUTPUT", -3, Some("KUBE-SERVICES"), true),
         ("nat", "OUTPUT", -4, Some("KUBE-SERVICES"), false),
         ("nat", "OUTPUT", -3, Some("DOCKER"), false),
@@ -102,7 +102,7 @@ fn of_a_foreign_rule_it_matters_where_it_leads() {
                 verdict_of(code, to, out);
             }],
         );
-        assert_eq!(observed.is_err(), is_hook, "{table} {chain} {code} {to:?}");
+        assert_eq!(observed.is_err(), is_entry_jump, "{table} {chain} {code} {to:?}");
     }
 }
 

@@ -75,9 +75,9 @@ fn read(family: Family, datagrams: &[Bytes]) -> Result<Observed, ReadError> {
 fn facts(observed: &Observed) -> String {
     let mut chains: Vec<_> = observed.chains.iter().map(|(id, digest)| format!("{id} {digest:?}")).collect();
     chains.sort_unstable();
-    let mut hooks: Vec<_> = observed.hooks.iter().map(|hook| format!("{hook:?}")).collect();
-    hooks.sort_unstable();
-    format!("{chains:#?} {hooks:#?} {:?} {} {}", observed.held, observed.firewall_exists, observed.trees)
+    let mut entry_jumps: Vec<_> = observed.entry_jumps.iter().map(|jump| format!("{jump:?}")).collect();
+    entry_jumps.sort_unstable();
+    format!("{chains:#?} {entry_jumps:#?} {:?} {} {}", observed.held, observed.firewall_exists, observed.trees)
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn recorded_answers_mean_what_the_tool_printed() {
         let family = family_of(name);
         let netlink = read(family, &datagrams(recording)).unwrap();
         let text = saved_text::read(family, &digester(), saved).unwrap();
-        assert!(netlink.chains.len() > 15 && netlink.hooks.len() > 10 && netlink.firewall_exists, "{name}");
+        assert!(netlink.chains.len() > 15 && netlink.entry_jumps.len() > 10 && netlink.firewall_exists, "{name}");
         assert_eq!(netlink.trees, name.starts_with("tree"), "{name}");
         assert_eq!(facts(&netlink), facts(&text), "{name}");
     }

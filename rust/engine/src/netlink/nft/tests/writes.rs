@@ -137,17 +137,17 @@ fn a_block_is_a_transaction_and_the_last_request_asks_for_an_answer() {
 }
 
 #[test]
-fn base_chains_are_made_once_a_transaction_where_hooks_or_a_canary_are() {
+fn base_chains_are_created_once_per_transaction_with_entry_jumps_or_a_canary() {
     let mut buffer = Vec::new();
-    for hook in entry_jumps::entry_jumps(Family::V4, true).iter().filter(|hook| hook.table == Table::Nat) {
+    for jump in entry_jumps::entry_jumps(Family::V4, true).iter().filter(|jump| jump.table == Table::Nat) {
         buffer.extend(b"-I ");
-        buffer.extend(hook.chain.as_bytes());
-        hook.rule.write_to(Family::V4, &mut buffer);
+        buffer.extend(jump.chain.as_bytes());
+        jump.rule.write_to(Family::V4, &mut buffer);
         buffer.push(b'\n');
     }
     let whole = buffer.len();
     let mut text = RestoreText::over([Vec::new(), buffer, Vec::new()], 16);
-    text.block(Table::Nat, "hooks", |t| t.lines(Table::Nat, 0..whole, 3));
+    text.block(Table::Nat, "entry jumps", |t| t.lines(Table::Nat, 0..whole, 3));
     text.block(Table::Mangle, "canary", |t| t.declare(ChainId::Fixed(FixedChain::MangleCanary)));
     text.block(Table::Nat, "another", |t| t.declare(ChainId::Fixed(FixedChain::MarkMasq)));
     let made: Vec<Transaction> = transactions(text).into_iter().map(Result::unwrap).collect();
