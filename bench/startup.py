@@ -25,7 +25,7 @@ from ferrule._engine import Engine, Plan
 from ferrule.config.schema import Settings
 from ferrule.daemon import lifetime  # noqa: F401 - what the daemon has loaded counts
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.nftables import Trust
+from ferrule.dataplane.nftables import NetlinkFallback
 from ferrule.host import memory
 from ferrule.process.runner import Runner, ToolRun
 from ferrule.sync.cadence import Cadence
@@ -150,9 +150,9 @@ async def run(options: argparse.Namespace) -> None:
     cluster, stages = Cluster(options.services, options.endpoints), Stages()
     facts = HostFacts(node_name="node-1", ordered_blocks=options.backend == "nft")
     settings = Settings()
-    trust = Trust() if (options.backend, options.writes) == ("nft", "netlink") else None
+    fallback = NetlinkFallback() if (options.backend, options.writes) == ("nft", "netlink") else None
     runs: list[ToolRun] = []
-    plane = Timed("ipv4", Backend(options.backend), Runner(observers=[runs.append]), trust)
+    plane = Timed("ipv4", Backend(options.backend), Runner(observers=[runs.append]), fallback)
     engine = Engine(engine_options(settings, facts, stages=True))
     loop = SyncLoop(engine, [plane], Cadence(0.0), clock=time.monotonic)
     stages.row("nothing", "")

@@ -1,7 +1,7 @@
-"""The Rust sync engine. Every fact about the cluster and every byte of rules comes from here.
+"""The Rust sync engine: decodes cluster objects, computes rules, and tracks desired, applied and observed state.
 
-Few coarse calls: bytes in, bytes out, no Python value per object. All calls release the GIL around pure work. One
-owner calls them, never two threads at once (`sync/loop.py`).
+A few coarse calls take and return bytes, without a Python value per object. All calls release the GIL while pure Rust
+code runs. They have one owner and never run in two threads at once (`sync/loop.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,24 +47,25 @@ SERVICES_CHAIN: str
 """The dispatch chain of nat, which kube-proxy has, too."""
 
 class InputError(ValueError):
-    """An option or a whole batch cannot be used. Single bad objects never raise: see `Engine.problems`."""
+    """An option or a whole batch is invalid. A single invalid object never raises: see `Engine.problems`."""
 
 class NotReady(RuntimeError):
     """`plan` was called before every kind was listed, or before the kernel's state was observed."""
 
 class NotUnderstood(ValueError):
-    """The kernel's rules have something in a form that only their own tool may know; says where and what."""
+    """The kernel holds a rule in a form that only the iptables tools may understand; the message says where and
+    what."""
 
 class RulesChanged(RuntimeError):
-    """The kernel's rules changed while they were read: begin again."""
+    """The kernel's rules changed during the read: start again."""
 
 class StalePlan(RuntimeError):
-    """`commit` or `abandon` was given a plan that is not the one in flight, or a plan's text was asked for again after
-    it was taken."""
+    """`commit` or `abandon` was called with a plan that is not in flight, or a plan's text was requested after it
+    was taken."""
 
 @final
 class EngineOptions:
-    """What the rules depend on besides cluster objects. Immutable; wrong values raise `InputError`."""
+    """Options: what the rules depend on besides cluster objects. Immutable; invalid values raise `InputError`."""
 
     def __new__(
         cls,
@@ -89,19 +90,20 @@ class EngineOptions:
         first_services: Sequence[str] = ...,
         digest_key: bytes = ...,
     ) -> EngineOptions:
-        """`node_ips` stand in for a Node object without addresses (at most one a family); `node_port_addresses`
-        are CIDRs and the words `primary`, `localhost`, `all`, empty for everywhere; `local_interface` is the bridge
-        name or the prefix of its mode; without `external_ips`, Services' externalIPs are left out; `ordered_blocks`
-        cuts large writes into transactions (for the nft backend, whose tool is quadratic in the size of one);
-        `dispatch`: packets find their Service by the long chains that kube-proxy writes (`flat`), by trees of short
-        ones (`tree`), or by trees once there are many rules (`auto`); `balance`: the same for the choice between a
-        Service's endpoints, `auto` by their number in each Service; `first_services` (`namespace/name`), with those
-        labelled `k8s-app=kube-dns`, are written before all others at a large start over an empty kernel (none: no
-        stages); `digest_key` (16 bytes) keys chain digests so that no tenant can aim for a collision."""
+        """Builds and validates options. `node_ips` are used while the Node object has no addresses (at most one per
+        family); `node_port_addresses` are CIDRs and the words `primary`, `localhost`, `all`, empty for all
+        addresses; `local_interface` is the bridge name or the prefix of its mode; without `external_ips`, Services'
+        externalIPs are ignored; `ordered_blocks` splits large writes into transactions (for the nft tool, which
+        takes time quadratic in the size of one); `dispatch` is the layout of dispatch chains: the long chains that
+        kube-proxy writes (`flat`), trees of short ones (`tree`), or trees above a number of rules (`auto`);
+        `balance` is the layout of balancing chains, where `auto` depends on the endpoints of each Service;
+        `first_services` (`namespace/name`) and those labelled `k8s-app=kube-dns` are written first at a large start
+        over an empty kernel (without any there are no stages); `digest_key` (16 bytes) keys chain digests so that a
+        tenant cannot construct collisions."""
 
 @final
 class IngestReport:
-    """What one batch did. Counts are of objects."""
+    """The effect of one batch. Counts are of objects."""
 
     kind: Kind
     resource_version: str
@@ -111,99 +113,101 @@ class IngestReport:
     in_sync: bool
     bookmark: bool
     error_code: int | None
-    """The `code` of a watch ERROR frame: 410 means list again."""
+    """The `code` of a watch ERROR frame; 410 requires a relist."""
     malformed: str | None
-    """The first frame that is no watch event at all; the frames around it were applied."""
+    """The first frame that is not a watch event; the other frames were applied."""
 
 @final
 class PayloadPieces:
-    """A plan's text, about a MiB at a time. The rest is freed with the last piece."""
+    """A plan's text in pieces of about one MiB. The rest is freed with the last piece."""
 
     def __iter__(self) -> Iterator[bytes]: ...
     def __next__(self) -> bytes: ...
 
 @final
 class Transaction:
-    """A batch of netlink requests for nf_tables that takes effect as a whole."""
+    """A batch of nf_tables requests: one atomic transaction."""
 
     def payload(self) -> bytes:
-        """One datagram. Each call copies it."""
+        """Returns the transaction as one datagram, copied by each call."""
     last: int
-    """It took effect when the request with this number is acknowledged."""
+    """The sequence number whose acknowledgement confirms the transaction."""
     def describe(self, sequence: int, /) -> str | None:
-        """The request with this number as iptables has it; None: the batch as a whole."""
+        """Returns the request with this sequence number in iptables syntax; None for the batch as a whole."""
 
 @final
 class Transactions:
-    """A plan as netlink requests, made one transaction at a time. The text is freed once there are no more.
+    """A plan as netlink requests, encoded one transaction at a time. The text is freed after the last one.
 
-    Raises `NotUnderstood` for a line of which no request can be made: a fault of ours."""
+    Raises `NotUnderstood` for a line that cannot be encoded, which is a bug."""
 
     def __iter__(self) -> Iterator[Transaction]: ...
     def __next__(self) -> Transaction: ...
 
 @final
 class Plan:
-    """Text for exactly the chains that differ from what was confirmed applied."""
+    """A plan: restore text for exactly the chains that differ from the applied state."""
 
     family: Family
     generation: int
     payload: bytes
-    """iptables-restore input, for `--noflush`. Each access makes it anew: for tests and for `render`."""
+    """Input of `iptables-restore --noflush`. Each access serialises it again: for tests and for `render`."""
     def take_payload(self) -> PayloadPieces:
-        """The same, out of the plan: once, and then nobody holds it."""
+        """Takes the text out of the plan, once."""
     def take_transactions(self) -> Transactions:
-        """The same for the nft backend without its tool; once, too."""
+        """Takes the text as netlink requests for the nft backend, once."""
     netlink: bool
-    """Cut for `take_transactions`; for the tool, its transactions may be too large."""
+    """Whether the text is split for `take_transactions`; its transactions may be too large for the tool."""
     payload_size: int
-    """Bytes, also after the text was taken."""
+    """Size of the text in bytes, available after it was taken."""
     chains_written: tuple[str, ...]
-    """`table CHAIN`, sorted. Made at each access: hundreds of thousands at a large start."""
+    """`table CHAIN`, sorted. Built at each access: hundreds of thousands at a large start."""
     chains_deleted: tuple[str, ...]
     written_count: int
-    """How many these are."""
+    """Number of chains written."""
     deleted_count: int
     entry_jumps_inserted: tuple[str, ...]
-    """Jump rules put (back) into built-in chains, as `table rule`."""
+    """Entry jumps inserted into base chains, as `table rule`."""
     rules_written: int
     rules_by_table: tuple[int, int, int]
-    """Of them in filter, nat, mangle."""
+    """Rules written in filter, nat, mangle."""
     blocks: int
-    """Transactions that the payload is cut into."""
+    """Number of transactions in the payload."""
     strategy: str
-    """Why it is cut so."""
+    """Why the payload is split as it is."""
     phases: tuple[tuple[str, int, int, int, int], ...]
-    """What it consists of, in order: `table part`, blocks, chains declared, rules, bytes."""
+    """Summary of the payload, in order: `table part`, blocks, chains declared, rules, bytes."""
     full: bool
-    """Every owned chain is in it (a first start on an empty kernel), or was in the first stage before it."""
+    """Whether the plan contains every chain (a first start on an empty kernel), possibly with the first stage before
+    it."""
     more: bool
-    """A first stage: plan again at once after its commit; nothing is synced before."""
+    """Whether the plan is a first stage: plan again immediately after its commit; the sync is complete only then."""
 
 @final
 class DriftReport:
-    """The kernel's own chains against what we believed to be applied."""
+    """The difference between the kernel's chains and the applied state."""
 
     differing: tuple[str, ...]
-    """Owned chains whose rules are not the ones we had applied (`table CHAIN`)."""
+    """Chains of ferrule whose rules differ from the applied ones (`table CHAIN`)."""
     missing: tuple[str, ...]
     stale: tuple[str, ...]
-    """Chains with one of our prefixes that no Service needs; the next plan deletes them."""
+    """Chains with one of ferrule's prefixes that no Service needs; the next plan deletes them."""
     held: tuple[str, ...]
     """Stale chains that a foreign rule references: the kernel would refuse to delete them, so the next plan empties
     them."""
     entry_jumps_missing: tuple[str, ...]
     repaired: int
-    """How many are differing, missing, or hooks missing: the next plan writes them again."""
+    """Number of differing or missing chains and missing entry jumps: the next plan writes them again."""
     def first_repaired(self, limit: int, /) -> tuple[str, ...]:
-        """At most so many of them, in this order. After a flush of 30,000 Services all of them are 150,000."""
+        """Returns at most `limit` of them, in this order. After a flush of 30,000 Services there are 150,000."""
 
 @final
 class Problem:
-    """One standing complaint about cluster input; it goes away when the object is mended or deleted."""
+    """A problem of a cluster object. It disappears when the object is corrected or deleted."""
 
     kind: Literal["rejected", "ignored", "conflict"]
-    """rejected: the object kept its previous state; ignored: one element is left out; conflict: another object won."""
+    """rejected: the object keeps its previous state; ignored: one element is ignored; conflict: another object owns
+    the address."""
     object: str
     field: str
     value: str
@@ -211,7 +215,7 @@ class Problem:
 
 @final
 class HealthCheck:
-    """A Service's healthCheckNodePort and what its listener must answer in one family."""
+    """A Service's healthCheckNodePort and the response of its listener in one family."""
 
     namespace: str
     name: str
@@ -221,15 +225,15 @@ class HealthCheck:
 
 @final
 class FamilyFacts:
-    """Numbers of one family as of its last plan."""
+    """Counts of one family as of its last plan."""
 
     service_ports: int
     endpoints: int
     large_mode: bool
     rules: tuple[int, int, int]
-    """Desired rules in filter, nat, mangle."""
+    """Number of desired rules in filter, nat, mangle."""
     no_local_internal: int
-    """Ports with internalTrafficPolicy Local that have endpoints, but none on this node."""
+    """Number of ports with internalTrafficPolicy Local whose endpoints are all on other nodes."""
     no_local_external: int
     node_port_addresses: int | None
     """How many of the host's addresses nodePortAddresses selects; None where it does not restrict the family, and
@@ -240,20 +244,21 @@ class FamilyFacts:
 
 @final
 class StaleFlows:
-    """What one datagram of a conntrack dump held."""
+    """The stale flows in one datagram of a conntrack dump."""
 
     deletes: bytes
-    """Requests to send as one datagram, numbered from 1. Only the last always answers; the others, if they fail."""
+    """Delete requests to send as one datagram, numbered from 1. The last one is always acknowledged, the others only
+    if they fail."""
     count: int
-    """How many requests that is."""
+    """Number of delete requests."""
     seen: int
-    """Entries looked at."""
+    """Number of entries examined."""
     done: bool
-    """The dump ends here."""
+    """Whether the dump ends here."""
     interrupted: bool
-    """The kernel says that entries may be missing (NLM_F_DUMP_INTR)."""
+    """Whether the kernel reports that entries may be missing (NLM_F_DUMP_INTR)."""
     error: int | None
-    """errno of a refused dump."""
+    """The errno of a refused dump."""
 
 @final
 class ConntrackView:
@@ -261,74 +266,78 @@ class ConntrackView:
 
     family: Family
     frontends: int
-    """With 0, no flow can be stale."""
+    """Number of frontends. With 0, no flow can be stale."""
     def inheriting(self, older: ConntrackView, /) -> ConntrackView:
-        """This view, doing the work of an older one that was not carried out, too."""
+        """Returns this view, extended by the work of an older view that was not carried out."""
     def dump_request(self, *, filtered: bool) -> bytes:
-        """The request for a dump of the family's flows: of UDP only if `filtered`, which Linux before 5.8 ignores or
-        refuses with EINVAL or EOPNOTSUPP."""
+        """Returns the request for a dump of the family's flows; with `filtered` of UDP only, which Linux before 5.8
+        ignores or refuses with EINVAL or EOPNOTSUPP."""
     def stale(self, dump: bytes, /) -> StaleFlows:
-        """Judge one datagram of a ctnetlink dump. Takes any bytes; O(entries); releases the GIL."""
+        """Finds the stale flows in one datagram of a ctnetlink dump. Accepts any bytes; O(entries); releases the
+        GIL."""
 
 @final
 class RuleReader:
-    """Reads one family's rules over nf_tables netlink. A conversation without the socket: send what `begin` gives, feed
-    every datagram that comes, send what that gives. Any one thread may drive it while the engine works."""
+    """Reads one family's rules over nf_tables netlink, without owning the socket: send the result of `begin`, pass
+    every received datagram to `feed`, send its result. Any one thread may drive it while the engine works."""
 
     family: Family
     def begin(self) -> bytes:
-        """Forget everything; the first request."""
+        """Resets the reader. Returns the first request."""
     def feed(self, datagram: bytes, /) -> bytes | None:
-        """None: more of this answer is to come. Empty: everything is read. Else the next request. Takes any bytes;
-        raises `RulesChanged`, `NotUnderstood`, or `OSError` where the kernel refused; then it must begin again."""
+        """Returns None while the response continues, an empty request after the last one, otherwise the next
+        request. Accepts any bytes; raises `RulesChanged`, `NotUnderstood`, or `OSError` where the kernel refused;
+        the caller then starts with `begin`."""
 
 @final
 class Engine:
-    """Desired state from objects, applied state from confirmed plans, observed state from the kernel's own words."""
+    """The state of the cluster and of the rules: desired from objects, applied from confirmed plans, observed from
+    the kernel."""
 
     def __new__(cls, options: EngineOptions, /) -> Engine: ...
     def replace(self, kind: Kind, pages: Sequence[bytes], /) -> IngestReport:
-        """Swap in a whole list: each page is a `List` response or a JSON array. Objects that are not in it are gone."""
+        """Replaces all objects of a kind: each page is a `List` response or a JSON array. Objects that are not
+        listed are removed."""
     def begin_list(self, kind: Kind, /) -> None:
-        """A `List` response begins to arrive; one that was arriving is forgotten."""
+        """Begins to receive a `List` response, and discards one that was being received."""
     def feed_list(self, kind: Kind, chunk: bytes, /) -> None:
-        """More of its text, cut anywhere; decoded at once, in force only after `end_list`. Raises `InputError`; the
-        list is forgotten then, and nothing has changed."""
+        """Adds a chunk of the list, split anywhere. It is decoded immediately and takes effect with `end_list`.
+        Raises `InputError`; the list is then discarded and nothing changes."""
     def end_list(self, kind: Kind, /) -> IngestReport:
-        """Swap the list in whole. Raises `InputError` if its text is incomplete; nothing has changed then."""
+        """Applies the complete list. Raises `InputError` if its text is incomplete; nothing changes then."""
     def abort_list(self, kind: Kind, /) -> None:
-        """The rest will not come."""
+        """Discards the list that is being received."""
     def ingest(self, kind: Kind, frames: bytes, /) -> IngestReport:
-        """Apply newline-delimited watch frames."""
+        """Applies newline-delimited watch frames."""
     def set_local_addresses(self, addresses: Sequence[str], /) -> bool:
-        """The host's own addresses, both families; true if node ports are affected."""
+        """Sets the host's own addresses of both families. Returns whether node ports are affected."""
     def plan(self, family: Family, /, *, netlink: bool = False) -> Plan | None:
-        """None: the kernel already has everything. `netlink`: cut for the kernel alone. Raises `NotReady`. Ends with
-        `commit` or `abandon`."""
+        """Plans the next write; None if the kernel needs no change. `netlink` splits it for netlink. Raises
+        `NotReady`. The plan ends with `commit` or `abandon`."""
     def commit(self, plan: Plan, /) -> None:
-        """The restore exited 0: its chains are applied now."""
+        """Reports success: the plan's chains become the applied state."""
     def abandon(self, plan: Plan, /) -> None:
-        """Outcome unknown: its chains are written again by the next plan unless `observe` finds them right."""
+        """Reports an unknown outcome: the next plan writes the chains again unless `observe` finds them correct."""
     def observe(self, family: Family, seen: bytes | RuleReader, /) -> DriftReport:
-        """Take `iptables-save` output (all tables), or what a reader has read to its end, for the applied state."""
+        """Replaces the applied state by `iptables-save` output (all tables), or by the result of a complete reader."""
     def rule_reader(self, family: Family, /) -> RuleReader:
-        """For `observe`, on the nft backend."""
+        """Returns a reader for `observe` on the nft backend."""
     def conntrack_view(self, family: Family, /) -> ConntrackView | None:
-        """After a sync: None when no UDP frontend or endpoint changed since the last view, or while a plan's outcome is
-        unknown. The first one after the first plan is always there."""
+        """Returns the UDP frontends after a sync; None if no frontend or endpoint changed since the last view, or
+        while a plan's outcome is unknown. The first call after the first plan always returns a view."""
     def problems(self) -> list[Problem]:
-        """Everything that is wrong with the objects now, sorted; small."""
+        """Returns all current problems, sorted; few in practice."""
     def health_checks(self) -> list[HealthCheck]:
-        """One for each family that a Service with a healthCheckNodePort has a cluster IP in."""
+        """Returns one for each family in which a Service with a healthCheckNodePort has a cluster IP."""
     def counts(self) -> tuple[int, int]:
-        """Services and EndpointSlices in the store."""
+        """Returns the numbers of Services and EndpointSlices in the store."""
     def facts(self, family: Family, /) -> FamilyFacts: ...
     def take_change_triggers(self) -> list[str]:
-        """RFC 3339 times at which endpoint changes happened that watches brought since the last call."""
+        """Takes the RFC 3339 times of endpoint changes that watches delivered since the last call."""
     def localhost_node_ports(self) -> bool:
-        """Whether rules for 127.0.0.0/8 node ports are in force, and so whether route_localnet is needed."""
+        """Returns whether rules for node ports on 127.0.0.0/8 exist, which need route_localnet."""
     def snapshot(self) -> bytes:
-        """JSON for humans: counts, synced kinds, chains by state. Not an interface."""
+        """Returns JSON for debugging: counts, listed kinds, chains by state. Not a stable interface."""
 
 @final
 class AddressDump:
@@ -371,4 +380,4 @@ def removals(saved: bytes, /) -> list[Removal]:
     """What to remove from each table that `iptables-save` printed. Takes any bytes; releases the GIL."""
 
 def build_info() -> dict[str, str]:
-    """`version`, `profile` (release or debug), `target`, `rustc`."""
+    """Returns `version`, `profile` (release or debug), `target`, `rustc`."""

@@ -15,7 +15,7 @@ import pytest
 from ferrule._engine import Engine, EngineOptions, Plan
 from ferrule.dataplane import nfacct, nftables
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.nftables import REFUSALS, Trust
+from ferrule.dataplane.nftables import REFUSALS, NetlinkFallback
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.process.runner import Runner
 from ferrule.testing.netns import NetNs, small_transactions_only
@@ -144,16 +144,16 @@ def test_policies_and_rules_of_others_stay(kernels: tuple[Kernel, Kernel]) -> No
     assert saved.count("-A POSTROUTING -j MASQUERADE") == 1
 
 
-def plane_of(kernel: Kernel, trust: Trust) -> IptablesDataplane:
+def plane_of(kernel: Kernel, fallback: NetlinkFallback) -> IptablesDataplane:
     """Tools of that namespace; netlink by calling from a thread in it."""
-    return IptablesDataplane("ipv4", Backend.NFT, Runner(kernel.netns.prefix), trust)
+    return IptablesDataplane("ipv4", Backend.NFT, Runner(kernel.netns.prefix), fallback)
 
 
 def test_what_was_refused_the_tool_tries_next(
     kernels: tuple[Kernel, Kernel], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, _ = kernels
-    plane = plane_of(ours, Trust())
+    plane = plane_of(ours, NetlinkFallback())
     engine, plan = planned(ours)
     # A form of rule that this kernel does not take, say.
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
@@ -174,7 +174,9 @@ def test_what_was_refused_the_tool_tries_next(
             assert plane.by_netlink == (again + 1 < REFUSALS), "time and again: for good"
             plan = engine.plan("ipv4", netlink=True)
             assert plan is not None
-    assert [record.getMessage() for record in caplog.records] == ["Refused over netlink"] * REFUSALS
+    assert [record.getMessage() for record in caplog.records] == [
+        "Kernel refused a netlink transaction, the next write uses the iptables tool"
+    ] * REFUSALS
     assert any("-A KUBE-SEP-" in line for line in ours.save("ipv4"))
 
 
@@ -182,8 +184,8 @@ def test_one_refusal_is_forgotten_once_netlink_works_again(
     kernels: tuple[Kernel, Kernel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = kernels
-    trust = Trust()
-    plane = plane_of(ours, trust)
+    fallback = NetlinkFallback()
+    plane = plane_of(ours, fallback)
     engine, plan = planned(ours)
     with monkeypatch.context() as patched:
         patched.setattr(nftables, "_transact", refuse)
@@ -194,13 +196,13 @@ def test_one_refusal_is_forgotten_once_netlink_works_again(
     by_tool = engine.plan("ipv4", netlink=plane.by_netlink)
     assert by_tool is not None
     asyncio.run(plane.write(by_tool))
-    assert trust == Trust(refusals=1, doubted=False)
+    assert fallback == NetlinkFallback(refusals=1, after_refusal=False)
     engine.abandon(by_tool)
     engine.observe("ipv4", b"")
     plan = engine.plan("ipv4", netlink=plane.by_netlink) or plan
     assert plan.netlink
     ours.netns.call(lambda: asyncio.run(plane.write(plan)))
-    assert trust == Trust()
+    assert fallback == NetlinkFallback()
 
 
 def test_of_thousands_of_refusals_the_first_is_told(kernels: tuple[Kernel, Kernel]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from ferrule._engine import Engine, EngineOptions, Plan
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.dataplane.netlink import NETLINK_NETFILTER
-from ferrule.dataplane.nftables import Trust
+from ferrule.dataplane.nftables import NetlinkFallback
 from ferrule.process.runner import Runner, ToolRun
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
@@ -54,7 +54,10 @@ class Cluster:
         self.runs: list[ToolRun] = []
         runner = Runner((), [self.runs.append])
         self.engine = Engine(EngineOptions(node_name="node-1", ordered_blocks=backend is Backend.NFT))
-        planes = [IptablesDataplane(family, backend, runner, Trust() if over_netlink else None) for family in FAMILIES]
+        planes = [
+            IptablesDataplane(family, backend, runner, NetlinkFallback() if over_netlink else None)
+            for family in FAMILIES
+        ]
         self.loop = SyncLoop(self.engine, planes, Cadence(0.0), clock=time.monotonic)
         lists: dict[Kind, list[dict[str, Any]]] = {
             "Service": [nth_service(n) for n in range(SERVICES)],

@@ -13,7 +13,7 @@ import pytest
 from ferrule._engine import Engine, EngineOptions, Transaction
 from ferrule.dataplane import nftables
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.nftables import Trust
+from ferrule.dataplane.nftables import NetlinkFallback
 from ferrule.errors import DataplaneError, FailureKind
 from ferrule.process.runner import Runner, ToolRun
 from ferrule.sync.cadence import Cadence
@@ -36,7 +36,7 @@ class Loop:
         self.netns = netns
         self.runs: list[ToolRun] = []
         self.transactions = 0
-        self.trusts = {family: Trust() for family in FAMILIES}
+        self.trusts = {family: NetlinkFallback() for family in FAMILIES}
         runner = Runner((), [self.runs.append])
         planes = [IptablesDataplane(family, Backend.NFT, runner, self.trusts[family]) for family in FAMILIES]
         engine = Engine(EngineOptions(node_name="node-1", ordered_blocks=True))
@@ -130,11 +130,11 @@ def test_a_refusal_is_looked_at_and_the_tool_finishes(ours: Loop, undisturbed: L
     assert ours.tools == ["iptables-nft-restore"]
     assert set(plan.chains_written) < set(unwritten.chains_written) if reached else plan.full
     assert plan.blocks == unwritten.blocks - reached
-    assert ours.trusts["ipv4"] == Trust(refusals=1)
+    assert ours.trusts["ipv4"] == NetlinkFallback(refusals=1)
     converged(ours, undisturbed, *pods)
     ours.submit("10.128.1.11", "fd00:128::10")
     assert ours.sync().plans["ipv4"].netlink, "one refusal is forgotten"
-    assert ours.trusts["ipv4"] == Trust()
+    assert ours.trusts["ipv4"] == NetlinkFallback()
 
 
 def test_another_writers_change_is_repaired(ours: Loop, undisturbed: Loop) -> None:

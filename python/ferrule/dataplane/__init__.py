@@ -1,4 +1,4 @@
-"""The kernel's rules: iptables, nftables, tracked flows, accounting objects.
+"""The data plane: reads and writes rules, conntrack entries and accounting objects in the kernel.
 
-Forbidden here: knowledge of Services, decisions about when to sync, and starting a process (`ferrule.process` does).
+This package does not know Services, does not decide when to sync, and starts no process (`ferrule.process` does).
 """

@@ -1,8 +1,8 @@
-"""Which half of the kernel to talk to, chosen the way iptables-wrappers does.
+"""Chooses the backend (nft or legacy) as iptables-wrappers does.
 
-kubelet leaves KUBE-IPTABLES-HINT (or, before 1.24, KUBE-KUBELET-CANARY) in the mangle table of the backend it uses. We
-look for those in nft, then in legacy, and take nft where there is no hint. Our own rules are no hint: counting them is
-what makes a wrong choice stick.
+kubelet creates KUBE-IPTABLES-HINT (or, before 1.24, KUBE-KUBELET-CANARY) in the mangle table of the backend that it
+uses. ferrule looks for those in nft, then in legacy, and defaults to nft. Its own rules do not count as a hint: a wrong
+choice would become permanent.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class Choice:
     backend: Backend
     reason: str
     other_holds_rules: bool = False
-    """The other backend holds Service rules too: both sets see every packet, and the wrong one may decide."""
+    """Whether the other backend holds Service rules: packets would traverse both sets, and the wrong one could
+    decide."""
 
 
 async def choose(runner: Runner, override: Backend | None = None) -> Choice:
-    """Look at both backends; never writes, and never creates a table that is not there."""
+    """Inspects both backends. Never writes, and never creates a missing table."""
     hinted = {backend: await _hinted(runner, backend) for backend in Backend}
     if override is not None:
         choice, reason = override, "asked for"
@@ -46,7 +47,7 @@ async def choose(runner: Runner, override: Backend | None = None) -> Choice:
 
 
 async def _run(runner: Runner, backend: Backend, verb: str, *arguments: str) -> list[Completed]:
-    """A tool in both families; nothing where it is missing or refuses (that is no hint either)."""
+    """Runs a tool in both families. Returns no result where it is missing or refuses, which is not a hint either."""
     done = []
     for family in FAMILIES:
         argv = (IptablesDataplane(family, backend, runner).tool(verb), *arguments)
@@ -58,8 +59,8 @@ async def _run(runner: Runner, backend: Backend, verb: str, *arguments: str) -> 
 
 
 async def _hinted(runner: Runner, backend: Backend) -> bool:
-    # nft keeps the hint in mangle. One chain is asked for: the save reads all tables, whichever it is to print. For
-    # legacy, naming a table would create it, so there it is the save: it lists the tables that exist.
+    # On nft the hint is in mangle. Listing one chain is cheaper than a save, which reads all tables. On legacy, naming
+    # a table would create it, so the save is used: it lists existing tables only.
     if backend is Backend.NFT:
         for hint in HINTS:
             if await _run(runner, backend, "", "-t", "mangle", "-S", hint):
@@ -77,5 +78,5 @@ async def _holds_rules(runner: Runner, backend: Backend) -> bool:
 
 
 async def families(runner: Runner, backend: Backend) -> dict[Family, DataplaneError | None]:
-    """For each family None, or why this host has no such rules (no tool, IPv6 disabled, no right)."""
+    """Returns for each family None, or why this host cannot have its rules (no tool, IPv6 disabled, no permission)."""
     return {family: await IptablesDataplane(family, backend, runner).works() for family in FAMILIES}

@@ -1,10 +1,10 @@
-"""Deletes tracked UDP flows that lead nowhere any more: over netlink, off the path of the next sync.
+"""Deletes stale conntrack entries of UDP flows: over netlink, concurrently with the next sync.
 
-Which flows those are, the engine's `ConntrackView` decides; here the kernel's table is walked, datagram by datagram, in
-a worker thread. A table of a million entries costs a buffer of memory, and a sync never waits for it.
+The engine's `ConntrackView` decides which flows are stale. A worker thread dumps the kernel's table datagram by
+datagram, so a table of a million entries costs one buffer of memory, and a sync never waits for it.
 
-A host on which this cannot work (no right, no module) still gets every rule: the state is reported once and tried again
-after later syncs, and nothing that was to be cleaned up is forgotten in between.
+A host on which this fails (no permission, no module) still gets every rule: the state is reported once and retried
+after later syncs, and pending work is kept in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DUMP_ATTEMPTS = 3
-"""How often a dump is begun again when the kernel says that it may be incomplete."""
+"""How often a dump is restarted when the kernel reports that it may be incomplete."""
 
 _GONE = errno.ENOENT
 _NO_FILTER = {errno.EINVAL, errno.EOPNOTSUPP}
@@ -40,17 +40,17 @@ _NO_MODULE = {errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNO
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What one walk over a family's table did."""
+    """The result of one pass over a family's table."""
 
     family: Family
     seconds: float
     seen: int
-    """Entries the kernel showed (UDP only, where it can filter)."""
+    """Number of entries that the kernel dumped (UDP only, where it can filter)."""
     deleted: int
     errors: int
-    """Entries it would not delete; one that had gone by itself is none."""
+    """Number of entries that the kernel refused to delete, without those that had expired."""
     complete: bool = True
-    """False: the kernel kept interrupting, or we are ending."""
+    """False if the kernel kept interrupting the dump, or the process is ending."""
 
 
 @dataclass(slots=True)
@@ -61,10 +61,10 @@ class _Tally:
 
 
 def clean(view: ConntrackView, stop: threading.Event) -> Cleaned:
-    """Walk the table of the calling thread's network namespace until its end, or until `stop`. Raises `OSError`."""
+    """Dumps the table of the calling thread's network namespace to its end, or until `stop`. Raises `OSError`."""
     started = time.monotonic()
     tally = _Tally()
-    # Without frontends nothing can be stale; a cluster without UDP Services pays nothing.
+    # Without frontends no flow is stale; a cluster without UDP Services costs nothing.
     complete = not view.frontends
     attempts = 0
     filtered = True
@@ -82,7 +82,7 @@ def clean(view: ConntrackView, stop: threading.Event) -> Cleaned:
 
 
 def _walk(view: ConntrackView, stop: threading.Event, tally: _Tally, *, filtered: bool) -> bool:
-    """One dump; true if the kernel showed everything."""
+    """Performs one dump. Returns whether it was complete."""
     whole = True
     with open_channel(NETLINK_NETFILTER) as dump, open_channel(NETLINK_NETFILTER) as deletes:
         dump.send(view.dump_request(filtered=filtered))
@@ -100,7 +100,7 @@ def _walk(view: ConntrackView, stop: threading.Event, tally: _Tally, *, filtered
 
 
 def _delete(channel: socket.socket, requests: bytes, count: int, tally: _Tally) -> None:
-    """Send what one datagram of the dump gave; failures answer, and the last one in any case."""
+    """Sends the requests for one datagram of the dump. Failures are answered, and the last request always is."""
     channel.send(requests)
     gone = refused = 0
     answered = False
@@ -125,7 +125,7 @@ async def reconcile(view: ConntrackView) -> Cleaned:
 
 
 def why(error: OSError) -> str:
-    """One sentence for people."""
+    """Returns the reason as one sentence."""
     if error.errno in (errno.EPERM, errno.EACCES):
         return "CAP_NET_ADMIN is missing in this network namespace"
     if error.errno in _NO_MODULE:
@@ -135,7 +135,7 @@ def why(error: OSError) -> str:
 
 @dataclass(slots=True)
 class ConntrackCleaner:
-    """One walk at a time; a newer view replaces one that waits, and inherits its work.
+    """Runs one pass at a time. A newer view replaces a waiting one and inherits its work.
 
     `after_sync` belongs to the event loop's thread, as `run` does.
     """
@@ -143,12 +143,12 @@ class ConntrackCleaner:
     on_cleaned: Callable[[Cleaned], None] = lambda _: None
     reconcile: Callable[[ConntrackView], Awaitable[Cleaned]] = reconcile
     degraded: dict[Family, str] = field(default_factory=dict)
-    """Why stale flows stay, by family; empty when all is well."""
+    """Why stale flows were not deleted, by family; empty without failures."""
     _owed: dict[Family, ConntrackView] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def after_sync(self, family: Family, view: ConntrackView | None) -> None:
-        """A sync of `family` is over; `view` as the engine gave it. None is the occasion to retry what failed."""
+        """Schedules a pass after a sync of `family`. `view` is the engine's; None retries what failed."""
         if view is not None:
             waiting = self._owed.get(family)
             self._owed[family] = view if waiting is None else view.inheriting(waiting)
@@ -156,13 +156,13 @@ class ConntrackCleaner:
             self._wake.set()
 
     async def run(self) -> None:
-        """Clean up whenever there is something to do, for ever."""
+        """Runs scheduled passes, for ever."""
         while True:
             await self._wake.wait()
             await self.clean_owed()
 
     async def clean_owed(self) -> None:
-        """Everything that waits, once. Never raises for what the host refuses."""
+        """Runs all scheduled passes once. Does not raise for what the host refuses."""
         self._wake.clear()
         for family in FAMILIES:
             view = self._owed.pop(family, None)
@@ -176,14 +176,14 @@ class ConntrackCleaner:
         except OSError as error:
             self._degrade(family, why(error))
         finally:
-            # Cancelled, too: work that was not done is not forgotten.
+            # On cancellation, too, pending work is kept.
             if done is None or not done.complete:
                 newer = self._owed.get(family)
                 self._owed[family] = view if newer is None else newer.inheriting(view)
         if done is None:
             return
         if self.degraded.pop(family, None) is not None:
-            log.info("Stale conntrack entries are deleted again", extra=kv(ipFamily=family))
+            log.info("Stale conntrack entries can be deleted again", extra=kv(ipFamily=family))
         log.log(
             logging.INFO if done.deleted or done.errors else logging.DEBUG,
             "Deleted stale conntrack entries",
@@ -201,7 +201,7 @@ class ConntrackCleaner:
     def _degrade(self, family: Family, reason: str) -> None:
         if self.degraded.get(family) != reason:
             log.warning(
-                "Stale conntrack entries stay: UDP clients may go on talking to endpoints that are gone",
+                "Cannot delete stale conntrack entries: UDP clients may keep sending to removed endpoints",
                 extra=kv(ipFamily=family, reason=reason, retry="after later syncs"),
             )
         self.degraded[family] = reason

@@ -1,7 +1,7 @@
-"""One ferrule a network namespace: two would undo each other's rules.
+"""Ensures that one ferrule runs per network namespace: two would undo each other's rules.
 
-The lock is a listening socket in the abstract namespace, which is exactly as wide as the rules (one per network
-namespace), needs no file, and is gone with its process however that ends.
+The lock is a listening socket in the abstract namespace, which has the same scope as the rules (one network namespace),
+needs no file, and disappears with its process.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class InstanceLock:
 
 
 def running(name: bytes = NAME) -> str | None:
-    """Returns `ferrule (process 123)` where a process holds the lock, without the number where it cannot be told; None
-    where none does. Takes nothing: a daemon that starts meanwhile is not kept from it."""
+    """Returns `ferrule (process 123)` if a process holds the lock, without the number if it is unknown; otherwise None.
+    Does not take the lock, so a daemon that starts at the same time is not blocked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(name)

@@ -1,4 +1,4 @@
-"""One family's iptables: read-back, restore, canaries, version. No knowledge of what the rules mean."""
+"""One family's iptables: read-back, restore, canaries, version. Independent of the meaning of the rules."""
 
 from __future__ import annotations
 
@@ -25,62 +25,64 @@ LOCK_SECONDS = 5
 """`-w`: kube-proxy's own wait for the xtables lock (legacy; the nft tool accepts the option and has no lock)."""
 
 RESTORE_TIMEOUT = 300.0
-"""Seconds. A cold start of 30,000 Services in one legacy block takes 10 to 20; ten times that is hung."""
+"""Seconds. A cold start of 30,000 Services in one legacy block takes 10 to 20; ten times that means that the tool
+hangs."""
 
 RUN_BYTES = 1 << 20
-"""From here on one process's input ends with the transaction that is open (nft). The tool gets slower with each COMMIT
-that it has done: 31 transactions of 10,000 Services cost one process 7.5 s of its own time, eleven processes 3.3 s."""
+"""Bytes of input from which on a process ends with the current transaction (nft). The tool gets slower with each
+COMMIT: 31 transactions of 10,000 Services cost one process 7.5 s of CPU, eleven processes 3.3 s."""
 
 COMMIT = b"COMMIT\n"
-"""How a piece ends that could be a process's last. The engine ends pieces so wherever it can."""
+"""The end of a piece with which a process's input may end. The engine ends pieces so wherever it can."""
 
 SAVE_TIMEOUT = 600.0
 """Seconds. `iptables-nft-save` is quadratic in chains: 12 s at 10,000 Services of 4 endpoints, 108 s at 30,000."""
 
 CANARY_TABLES = ("mangle", "nat", "filter")
-"""All of them: kube-proxy asks only the first, and so misses for up to an hour that somebody flushed nat."""
+"""The tables whose canaries are checked. kube-proxy checks only the first, and so misses a flush of nat for up to an
+hour."""
 
 RANDOM_FULLY_SINCE = (1, 6, 2)
 """First iptables whose MASQUERADE knows `--random-fully`."""
 
 
 Payload = bytes | Iterable[bytes]
-"""Restore text, whole or in pieces that are read once."""
+"""Restore text, complete or in pieces that are read once."""
 
 
 class Dataplane(Protocol):
-    """What the sync loop needs of a kernel: the real one, or `testing.fake_dataplane`."""
+    """The kernel as the sync loop uses it: the real one, or `testing.fake_dataplane`."""
 
     @property
     def family(self) -> Family:
-        """Whose rules."""
+        """The family of the rules."""
 
     async def read_back(self, reader: RuleReader) -> bytes | RuleReader:
-        """What the kernel holds, for `Engine.observe`: `reader`, read to its end, or all tables as iptables-save prints
-        them. Raises `DataplaneError`."""
+        """Reads what the kernel holds, for `Engine.observe`. Returns `reader`, read to its end, or all tables as
+        iptables-save prints them. Raises `DataplaneError`."""
 
     @property
     def by_netlink(self) -> bool:
-        """The next plan is to be cut for the kernel alone, not for a tool."""
+        """Whether the next plan should be split for netlink, not for a tool."""
 
     async def write(self, plan: Plan) -> None:
-        """Carry out a plan and use it up. Raises `DataplaneError`: then the outcome is unknown."""
+        """Applies a plan and consumes it. Raises `DataplaneError`; the outcome is then unknown."""
 
     async def canary_present(self) -> bool:
-        """Whether our canary chains stand in every table. Raises `DataplaneError` when that cannot be told."""
+        """Returns whether ferrule's canary chains exist in every table. Raises `DataplaneError` if that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class IptablesDataplane:
-    """The kernel, through one backend's tools."""
+    """One family of the kernel's rules, through one backend."""
 
     family: Family
     backend: Backend
     runner: Runner = field(default_factory=Runner)
-    trust: nftables.Trust | None = None
-    """Write over netlink while this says so: on nft, in the namespace of this process. None: always with the tool."""
+    fallback: nftables.NetlinkFallback | None = None
+    """Whether to write over netlink: on nft, in the namespace of this process. None: always with the tool."""
     _with_canary: dict[str, bytes | None] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What each legacy table looked like from afar when its canary was last seen."""
+    """The outline of each legacy table when its canary was last seen."""
 
     def tool(self, verb: str = "") -> str:
         """`iptables-nft`, `ip6tables-legacy-restore`, …"""
@@ -88,47 +90,51 @@ class IptablesDataplane:
         return "-".join(part for part in (name, self.backend.value, verb) if part)
 
     async def read_back(self, reader: RuleReader) -> bytes | RuleReader:
-        """See `Dataplane.read_back`. On nft over netlink, which needs no tool and is not quadratic; but whatever is not
-        known there to the last bit, the tool has to tell."""
+        """Implements `Dataplane.read_back`. On nft it uses netlink, which takes linear time, and falls back to the
+        tool for rules that are not fully understood."""
         if self.backend is Backend.NFT:
             try:
                 await nftables.read(reader)
             except (OSError, NotUnderstood, RulesChanged) as error:
                 facts = kv(ipFamily=self.family, tool=self.tool("save"), reason=str(error) or type(error).__name__)
-                log.warning("Rules are read back with a tool, which takes long where they are many", extra=facts)
+                log.warning("Reading rules back with iptables-save, slow for large rule sets", extra=facts)
             else:
                 return reader
         return await self.save()
 
     async def save(self) -> bytes:
-        """All tables, as iptables-save prints them. Raises `DataplaneError`."""
+        """Returns the output of iptables-save for all tables. Raises `DataplaneError`."""
         done = check(await self.runner.run((self.tool("save"),), timeout=SAVE_TIMEOUT))
         return done.stdout
 
     @property
     def by_netlink(self) -> bool:
         """See `Dataplane.by_netlink`."""
-        return self.trust is not None and self.trust.given
+        return self.fallback is not None and self.fallback.enabled
 
     async def write(self, plan: Plan) -> None:
-        """See `Dataplane.write`. What was refused over netlink, the tool tries next time: see `nftables.Trust`."""
+        """Implements `Dataplane.write`. After a refusal over netlink the next write uses the tool: see
+        `nftables.NetlinkFallback`."""
         if plan.netlink:
             try:
                 await nftables.write(plan.take_transactions())
             except DataplaneError:
-                if self.trust is not None:
-                    self.trust.refuse()
-                    log.warning("Refused over netlink", extra=kv(ipFamily=self.family, next=self.tool("restore")))
+                if self.fallback is not None:
+                    self.fallback.refuse()
+                    log.warning(
+                        "Kernel refused a netlink transaction, the next write uses the iptables tool",
+                        extra=kv(ipFamily=self.family, next=self.tool("restore")),
+                    )
                 raise
         else:
             await self.restore(plan.take_payload())
-        if self.trust is not None:
-            self.trust.confirm(netlink=plan.netlink)
+        if self.fallback is not None:
+            self.fallback.confirm(netlink=plan.netlink)
 
     async def restore(self, payload: Payload) -> None:
-        """Apply restore text without flushing the rest. Raises `DataplaneError`: then the outcome is unknown.
+        """Applies restore text without flushing other rules. Raises `DataplaneError`; the outcome is then unknown.
 
-        On nft a long text goes to several processes, each with whole transactions."""
+        On nft a long text is split over several processes, each with whole transactions."""
         pieces = iter((payload,) if isinstance(payload, bytes) else payload)
         following = next(pieces, None)
         while following is not None:
@@ -137,12 +143,12 @@ class IptablesDataplane:
                 await self._run(source)
 
     async def _fill(self, source: int, piece: bytes, pieces: Iterator[bytes]) -> bytes | None:
-        """One process's input into `source`; gives the beginning of the next one's, None at the end."""
+        """Writes the input of one process to `source`. Returns the beginning of the next one's, None at the end."""
         written = 0
         while True:
             append(source, piece)
             written += len(piece)
-            # A large text is tens of milliseconds of copying: others get their turn in between.
+            # Copying a large text takes tens of milliseconds: other tasks run in between.
             await asyncio.sleep(0)
             following = next(pieces, None)
             full = self.backend is Backend.NFT and written >= RUN_BYTES and _ends_a_transaction(piece)
@@ -158,8 +164,9 @@ class IptablesDataplane:
             check(done, text)
 
     async def canary_present(self) -> bool:
-        """See `Dataplane.canary_present`. At most three short processes: a save costs seconds where rules are many. (On
-        legacy each reads a whole table, so one that has not changed since its canary was seen is not asked for.)"""
+        """Implements `Dataplane.canary_present` with at most three short processes: a save costs seconds with many
+        rules. (On legacy each reads a whole table, so a table that has not changed since its canary was seen is
+        skipped.)"""
         for table in CANARY_TABLES:
             outline = await self._outline(table)
             if outline is not None and self._with_canary.get(table) == outline:
@@ -175,7 +182,7 @@ class IptablesDataplane:
         return True
 
     async def _outline(self, table: str) -> bytes | None:
-        """None where only the tool can tell: on nft, and in another namespace."""
+        """Returns the outline of a legacy table; None on nft and in another namespace, where only the tool knows."""
         if self.backend is not Backend.LEGACY or self.runner.prefix:
             return None
         with contextlib.suppress(OSError):
@@ -183,25 +190,26 @@ class IptablesDataplane:
         return None
 
     async def version(self) -> tuple[int, ...]:
-        """`(1, 8, 9)`; raises `DataplaneError` where the tool does not run."""
+        """Returns the version, for example `(1, 8, 9)`. Raises `DataplaneError` if the tool does not run."""
         done = check(await self.runner.run((self.tool(), "--version")))
         found = re.search(rb"v(\d+(?:\.\d+)*)", done.stdout)
         return tuple(int(n) for n in found[1].split(b".")) if found else ()
 
     async def supports_random_fully(self) -> bool:
-        """Whether MASQUERADE may carry `--random-fully`."""
+        """Returns whether MASQUERADE supports `--random-fully`."""
         return await self.version() >= RANDOM_FULLY_SINCE
 
     async def works(self) -> DataplaneError | None:
-        """None when rules of this family can be read; else why not."""
+        """Returns None if rules of this family can be read; otherwise why not."""
         try:
             check(await self.runner.run((self.tool(), "-w", str(LOCK_SECONDS), "-t", "nat", "-S", "OUTPUT")))
         except DataplaneError as error:
-            # Somebody holds the lock just now: that is no lack of anything, and the sync has its own patience.
+            # Another process holds the lock: the host is not at fault, and the sync waits for the lock itself.
             return None if error.kind is FailureKind.LOCK else error
         return None
 
 
 def _ends_a_transaction(piece: bytes) -> bool:
-    """A rule's last word may be COMMIT; a line that is nothing else may not."""
+    """Returns whether the piece ends with a COMMIT line. A rule may end with the word COMMIT, so the whole line is
+    compared."""
     return piece == COMMIT or piece.endswith(b"\n" + COMMIT)

@@ -1,4 +1,4 @@
-"""Netlink sockets. The engine makes the requests and reads the answers."""
+"""Netlink sockets. The engine encodes requests and decodes responses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NETLINK_CAP_ACK = 10
 
 RECEIVE_BYTES = 1 << 17
 ANSWER_SECONDS = 2.0
-"""The kernel answers at once or not at all."""
+"""Seconds. The kernel responds immediately or not at all."""
 
 
 def open_channel(protocol: int) -> socket.socket:
-    """A socket to the kernel's half of `protocol`, in the calling thread's network namespace. Raises `OSError`.
+    """Opens a netlink socket of `protocol` in the calling thread's network namespace. Raises `OSError`.
 
-    Answers to failed requests carry the request's header only, so that many fit into its buffer.
+    Responses to failed requests contain only the request's header, so that many fit into the socket's buffer.
     """
     channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
@@ -35,15 +35,15 @@ def open_channel(protocol: int) -> socket.socket:
 
 
 def answer(protocol: int, request: bytes) -> bytes:
-    """Send one request; return the first datagram of the answer. Raises `OSError`."""
+    """Sends one request. Returns the first datagram of the response. Raises `OSError`."""
     with open_channel(protocol) as channel:
         channel.send(request)
         return channel.recv(RECEIVE_BYTES)
 
 
 def carry_out(protocol: int, request: bytes) -> None:
-    """Send one request that asks for an acknowledgement. Raises `OSError` with the kernel's errno if it failed, or
-    `TimeoutError` when the kernel stays silent."""
+    """Sends one request that asks for an acknowledgement. Raises `OSError` with the kernel's errno if it failed, or
+    `TimeoutError` without a response."""
     with open_channel(protocol) as channel:
         channel.send(request)
         answered: list[tuple[int, int]] = []

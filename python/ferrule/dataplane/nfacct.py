@@ -1,7 +1,7 @@
-"""Named packet counters of the kernel (nfnetlink_acct), over netlink: no tool is needed, and none is run.
+"""Named packet counters of the kernel (nfnetlink_acct), over netlink, without a tool.
 
-A rule may only refer to a counter that exists, so whoever writes rules asks `ensure` first. A kernel without nfacct is
-normal: the same rules are then written without the match.
+A rule may refer only to an existing counter, so `ensure` is called before rules are written. On a kernel without nfacct
+the same rules are written without the match.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENO
 
 
 class Outcome(enum.Enum):
-    """A probe's answer; "could not tell" must not be taken for "no" for ever."""
+    """The result of a probe. UNKNOWN must not be treated as a permanent "no"."""
 
     YES = "yes"
     NO = "no"
@@ -29,14 +29,14 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a counter has seen since it was made."""
+    """The packets and bytes that a counter has counted since its creation."""
 
     packets: int
     octets: int
 
 
 def ensure(name: str) -> Outcome:
-    """Create the counter unless it is there. Works on the calling thread's network namespace."""
+    """Creates the counter if it is missing, in the calling thread's network namespace."""
     try:
         carry_out(NETLINK_NETFILTER, counter_creation(name))
     except OSError as error:
@@ -47,7 +47,7 @@ def ensure(name: str) -> Outcome:
 
 
 def read(name: str) -> Count | None:
-    """What it counts now; None when it is not there or cannot be read."""
+    """Returns the counter's value; None if it is missing or unreadable."""
     try:
         values = counter_values(answer(NETLINK_NETFILTER, counter_request(name)))
     except OSError:

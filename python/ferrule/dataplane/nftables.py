@@ -1,7 +1,7 @@
-"""The kernel's nf_tables rules over netlink, in a worker thread. What is asked or ordered and what it means, the engine
-knows.
+"""Reads and writes nf_tables rules over netlink, in a worker thread. The engine encodes requests and interprets
+responses.
 
-A dump asks for one chain at a time, thousands of times: each is a send and two receives, some ten microseconds. A
+A dump requests one chain at a time, thousands of times: each is a send and two receives, about ten microseconds. A
 transaction is one send, during which the kernel does all of its work, and one receive.
 """
 
@@ -26,32 +26,32 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 5
-"""How often a read is begun again because somebody else changes rules all the time."""
+"""How often a read is restarted because another process changes rules at the same time."""
 
 RECEIVE_BYTES = 1 << 15
-"""The kernel makes no larger datagrams for a dump, and as large ones as there is room for: of small ones it makes many,
-and for each it counts chains from the first again."""
+"""The kernel's maximum datagram size for a dump. It fills the available buffer: a smaller one yields more datagrams,
+and for each the kernel counts chains from the first again."""
 
 ANSWER_SECONDS = 20.0
-"""The kernel answers at once, unless the machine is overloaded; the tool would take even longer there."""
+"""The kernel responds immediately, unless the machine is overloaded; the tool would take even longer then."""
 
 WRITE_SECONDS = 300.0
-"""Ten times what 30,000 Services take in all: the kernel hangs, or the machine stands still."""
+"""Ten times what 30,000 Services take: after that the kernel or the machine hangs."""
 
 SO_SNDBUFFORCE = 32
-"""Not in Python's `socket`. Without it a datagram may have some hundred kB."""
+"""Not defined in Python's `socket`. Without it a datagram is limited to some hundred kB."""
 
 REFUSALS = 3
-"""So many refusals in a row over netlink, and the tool has the work for good."""
+"""The number of consecutive refusals over netlink after which the tool is used until the next start."""
 
 COMMAND = ("nf_tables over netlink",)
-"""What errors name instead of a command line."""
+"""What errors report instead of a command line."""
 
 _TRY_AGAIN = {errno.EBUSY, errno.ENOBUFS}
 
 
 def read_in_thread(reader: RuleReader, stop: threading.Event) -> None:
-    """Read the rules of the calling thread's network namespace, until the end or until `stop`.
+    """Reads the rules of the calling thread's network namespace, until the end or until `stop`.
 
     Raises `OSError`, `NotUnderstood`, or `RulesChanged` after `ATTEMPTS`.
     """
@@ -69,7 +69,7 @@ def read_in_thread(reader: RuleReader, stop: threading.Event) -> None:
 
 
 def _converse(reader: RuleReader, stop: threading.Event) -> None:
-    # A channel for each attempt: what is left of an answer that was broken off must not be read as the next one.
+    # A new socket for each attempt: the rest of an aborted response must not be read as the next one.
     with open_channel(NETLINK_NETFILTER) as channel:
         channel.settimeout(ANSWER_SECONDS)
         request: bytes | None = reader.begin()
@@ -85,38 +85,38 @@ async def read(reader: RuleReader) -> None:
 
 
 @dataclass(slots=True)
-class Trust:
-    """Whether rules are written over netlink.
+class NetlinkFallback:
+    """Decides whether the next write uses netlink or falls back to the tool.
 
-    What the kernel refused there the tool tries next: a rule that this kernel wants in another form may pass, and a
-    refusal that remains has the tool's own words. Where that happens time and again, the tool stays.
+    After a refusal the next write uses the tool: the kernel may accept another encoding of the rules, and if it does
+    not, the tool reports why. After `REFUSALS` consecutive refusals the tool is used until the next start.
     """
 
     refusals: int = 0
-    """In a row."""
-    doubted: bool = False
-    """The latest write was refused, and the tool has not worked since."""
+    """Number of consecutive refusals."""
+    after_refusal: bool = False
+    """Whether the latest write was refused and the tool has not succeeded since."""
 
     @property
-    def given(self) -> bool:
-        """The next write goes over netlink."""
-        return not self.doubted and self.refusals < REFUSALS
+    def enabled(self) -> bool:
+        """Whether the next write uses netlink."""
+        return not self.after_refusal and self.refusals < REFUSALS
 
     def confirm(self, *, netlink: bool) -> None:
-        """A write worked."""
+        """Records a successful write."""
         if netlink:
             self.refusals = 0
-        self.doubted = False
+        self.after_refusal = False
 
     def refuse(self) -> None:
-        """A write over netlink did not."""
+        """Records a refused write over netlink."""
         self.refusals += 1
-        self.doubted = True
+        self.after_refusal = True
 
 
 def write_in_thread(transactions: Iterable[Transaction], stop: threading.Event) -> None:
-    """Change the rules of the calling thread's network namespace, one transaction after the other, until the end or
-    until `stop`. Raises `DataplaneError`: what came before the refused transaction stands."""
+    """Applies transactions to the calling thread's network namespace in order, until the end or until `stop`. Raises
+    `DataplaneError`: transactions before the refused one stay applied."""
     try:
         with open_channel(NETLINK_NETFILTER) as channel:
             channel.settimeout(WRITE_SECONDS)
@@ -142,7 +142,7 @@ def _transact(channel: socket.socket, transaction: Transaction) -> None:
         channel.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(payload))
         channel.send(payload)
     while True:
-        # The kernel tells of every request that it refuses; the first is the one to know.
+        # The kernel reports every request that it refuses; the first one is reported.
         for sequence, code in acknowledgements(_receive(channel)):
             if code:
                 told = transaction.describe(sequence)
@@ -159,7 +159,7 @@ def _receive(channel: socket.socket) -> bytes:
     except OSError as error:
         if error.errno != errno.ENOBUFS:
             raise
-    # More refusals than the socket holds. Those that came first are there.
+    # More refusals than the socket buffer holds. The first ones are in it.
     return channel.recv(RECEIVE_BYTES)
 
 

@@ -1,8 +1,8 @@
-"""Exit code and stderr of an iptables tool → what went wrong. The only place that reads their English.
+"""Classifies failures by exit code and stderr of an iptables tool. The only module that parses their messages.
 
-Codes alone do not tell (measured with 1.8.9): a chain that cannot be deleted is 4 with nft and 1 with legacy, a held
-lock is 4 with legacy, a missing COMMIT is 1 with both, a syntax error 2 with both. Matching text is safe: every process
-runs with LC_ALL=C, and an unknown text only costs precision (UNKNOWN is retried like KERNEL).
+Exit codes are not sufficient (measured with 1.8.9): a chain that cannot be deleted is 4 with nft and 1 with legacy, a
+held lock is 4 with legacy, a missing COMMIT is 1 with both, a syntax error 2 with both. Matching text is safe: every
+process runs with LC_ALL=C, and an unknown text only costs precision (UNKNOWN is retried like KERNEL).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ferrule.errors import DataplaneError, FailureKind
 from ferrule.process.completed import Completed
 
 CONTEXT_LINES = 2
-"""Neighbours quoted on either side of an offending line."""
+"""Number of lines quoted before and after an offending line."""
 
 OFFENDING_LIMIT = 5
-"""Offending lines quoted at most; nft reports every rule of a refused block."""
+"""Maximum number of offending lines quoted; nft reports every rule of a refused block."""
 
 _LINE_NUMBER = re.compile(r"(?:Error occurred at line: |[Ll]ine )(\d+)(?= failed|:|$|\s)", re.M)
 
@@ -45,8 +45,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], FailureKind], ...] = (
 
 
 def classify(done: Completed) -> FailureKind | None:
-    """None: it worked."""
-    # iptables-legacy-save says so on stdout and exits 0; taking that for an empty table would rewrite everything.
+    """Returns the kind of failure; None on success."""
+    # iptables-legacy-save prints this on stdout and exits 0. Treating it as an empty table would rewrite everything.
     if b"is incompatible, use 'nft' tool" in done.stdout[:4096]:
         return FailureKind.UNKNOWN
     # nft tools print this and exit 0 as well.
@@ -63,13 +63,14 @@ def classify(done: Completed) -> FailureKind | None:
 
 
 def says_missing(done: Completed) -> bool:
-    """The chain asked for with -S is not there. (nft words a missing chain as an incompatible one.)"""
+    """Returns whether the chain listed with -S is missing. (nft reports a missing chain as an incompatible one.)"""
     words = ("No chain/target/match by that name", "is incompatible, use 'nft' tool", "does not exist")
     return done.exit_code == 1 and any(text in done.stderr for text in words)
 
 
 def check(done: Completed, payload: IO[bytes] | None = None) -> Completed:
-    """Give back what worked; raise `DataplaneError` for the rest, with the lines of `payload` it complains about."""
+    """Returns a successful result; otherwise raises `DataplaneError`, with the lines of `payload` that the tool
+    rejected."""
     kind = classify(done)
     if kind is None:
         return done
@@ -79,8 +80,8 @@ def check(done: Completed, payload: IO[bytes] | None = None) -> Completed:
 
 
 def quote(payload: Iterable[bytes], numbers: list[int]) -> list[str]:
-    """Lines of our own input with their neighbours, `line N: text`; the offending ones marked `>`. Reads no further
-    than it must and holds no more: the text may be tens of megabytes."""
+    """Returns lines of the input with adjacent ones, `line N: text`; the offending ones are marked `>`. Reads no
+    further than necessary, because the text may have tens of megabytes."""
     offending = set(numbers)
     wanted = {near for n in numbers for near in range(n - CONTEXT_LINES, n + CONTEXT_LINES + 1)}
     quoted = []

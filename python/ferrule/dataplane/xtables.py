@@ -1,7 +1,7 @@
-"""What the kernel says of a legacy table without showing it: how large it is and where its hooks begin.
+"""Reads the size and the hook offsets of a legacy table from the kernel without dumping it.
 
-The tool can only fetch a table whole, which with the rules of 30,000 Services is a second of CPU for one question. This
-answer is 84 bytes, whatever is in the table (`struct ipt_getinfo`, linux/netfilter_ipv4/ip_tables.h).
+The tool can only fetch a whole table, which takes a second of CPU with the rules of 30,000 Services. This response has
+84 bytes, whatever the table holds (`struct ipt_getinfo`, linux/netfilter_ipv4/ip_tables.h).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LEVELS: dict[Family, tuple[socket.AddressFamily, int]] = {
 
 
 def outline(family: Family, table: str) -> bytes:
-    """Number of rules, bytes, and where each hook begins. Whoever flushes a table or takes out a chain changes them;
-    who only renames a chain does not.
+    """Returns the number of rules, the size, and the offset of each hook. A flush or a removed chain changes them;
+    renaming a chain does not.
 
-    In the namespace of the calling thread, with CAP_NET_ADMIN; may wait for somebody who changes the table. Raises
-    `OSError`.
+    Works in the namespace of the calling thread, with CAP_NET_ADMIN. May wait for a process that changes the table.
+    Raises `OSError`.
     """
     kind, level = _LEVELS[family]
     libc = ctypes.CDLL(None, use_errno=True)

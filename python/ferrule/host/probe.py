@@ -13,7 +13,7 @@ from ferrule.config.schema import Settings
 from ferrule.dataplane import backend as backends
 from ferrule.dataplane import nfacct
 from ferrule.dataplane.iptables import IptablesDataplane
-from ferrule.dataplane.nftables import Trust
+from ferrule.dataplane.nftables import NetlinkFallback
 from ferrule.host import kernel_settings
 from ferrule.host.addresses import local_addresses
 from ferrule.host.sysctl import TCP_BE_LIBERAL, Sysctls
@@ -95,9 +95,9 @@ def log_report(report: kernel_settings.HostReport, level: int) -> None:
 async def _planes(runner: Runner, backend: Backend, *, netlink: bool) -> list[IptablesDataplane]:
     """The families this host has; raises `DataplaneError` when it has none."""
     works = await backends.families(runner, backend)
-    trusted = netlink and backend is Backend.NFT
+    over_netlink = netlink and backend is Backend.NFT
     planes = [
-        IptablesDataplane(family, backend, runner, Trust() if trusted else None)
+        IptablesDataplane(family, backend, runner, NetlinkFallback() if over_netlink else None)
         for family, why_not in works.items()
         if why_not is None
     ]
