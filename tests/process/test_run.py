@@ -282,7 +282,7 @@ def test_a_small_rule_set_is_read_back_now_and_then(netns: NetNs, folder: Path, 
     finally:
         child.terminate()
         child.wait(20)
-    assert "Rules were changed behind our back" in log.read_text()
+    assert "Rules modified by another process" in log.read_text()
     assert "chainsWritten=1 chainsDeleted=0" in log.read_text()
 
 

@@ -1,2 +1,2 @@
-"""The machine as ferrule finds and sets it: kernel settings, addresses, this process's memory; and the probe at the
-start. It starts no process."""
+"""The host: kernel settings, addresses, this process's memory, and the probe at the start. This package starts no
+process."""

@@ -1,4 +1,4 @@
-"""The host's own addresses, and word of their changes, over rtnetlink."""
+"""The host's own addresses and notifications of their changes, over rtnetlink."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RTMGRP_IPV6_IFADDR = 0x100
 
 
 def local_addresses() -> list[str]:
-    """Every address of every interface in the calling thread's network namespace, both families, sorted.
+    """Returns every address of every interface in the calling thread's network namespace, both families, sorted.
 
     IPv6 link-local addresses are included, without a zone. Raises `OSError`.
     """
@@ -40,7 +40,7 @@ async def address_changes() -> AsyncIterator[None]:
             try:
                 await loop.sock_recv(channel, 1 << 16)
             except OSError:
-                # ENOBUFS: we were too slow and lost some. Something changed, that is all a listener needs to know.
+                # ENOBUFS: notifications were lost. The listener only needs to know that something changed.
                 await asyncio.sleep(0.1)
             yield
 

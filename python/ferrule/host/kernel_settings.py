@@ -1,12 +1,12 @@
-"""What the node must be set to before a Service proxy works well: conntrack's size and time-outs, the OOM score.
+"""Kernel settings that a Service proxy requires: conntrack's size and time-outs, route_localnet.
 
-`wanted` decides and touches nothing; `prepare` reads, compares and writes what differs. It starts no process and costs
-a dozen small reads, so every start calls it, not only `--init-only`.
+`wanted` computes the required settings; `prepare` reads, compares and writes what differs. It starts no process and
+costs a dozen small reads, so every start calls it, not only `--init-only`.
 
-Values are kube-proxy's. Failing is not: kube-proxy ends when the first setting cannot be written, which is why it
-needs a privileged container for as long as it runs. Here every setting is tried, each that could not be set is named
-with what it is and what it should be, and the caller decides: `--init-only` ends with 1, a normal start warns and goes
-on, because a short conntrack table hurts later and only under load, and no Services at all hurts now.
+The values are kube-proxy's, the handling of failures is not. kube-proxy ends when the first setting cannot be written,
+and so needs a privileged container for as long as it runs. Here every setting is tried, each failure is reported with
+the current and the required value, and the caller decides: `--init-only` exits with 1, a normal start warns and
+continues, because a small conntrack table causes problems later and under load, while a missing proxy causes them now.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from ferrule.host.sysctl import (
 )
 
 CONNTRACK_LIMIT = 1_048_576
-"""No more entries than this on account of many cores: a full table costs some 300 MiB. kube-proxy stops here too."""
+"""The limit for the value derived from the number of cores: a full table of this size takes some 300 MiB. kube-proxy
+has the same limit."""
 
 ENTRIES_A_BUCKET = 4
-"""The kernel's own ratio of nf_conntrack_max to hash buckets, which kube-proxy keeps."""
+"""The kernel's default ratio of nf_conntrack_max to hash buckets, which kube-proxy keeps."""
 
 LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 ONLINE_CPUS = "sys/devices/system/cpu/online"
@@ -45,7 +46,7 @@ HASHSIZE = "sys/module/nf_conntrack/parameters/hashsize"
 
 
 class Rule(enum.Enum):
-    """When a value counts as good enough."""
+    """When a current value is sufficient."""
 
     EXACT = "exact"
     AT_LEAST = "at least"
@@ -53,7 +54,7 @@ class Rule(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One setting. `path` is relative to the file system's root, `name` is what people call it."""
+    """One required setting. `path` is relative to the root of the file system, `name` is used in messages."""
 
     path: str
     name: str
@@ -61,7 +62,7 @@ class Wanted:
     rule: Rule = Rule.EXACT
 
     def met_by(self, current: int | None) -> bool:
-        """Whether there is nothing to write."""
+        """Returns whether the current value is sufficient."""
         if current is None:
             return False
         return current >= self.value if self.rule is Rule.AT_LEAST else current == self.value
@@ -73,7 +74,7 @@ class Change:
 
     name: str
     before: int | None
-    """None: it could not be read."""
+    """None if it could not be read."""
     after: int
 
     def __str__(self) -> str:
@@ -86,16 +87,16 @@ class HostReport:
 
     changed: tuple[Change, ...] = ()
     faults: tuple[str, ...] = ()
-    """Settings that are not as they should be, one sentence each: name, current value, wanted value, reason."""
+    """Settings with an insufficient value, one sentence each: name, current value, required value, reason."""
     notes: tuple[str, ...] = ()
-    """Wishes that failed and cost nothing: worth a line at higher verbosity, never an exit code."""
+    """Optional settings that failed: logged at higher verbosity, without effect on the exit code."""
 
 
 def conntrack_max(conntrack: Conntrack, cores: int) -> int:
-    """nf_conntrack_max for that many cores; 0 leaves it alone.
+    """Returns nf_conntrack_max for a number of cores; 0 means that it is not set.
 
-    As kube-proxy 1.37: maxPerCore 0 switches it off, `min` included. The limit stops what cores multiply; a larger
-    `min` somebody wrote down is honoured where cores do not reach the limit.
+    As in kube-proxy 1.37, maxPerCore 0 disables it, `min` included. The limit applies to the product with the cores; a
+    larger configured `min` is honoured where the product does not reach the limit.
     """
     if conntrack.max_per_core <= 0:
         return 0
@@ -104,10 +105,12 @@ def conntrack_max(conntrack: Conntrack, cores: int) -> int:
 
 
 def wants_route_localnet(settings: Settings) -> bool:
-    """Whether node ports are to answer on 127.0.0.1: asked for, and nodePortAddresses lets a loopback address in."""
+    """Returns whether node ports must answer on 127.0.0.1: it is configured, and nodePortAddresses includes a
+    loopback address."""
     if not settings.iptables.localhost_node_ports:
         return False
-    # As in kube-proxy, entries of the other family only say nothing about this one: it admits everything then.
+    # As in kube-proxy, entries of the other family do not restrict this one: without entries of its own it admits all
+    # addresses.
     entries = [entry for entry in settings.node_port_addresses if ":" not in entry]
     return not entries or any(_admits_loopback(entry) for entry in entries)
 
@@ -121,11 +124,11 @@ def _admits_loopback(entry: str) -> bool:
 
 
 def wanted(settings: Settings, cores: int, *, route_localnet: bool = False) -> Iterator[Wanted]:
-    """The settings a configuration asks for, in the order of writing."""
+    """Yields the settings that a configuration requires, in the order of writing."""
     conntrack = settings.conntrack
     entries = conntrack_max(conntrack, cores)
     if entries > 0:
-        # Only ever upwards: both belong to the whole host, and others may need more than we do.
+        # Values are only increased: both are global to the host, and other programs may need more than ferrule.
         yield _sysctl(CONNTRACK_MAX, entries, Rule.AT_LEAST)
         yield Wanted(HASHSIZE, "/" + HASHSIZE, entries // ENTRIES_A_BUCKET, Rule.AT_LEAST)
     timeouts: tuple[tuple[str, Seconds], ...] = (
@@ -136,7 +139,8 @@ def wanted(settings: Settings, cores: int, *, route_localnet: bool = False) -> I
     )
     for name, seconds in timeouts:
         if seconds > 0:
-            # The kernel counts whole seconds. Below one, kube-proxy would write 0, and every entry would die at once.
+            # The kernel uses whole seconds. Below one, kube-proxy would write 0, and every entry would expire
+            # immediately.
             yield _sysctl(name, max(1, math.floor(seconds)))
     if conntrack.tcp_be_liberal:
         yield _sysctl(TCP_BE_LIBERAL, 1)
@@ -149,8 +153,8 @@ def _sysctl(name: str, value: int, rule: Rule = Rule.EXACT) -> Wanted:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """CPUs of the node. The conntrack table is the whole host's, so a container's or a pinned process's share of the
-    CPUs says nothing; it is the fallback where the kernel does not tell."""
+    """Returns the number of CPUs of the node. The conntrack table is global to the host, so the CPUs available to a
+    container or a pinned process do not matter; they are the fallback if the kernel's list is unreadable."""
     try:
         online = parse_cpu_list((root / ONLINE_CPUS).read_text())
     except (OSError, ValueError):
@@ -159,7 +163,7 @@ def cores(root: Path = Path("/")) -> int:
 
 
 def parse_cpu_list(text: str) -> int:
-    """How many CPUs a list like `0-3,8,10-11` names. Raises `ValueError` for anything else."""
+    """Returns the number of CPUs in a list like `0-3,8,10-11`. Raises `ValueError` for any other text."""
     found: set[int] = set()
     for part in text.strip().split(","):
         first, dash, last = part.partition("-")
@@ -168,10 +172,10 @@ def parse_cpu_list(text: str) -> int:
 
 
 def prepare(settings: Settings, root: Path = Path("/"), *, route_localnet: bool = False) -> HostReport:
-    """Set what is not good enough yet. Never raises for what the host refuses: that is in the report.
+    """Writes settings with an insufficient value. Does not raise for what the host refuses; the report contains it.
 
-    `route_localnet` is for `--init-only`, after which the daemon has no right to set it. At a normal start the daemon
-    sets it itself, once the guard that keeps neighbours from 127.0.0.1 is in the kernel (CVE-2020-8558).
+    `route_localnet` is for `--init-only`, after which the daemon may not set it. At a normal start the daemon sets it
+    itself, once the rule that drops traffic from other hosts to 127.0.0.1 is in the kernel (CVE-2020-8558).
     """
     changed: list[Change] = []
     faults: list[str] = []

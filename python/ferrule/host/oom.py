@@ -1,8 +1,8 @@
-"""Our place in the queue when the node runs out of memory.
+"""Sets the OOM score of this process.
 
-Lowering the score needs CAP_SYS_RESOURCE, which is too much to ask for this: kubelet gives a Pod of class
-system-node-critical -997 by itself, and systemd's OOMScoreAdjust= sets it before we start. So a refusal is told and
-costs nothing, as with kube-proxy.
+Lowering the score needs CAP_SYS_RESOURCE, which is too much for this purpose: kubelet assigns -997 to a Pod of class
+system-node-critical, and systemd's OOMScoreAdjust= sets it before the process starts. A refusal is therefore reported
+and ignored, as in kube-proxy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCORE = "proc/self/oom_score_adj"
 
 
 def set_score(value: int, root: Path = Path("/")) -> str | None:
-    """None: this process has that score now; else one sentence saying why not. Never raises."""
+    """Sets the score. Returns None on success; otherwise one sentence with the reason. Never raises."""
     path = root / SCORE
     current = read_number(path)
     if current == value:

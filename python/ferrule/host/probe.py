@@ -1,4 +1,4 @@
-"""What this machine has: a backend, families, kernel settings, addresses; and the engine that fits it."""
+"""Probes the host: backend, families, kernel settings, addresses. Creates the engine that fits it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Host:
-    """The probed machine. `choice` changes once: when the other backend's rules are removed."""
+    """The probed host. `choice` changes once: when the other backend's rules are removed."""
 
     node: str
     runner: Runner
@@ -36,18 +36,18 @@ class Host:
     engine: Engine
     addresses: list[str]
     node_ips: tuple[str, ...]
-    """Where no Node object tells, at most one a family."""
+    """The addresses used without a Node object, at most one per family."""
     sysctls: Sysctls = field(default_factory=Sysctls)
 
     @property
     def families(self) -> list[Family]:
-        """Those that this host has."""
+        """The families that this host supports."""
         return [plane.family for plane in self.planes]
 
 
 async def probe(settings: Settings, name: str, backend: Backend | None = None) -> Host:
-    """`name` is the node's; `backend` overrides the configuration's. Raises `DataplaneError` or `InputError` where
-    ferrule cannot work here."""
+    """Probes the host. `name` is the node's name; `backend` overrides the configuration. Raises `DataplaneError` or
+    `InputError` if ferrule cannot work on this host."""
     runner = Runner()
     override = backend or (None if settings.ferrule.backend == "auto" else Backend(settings.ferrule.backend))
     choice = await backends.choose(runner, override)
@@ -83,7 +83,7 @@ async def probe(settings: Settings, name: str, backend: Backend | None = None) -
 
 
 def log_report(report: kernel_settings.HostReport, level: int) -> None:
-    """Log what became of the kernel's settings; faults at `level`."""
+    """Logs the result of writing kernel settings; faults at `level`."""
     for change in report.changed:
         log.info("Kernel setting changed", extra=kv(setting=change.name, before=change.before, now=change.after))
     for fault in report.faults:
@@ -93,7 +93,7 @@ def log_report(report: kernel_settings.HostReport, level: int) -> None:
 
 
 async def _planes(runner: Runner, backend: Backend, *, netlink: bool) -> list[IptablesDataplane]:
-    """The families this host has; raises `DataplaneError` when it has none."""
+    """Returns the data planes of the families that this host supports. Raises `DataplaneError` if it supports none."""
     works = await backends.families(runner, backend)
     over_netlink = netlink and backend is Backend.NFT
     planes = [
@@ -106,13 +106,13 @@ async def _planes(runner: Runner, backend: Backend, *, netlink: bool) -> list[Ip
             continue
         if not planes:
             raise why_not
-        log.info("One family only: this host has no rules of the other", extra=kv(without=family, reason=str(why_not)))
+        log.info("Host supports one IP family only", extra=kv(without=family, reason=str(why_not)))
     return planes
 
 
 def node_ips(bind_address: str, addresses: Sequence[str]) -> tuple[str, ...]:
-    """The node's likely addresses where no Node object tells: bindAddress if it is one, else the first that others
-    could reach, at most one a family."""
+    """Returns the node's likely addresses without a Node object: bindAddress if it is a host address, otherwise the
+    first address that other hosts can reach, at most one per family."""
     found: dict[int, str] = {}
     for text in (bind_address, *addresses):
         ip = ipaddress.ip_address(text)

@@ -1,5 +1,5 @@
-"""Kernel settings under /proc/sys. A value that is good enough already is never written, so a read-only /proc/sys
-(a container without full rights) is no fault as long as somebody set it before."""
+"""Reads and writes kernel settings under /proc/sys. A sufficient value is never written, so a read-only /proc/sys (a
+container without full rights) is not a fault if the value was set before."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ UDP_STREAM = "net/netfilter/nf_conntrack_udp_timeout_stream"
 
 @dataclass(frozen=True, slots=True)
 class Sysctls:
-    """`root` is a parameter for tests."""
+    """Kernel settings below `root`, which is a parameter for tests."""
 
     root: Path = Path("/proc/sys")
 
     def read(self, name: str) -> int | None:
-        """None: no such setting in this kernel (module not loaded), or not readable."""
+        """Returns the value; None if the setting is unknown to the kernel (module not loaded) or unreadable."""
         return read_number(self.root / name)
 
     def ensure(self, name: str, value: int) -> str | None:
-        """Set it unless it has that value. None: it has it now; else one sentence saying what is wrong."""
+        """Writes the value unless it is already set. Returns None on success; otherwise one sentence with the
+        reason."""
         current = self.read(name)
         if current == value:
             return None
@@ -35,7 +36,7 @@ class Sysctls:
 
 
 def read_number(path: Path) -> int | None:
-    """What a one-number file of the kernel says. None: it is not there, not readable, or no number."""
+    """Returns the number in a file of the kernel; None if the file is missing, unreadable, or not a number."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -43,9 +44,10 @@ def read_number(path: Path) -> int | None:
 
 
 def write_number(path: Path, name: str, current: int | None, value: int) -> str | None:
-    """None: written; else one sentence with the setting's `name`, what it is, what it should be, and why it stays."""
+    """Writes a number. Returns None on success; otherwise one sentence with the setting's `name`, current value,
+    required value, and reason."""
     try:
-        # Without O_CREAT: asked to create a setting that is not there, /proc answers "permission denied".
+        # Without O_CREAT: for the creation of an unknown setting, /proc reports "permission denied".
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
             os.write(descriptor, b"%d\n" % value)

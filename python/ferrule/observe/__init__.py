@@ -1,1 +1,1 @@
-"""What ferrule says about itself. Forbidden here: changing anything."""
+"""Observability: logs, metrics, health. This package changes nothing outside of it."""

@@ -1,4 +1,4 @@
-"""Numbers that are read when somebody asks: the process, and packet counters of the kernel."""
+"""Collectors that read their values at each scrape: the process, and packet counters of the kernel."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 UNLIMITED = float(2**64 - 1)
-"""What Go's collector says for "unlimited"."""
+"""The value that Go's collector reports for "unlimited"."""
 
 
 class ProcessExtras(Collector):
     """The three `process_*` families that Go programs have and prometheus_client does not.
 
-    The network's bytes are those of the network namespace, as with Go: on a node that is the host, not this process.
+    Network bytes are those of the network namespace, as in Go: on a node that is the host, not this process.
     """
 
     def __init__(self, proc: Path = Path("/proc/self")) -> None:
         self._proc = proc
 
     def collect(self) -> Iterator[Metric]:
-        """Whatever of it can be read."""
+        """Yields the families that are readable."""
         limit = self._address_space_limit()
         if limit is not None:
             yield GaugeMetricFamily(
@@ -47,7 +47,7 @@ class ProcessExtras(Collector):
         return None
 
     def _octets(self) -> dict[str, int]:
-        """`IpExt:` stands on two lines, names and numbers."""
+        """Returns the values of `IpExt:`, which has two lines, names and numbers."""
         rows = [line.split()[1:] for line in self._lines("net/netstat") if line.startswith("IpExt:")]
         return {name: int(number) for name, number in zip(*rows, strict=True)} if len(rows) == 2 else {}
 
@@ -59,20 +59,20 @@ class ProcessExtras(Collector):
 
 
 class PacketCounter(Collector):
-    """A counter that the kernel keeps. Left out while it cannot be read: a zero would be a lie."""
+    """A packet counter of the kernel. Omitted while it is unreadable, because a zero would be wrong."""
 
     def __init__(self, name: str, documentation: str, read: Callable[[], int | None]) -> None:
-        """`read` gives packets since the counter was made; it runs in the thread that renders."""
+        """`read` returns the packets since the counter was created; it runs in the thread that renders."""
         self._name = name
         self._documentation = documentation
         self._read = read
 
     def describe(self) -> Iterator[Metric]:
-        """So that registering does not read."""
+        """Declares no metric, so that registration does not read the counter."""
         yield CounterMetricFamily(self._name, self._documentation)
 
     def collect(self) -> Iterator[Metric]:
-        """One sample, or none."""
+        """Yields one sample, or none."""
         packets = self._read()
         family = CounterMetricFamily(self._name, self._documentation)
         if packets is not None:

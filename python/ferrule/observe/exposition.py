@@ -1,7 +1,8 @@
-"""A registry as text. Formats and their choice are prometheus_client's; bucket bounds are written as Go writes them.
+"""Renders a registry as text. prometheus_client chooses and writes the formats; bucket bounds are written as Go writes
+them.
 
-Why: `le="1"` (kube-proxy) and `le="1.0"` (prometheus_client) are two series to anything that matches labels as text,
-and a cluster half way through a swap has both.
+`le="1"` (kube-proxy) and `le="1.0"` (prometheus_client) are different series to anything that compares labels as text,
+and a cluster in the middle of a swap has both.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from prometheus_client.registry import Collector
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
-    """One scrape's answer."""
+    """The response to one scrape."""
 
     content_type: str
     encoding: str | None
-    """`gzip`, or None for plain."""
+    """`gzip`, or None for plain text."""
     body: bytes
 
 
 def render(
     registry: CollectorRegistry, accept: str = "", accept_encoding: str = "", names: Sequence[str] = ()
 ) -> Exposition:
-    """Collect and write. `names` (query `name[]`) keeps only these series. Takes milliseconds: run it in a thread."""
+    """Collects and renders. `names` (query `name[]`) selects series. Takes milliseconds, so run it in a thread."""
     encoder, content_type = choose_encoder(accept)
     source: Collector = registry.restricted_registry(list(names)) if names else registry
-    # OpenMetrics wants 1.0 where the older text has 1, from Go programs, too.
+    # OpenMetrics requires 1.0 where the older text has 1, from Go programs, too.
     body = encoder(_GoBounds(source) if content_type.startswith("text/plain") else source)
     if gzip_accepted(accept_encoding):
         return Exposition(content_type, "gzip", gzip.compress(body, compresslevel=1))
@@ -58,11 +59,11 @@ class _GoBounds(Collector):
 
 @functools.lru_cache(maxsize=512)
 def go_float(text: str) -> str:
-    """A number as Go's `%g` has it: shortest digits, an exponent of two digits from a million on."""
+    """Returns a number in Go's `%g` format: shortest digits, an exponent of two digits from a million on."""
     if text in ("+Inf", "-Inf", "NaN"):
         return text
     value = float(text)
     if value == 0 or 1e-4 <= abs(value) < 1e6:
         return repr(value).removesuffix(".0")
-    # The shortest digits that give the same number back.
+    # The shortest digits that parse to the same number.
     return next(text for precision in range(18) if float(text := f"{value:.{precision}e}") == value)

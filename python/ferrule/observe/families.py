@@ -1,4 +1,4 @@
-"""Every family of metrics: its name, type, labels, buckets, help. Data and nothing else; `metrics.Metrics` fills it in.
+"""Declares every family of metrics: name, type, labels, buckets, help. `metrics.Metrics` sets the values.
 
 `kubeproxy_*`, `rest_client_*` and `kubernetes_*` are kube-proxy 1.37's to the letter, stability level in the help text
 included (a test compares them with a recorded scrape).
@@ -15,7 +15,7 @@ SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 """1 ms to 16.4 s."""
 
 PROGRAMMING_BUCKETS = (0, 0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
-"""The leading 0 is kube-proxy's: its way of joining lists starts with one, and bounds must agree to be added up."""
+"""The leading 0 is kube-proxy's: its concatenation of lists starts with one, and bounds must agree for aggregation."""
 
 LATENCY_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60)
 SIZE_BUCKETS = (64, 256, 512, *(4**n for n in range(5, 13)))
@@ -28,7 +28,7 @@ _GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Families:
-    """What the groups below have in common: a registry, and three short ways to declare."""
+    """The base of the groups below: a registry, and three short ways to declare."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -153,7 +153,7 @@ class ClientFamilies(Families):
 
 
 class OwnFamilies(Families):
-    """What only ferrule can say."""
+    """Metrics that kube-proxy does not have."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
@@ -173,13 +173,13 @@ class OwnFamilies(Families):
         )
         self.changes = self._histogram(
             "ferrule_change_to_kernel_duration_seconds",
-            "Seconds from the arrival of the first change in a sync to the word that the kernel has its rules",
+            "Seconds from the arrival of the first change in a sync to the confirmation of its rules by the kernel",
             _FAMILY,
             SYNC_BUCKETS,
         )
         self.transactions = self._counter(
             "ferrule_netlink_transactions_total",
-            "Changes of nf_tables rules without a tool, by what the kernel said: ok, refused",
+            "nf_tables transactions over netlink, by result: ok, refused",
             ("result", *_FAMILY),
         )
         self.tool_runs = self._counter(
@@ -209,10 +209,10 @@ class OwnFamilies(Families):
         self.rejected = self._counter(
             "ferrule_objects_rejected_total", "Objects that could not be decoded and kept their old state", ("kind",)
         )
-        self.problems = self._gauge("ferrule_input_problems", "Standing complaints about cluster objects")
+        self.problems = self._gauge("ferrule_input_problems", "Current problems of cluster objects")
         self.audits = self._counter("ferrule_audits_total", "Read-backs of the kernel's rules", _FAMILY)
         self.repaired = self._counter(
-            "ferrule_repaired_chains_total", "Chains that somebody else had changed and we wrote again", _FAMILY
+            "ferrule_repaired_chains_total", "Chains modified by another process and rewritten", _FAMILY
         )
         self.bytes = self._counter(
             "ferrule_restore_bytes_total", "Text of what was written, whether a tool read it or not", _FAMILY
@@ -228,7 +228,7 @@ class OwnFamilies(Families):
 
 
 class BuildFamilies(Families):
-    """What this is, and which gates are set."""
+    """The build and the feature gates."""
 
     def __init__(self, registry: CollectorRegistry, build: Mapping[str, str]) -> None:
         super().__init__(registry)

@@ -1,8 +1,9 @@
-"""Whether the proxy keeps up, whether the node wants traffic, whether the first rules are in place.
+"""Health and readiness: whether the proxy keeps up, whether the node accepts traffic, whether the first rules are
+programmed.
 
-Three questions with three answers, asked by three kinds of people: a load balancer (`/healthz`: may this node get
-traffic?), a kubelet (`/livez`: is the process stuck?), and an operator (`/readyz`, ours: is everything programmed?).
-Bodies and rules of the first two are kube-proxy 1.37's. Pure: clocks are given, nothing is opened here.
+There are three endpoints for three clients: a load balancer (`/healthz`: may this node receive traffic?), a kubelet
+(`/livez`: does the process make progress?), and an operator (`/readyz`, ferrule's own: is everything programmed?).
+Bodies and semantics of the first two are kube-proxy 1.37's. This module is pure: clocks are parameters.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import orjson
 from ferrule.types import FAMILIES, Family
 
 FAMILY_NAMES: Mapping[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
-"""As the API and kube-proxy's bodies and labels write them."""
+"""Family names as in the API and in kube-proxy's bodies and labels."""
 
 NEVER = "0001-01-01T00:00:00Z"
-"""Go's zero time: kube-proxy's word for "not yet"."""
+"""Go's zero time, which kube-proxy reports for "not yet"."""
 
 _NANOSECONDS = 10**9
 
 
 def rfc3339(nanoseconds: int) -> str:
-    """Go's RFC3339Nano in UTC: as many decimals as there are, none for a whole second."""
+    """Formats a time as Go's RFC3339Nano in UTC: as many decimals as needed, none for a whole second."""
     seconds, rest = divmod(nanoseconds, _NANOSECONDS)
     stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     decimals = f"{rest:09d}".rstrip("0")
@@ -35,7 +36,7 @@ def rfc3339(nanoseconds: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer: whether it is good, and the JSON that says so."""
+    """A health verdict: whether it is good, and its JSON body."""
 
     ok: bool
     body: bytes
@@ -49,12 +50,13 @@ class Verdict:
 class ProxyHealth:
     """Unhealthy once an update of a family has waited `patience` seconds or longer.
 
-    A family counts from its first sync on: until then it is starting up and healthy, as in kube-proxy, or a slow first
-    sync on a large cluster would be killed by its liveness probe for ever. `Readiness` covers that time.
+    A family counts from its first sync on. Before that it is healthy, as in kube-proxy: otherwise the liveness probe
+    would kill a slow first sync on a large cluster again and again. `Readiness` covers that time.
     """
 
     def __init__(self, patience: float, *, clock: Callable[[], float], wall_ns: Callable[[], int]) -> None:
-        """`patience`: twice the syncPeriod. `clock` never jumps and decides; `wall_ns` is only shown."""
+        """`patience` is twice the syncPeriod. `clock` is monotonic and used for decisions; `wall_ns` is only
+        displayed."""
         self._patience = patience
         self._clock = clock
         self._wall_ns = wall_ns
@@ -63,16 +65,17 @@ class ProxyHealth:
         self._node_eligible = False
 
     def queued(self, family: Family) -> None:
-        """Something changed that the family's rules must follow. Only the oldest one counts."""
+        """Records a change that the family's rules must follow. Only the oldest one matters."""
         self._waiting_since.setdefault(family, self._clock())
 
     def updated(self, family: Family) -> None:
-        """The family's rules are in the kernel."""
+        """Records that the family's rules are in the kernel."""
         self._waiting_since.pop(family, None)
         self._updated_ns[family] = self._wall_ns()
 
     def set_node_eligible(self, eligible: bool) -> None:
-        """See `OwnNode.eligible`. Until the first word it is not: kube-proxy takes a missing Node for a bad one."""
+        """Sets whether the node accepts traffic, see `OwnNode.eligible`. Initially it does not: kube-proxy treats a
+        missing Node as not eligible."""
         self._node_eligible = eligible
 
     def _late(self, family: Family) -> bool:
@@ -81,22 +84,22 @@ class ProxyHealth:
 
     @property
     def healthy(self) -> bool:
-        """The proxy keeps up; says nothing of the node."""
+        """Returns whether the proxy keeps up, regardless of the node."""
         return not any(self._late(family) for family in self._updated_ns)
 
     def healthz(self) -> Verdict:
-        """For load balancers."""
+        """Returns the verdict for load balancers."""
         return self._verdict(self._node_eligible)
 
     def livez(self) -> Verdict:
-        """For the kubelet: a node that is drained needs its proxy more than ever."""
+        """Returns the verdict for the kubelet, regardless of the node: a drained node still needs its proxy."""
         return self._verdict(None)
 
     def _verdict(self, eligible: bool | None) -> Verdict:
         healthy = self.healthy
         ok = healthy and eligible is not False
         now = self._wall_ns()
-        # When all is well, lastUpdated is now: old readers look at nothing else.
+        # When healthy, lastUpdated is now: old clients read no other field.
         last = now if ok else max(self._updated_ns.values(), default=None)
         body: dict[str, object] = {
             "lastUpdated": NEVER if last is None else rfc3339(last),
@@ -118,7 +121,7 @@ class ProxyHealth:
 
 
 class Subsystem(enum.StrEnum):
-    """Who may hold readiness back. One reason each."""
+    """The subsystems that can block readiness, each with one reason."""
 
     LISTS = "lists"
     NODE = "node"
@@ -150,7 +153,7 @@ FIRST_SYNC: Mapping[Family, Subsystem] = {"ipv4": Subsystem.FIRST_SYNC_IPV4, "ip
 
 
 class Readiness:
-    """The reasons why not everything that should be programmed is. Ready when there is none."""
+    """The reasons why not everything is programmed. Ready when there is none."""
 
     def __init__(
         self,
@@ -158,19 +161,20 @@ class Readiness:
         *,
         on_change: Callable[[Mapping[Subsystem, str]], None] = lambda _: None,
     ) -> None:
-        """`reasons` hold from the start; `on_change` gets all reasons whenever one comes, goes or is reworded."""
+        """`reasons` apply from the start; `on_change` receives all reasons whenever one is added, removed or
+        reworded."""
         self._reasons = dict(reasons)
         self._on_change = on_change
         on_change(self.reasons)
 
     def hold(self, subsystem: Subsystem, reason: str) -> None:
-        """Not ready, because of this; replaces the subsystem's reason."""
+        """Blocks readiness with a reason, which replaces the subsystem's previous one."""
         if self._reasons.get(subsystem) != reason:
             self._reasons[subsystem] = reason
             self._on_change(self.reasons)
 
     def release(self, subsystem: Subsystem) -> None:
-        """It is in order (again)."""
+        """Removes the subsystem's reason."""
         if self._reasons.pop(subsystem, None) is not None:
             self._on_change(self.reasons)
 
@@ -183,12 +187,12 @@ class Readiness:
 
     @property
     def reasons(self) -> dict[Subsystem, str]:
-        """A copy, sorted by name."""
+        """Returns a copy of the reasons, sorted by subsystem."""
         return dict(sorted(self._reasons.items()))
 
     @property
     def ready(self) -> bool:
-        """Nothing holds it back."""
+        """Returns whether there is no reason."""
         return not self._reasons
 
     @property

@@ -1,7 +1,7 @@
-"""Log lines as kube-proxy's users know them: klog text or JSON, on stderr unless the streams are split.
+"""Log lines in kube-proxy's formats: klog text or JSON, on stderr unless the streams are split.
 
-A message is a fixed English sentence; everything that comes from outside (object names, field values, tool output)
-travels as key/value and is quoted, so that no input can forge a line.
+A message is a fixed English sentence. Everything from outside (object names, field values, tool output) is a quoted
+key/value pair, so that no input can forge a line.
 
 Verbosity is klog's: `log.info` is always shown, `log.log(verbose(4), …)` from `-v=4` on; `log.debug` is `verbose(2)`.
 """
@@ -25,36 +25,36 @@ import orjson
 _LETTERS = {logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
 
 DEBUG_VERBOSITY = 2
-"""`log.debug`: kube-proxy's own line between quiet and talkative."""
+"""The verbosity of `log.debug`: kube-proxy's own threshold between quiet and verbose."""
 
 LIBRARIES_INFO, LIBRARIES_DEBUG = 4, 8
-"""From these on, libraries are heard below warnings: client-go's levels for requests and for their bodies."""
+"""The verbosities from which on libraries log below warnings: client-go's levels for requests and for their bodies."""
 
 BUFFER_LIMIT = 2**31
-"""klog's own, against a slip of the pen in the configuration."""
+"""klog's maximum, against typing errors in the configuration."""
 
 
 def kv(**pairs: object) -> dict[str, Any]:
-    """Key/values for `extra=`. Order is kept."""
+    """Returns key/value pairs for `extra=`. The order is kept."""
     return {"kv": pairs}
 
 
 def verbose(n: int) -> int:
-    """klog's V(n) as a level for `log.log`. 0 is info; the higher, the less important."""
+    """Returns klog's V(n) as a level for `log.log`. 0 is info; higher values are less important."""
     if n <= 0:
         return logging.INFO
     return logging.INFO - 1 if n == 1 else max(logging.DEBUG + DEBUG_VERBOSITY - n, 1)
 
 
 def verbosity_of(level: int) -> int:
-    """From which `-v` on a line of this level is shown: the inverse of `verbose`."""
+    """Returns the `-v` from which on a line of this level is shown: the inverse of `verbose`."""
     if level >= logging.INFO:
         return 0
     return 1 if level > logging.DEBUG else logging.DEBUG + DEBUG_VERBOSITY - level
 
 
 def _quote(value: object) -> str:
-    """As JSON in plain ASCII: control characters never reach the terminal."""
+    """Quotes a value as JSON in plain ASCII, so that control characters never reach the terminal."""
     return json.dumps(value, default=str, separators=(",", ":"))
 
 
@@ -62,7 +62,7 @@ class KlogFormatter(logging.Formatter):
     """`I1025 00:15:15.525108    1 file.py:116] "msg" key="value"`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
+        """Implements the method of the base class."""
         stamp = datetime.fromtimestamp(record.created).strftime("%m%d %H:%M:%S.%f")
         letter = _LETTERS.get(record.levelno, "I")
         head = f"{letter}{stamp} {os.getpid():>7} {record.filename}:{record.lineno}]"
@@ -72,10 +72,11 @@ class KlogFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with the names and the order that kube-proxy writes."""
+    """One JSON object per line, with the names and the order of kube-proxy."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`ts` in milliseconds since 1970; `caller` with its folder; `err` on errors, `v` on all others."""
+        """Formats a record: `ts` in milliseconds since 1970; `caller` with its folder; `err` on errors, `v` on all
+        others."""
         pairs: dict[str, object] = dict(getattr(record, "kv", {}))
         line: dict[str, object] = {
             "ts": round(record.created * 1000, 3),
@@ -86,42 +87,42 @@ class JsonFormatter(logging.Formatter):
             line["v"] = verbosity_of(record.levelno)
         elif "err" in pairs or record.exc_info:
             line["err"] = pairs.pop("err", None) or str(record.exc_info[1] if record.exc_info else "")
-        # A pair may not overwrite what the line itself says.
+        # A pair must not overwrite the fields of the line itself.
         line |= {key if key not in line else f"{key}_": value for key, value in pairs.items()}
         if record.exc_info is not None:
             line["stacktrace"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         except TypeError:
-            return json.dumps(line, default=str)  # a file's name that is no UTF-8: slower, but said
+            return json.dumps(line, default=str)  # a file name that is not UTF-8: slower, but logged
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What `--logging-format`, `-v`, `--vmodule` and the stream options ask for."""
+    """The options `--logging-format`, `-v`, `--vmodule` and the stream options."""
 
     verbosity: int = 0
     as_json: bool = False
     vmodule: tuple[tuple[str, int], ...] = ()
-    """(pattern, verbosity): the first pattern that matches a file counts, and never makes it quieter."""
+    """(pattern, verbosity): the first matching pattern of a file counts, and never reduces verbosity."""
     split_stream: bool = False
-    """Information to stdout, the rest to stderr."""
+    """Whether information goes to stdout, all else to stderr."""
     buffer_bytes: int = 0
-    """How much information may wait, where the streams are split."""
+    """Bytes of information that may be buffered, with split streams."""
     flush_seconds: float = 5.0
-    """How long it may wait."""
+    """Seconds for which information may be buffered."""
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a file is meant, going by as many last parts of its path (without `.py`) as the pattern has: `loop`,
-    `sync/loop`, `sync/*` and `l[oO]op` all mean `…/ferrule/sync/loop`."""
+    """Returns whether a pattern matches a file. It is compared with as many last parts of the path (without `.py`)
+    as it has: `loop`, `sync/loop`, `sync/*` and `l[oO]op` all match `…/ferrule/sync/loop`."""
     wanted = pattern.strip("/").split("/")
     parts = path.split("/")[-len(wanted) :]
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 class VerbosityFilter(logging.Filter):
-    """Lets a file's line through where `-v` or its own `--vmodule` entry allows. Warnings always pass."""
+    """Passes a file's line if `-v` or its own `--vmodule` entry allows it. Warnings always pass."""
 
     def __init__(self, verbosity: int, vmodule: Sequence[tuple[str, int]]) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class VerbosityFilter(logging.Filter):
         self._of_file: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """See the class."""
+        """Implements the method of the base class."""
         least = verbosity_of(record.levelno)
         return least <= self._verbosity or least <= self._file(record.pathname)
 
@@ -144,7 +145,7 @@ class VerbosityFilter(logging.Filter):
 
 
 class SplitHandler(logging.Handler):
-    """Errors to one stream at once, information to another, which may hold back up to `buffer_bytes` of it."""
+    """Writes errors immediately to one stream, information to another with a buffer of up to `buffer_bytes`."""
 
     def __init__(self, info: IO[str], errors: IO[str], *, error_level: int, buffer_bytes: int = 0) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class SplitHandler(logging.Handler):
         self._held_bytes = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Whole lines only; an error first brings out what was said before it."""
+        """Writes whole lines only. An error first flushes the lines before it."""
         try:
             line = f"{self.format(record)}\n"
             size = len(line.encode())
@@ -171,11 +172,11 @@ class SplitHandler(logging.Handler):
                 self._held.write(line)
                 self._held_bytes += size
         except Exception:
-            # As in logging.StreamHandler: a log that cannot be written ends nobody.
+            # As in logging.StreamHandler: a failed write of a log line does not end the process.
             self.handleError(record)
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Writes the buffered lines."""
         self.acquire()
         try:
             if self._held_bytes:
@@ -188,7 +189,7 @@ class SplitHandler(logging.Handler):
 
 
 def set_up(options: LogOptions = LogOptions()) -> logging.Handler:
-    """Configure logging for the process, and give the handler. Warnings of the `warnings` module are logged, too."""
+    """Configures logging for the process and returns the handler. Warnings of the `warnings` module are logged, too."""
     handler = _handler(options)
     handler.setFormatter(JsonFormatter() if options.as_json else KlogFormatter())
     vmodule = () if options.as_json else options.vmodule
@@ -208,7 +209,8 @@ def set_up(options: LogOptions = LogOptions()) -> logging.Handler:
 def _handler(options: LogOptions) -> logging.Handler:
     if not options.split_stream:
         return logging.StreamHandler(sys.stderr)
-    # As in klog: its JSON knows no warnings, only errors and the rest; its text sends to stdout what begins with I.
+    # As in klog: its JSON format has no warnings, only errors and information; its text format sends lines that begin
+    # with I to stdout.
     split = SplitHandler(
         sys.stdout,
         sys.stderr,

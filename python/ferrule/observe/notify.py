@@ -1,4 +1,4 @@
-"""Word to systemd: ready, what we do, that we are alive, that we end (sd_notify(3)). Silent without systemd.
+"""Notifies systemd of readiness, status, liveness and the end (sd_notify(3)). Does nothing without systemd.
 
 The protocol is a datagram to a socket named in the environment; forty lines here are less than a dependency.
 """
@@ -18,30 +18,31 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """One datagram a fact. Never raises and never waits: a supervisor that is gone must not take us along."""
+    """Sends one datagram per notification. Never raises and never waits: a missing supervisor must not affect the
+    daemon."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._silenced = False
         self.watchdog_seconds = _watchdog_seconds(environ)
-        """How long systemd waits for a sign of life; None when it does not ask for any."""
+        """Seconds for which systemd waits for a keep-alive; None without a watchdog."""
 
     def ready(self, status: str = "") -> None:
-        """The first sync is confirmed. Repeating it is harmless."""
+        """Reports readiness. Repeating it is harmless."""
         self._send(f"READY=1\nSTATUS={_line(status)}" if status else "READY=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Sets the line in `systemctl status`."""
         self._send(f"STATUS={_line(text)}")
 
     def stopping(self) -> None:
-        """The end was asked for."""
+        """Reports that the daemon is stopping."""
         self._send("STOPPING=1")
 
     async def watch(self, alive: Callable[[], bool] = lambda: True) -> None:
-        """For ever: a sign of life at half the time, from the event loop, as long as `alive` says so.
+        """Sends a keep-alive at half the watchdog interval from the event loop, for ever, while `alive` returns true.
 
-        That it comes from the loop is the point: a loop that hangs goes silent and is restarted.
+        It is sent from the event loop on purpose: a daemon whose loop hangs stops sending and is restarted.
         """
         if self.watchdog_seconds is None or not self._address:
             await asyncio.Event().wait()
@@ -54,7 +55,7 @@ class Notifier:
     def _send(self, text: str) -> None:
         if not self._address:
             return
-        # A leading @ stands for the zero byte of Linux' abstract names.
+        # A leading @ represents the zero byte of Linux' abstract names.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
@@ -69,7 +70,7 @@ class Notifier:
 
 
 def _line(text: str) -> str:
-    """Fields are lines: nothing from outside may start a second one."""
+    """Returns text without line breaks: fields are lines, and external text must not start a second one."""
     return " ".join(text.split())
 
 

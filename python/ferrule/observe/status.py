@@ -1,4 +1,4 @@
-"""How the daemon fares, as others are told: one object for whoever reports to metrics, health and readiness."""
+"""The status of the daemon: one object for all parts that report to metrics, health and readiness."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ferrule.observe.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What parts of the daemon report to, and HTTP endpoints answer from. One a daemon."""
+    """Collects the reports of the daemon's parts, for the HTTP endpoints. One per daemon."""
 
     metrics: Metrics
     health: ProxyHealth

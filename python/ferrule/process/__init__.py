@@ -1,1 +1,1 @@
-"""Running tools: the one place that starts processes, and files in memory as their input and output."""
+"""Runs tools: the only package that starts processes, and in-memory files as their input and output."""

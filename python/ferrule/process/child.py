@@ -1,8 +1,9 @@
-"""One child process: its output, its end, and what it used.
+"""One child process: its output, its end, and its resource usage.
 
-The loops' own subprocesses reap a child without asking what it used. Here a pidfd tells of its end and `wait4` reaps
-it: its processor time is exact. Its peak of memory is known only where it is above ours: between fork and exec a child
-has our memory, and the kernel carries that peak over into what `wait4` reports (`setmax_mm_hiwater_rss` in fs/exec.c).
+asyncio's subprocesses reap a child without its resource usage. Here a pidfd reports its end and `wait4` reaps it, so
+its processor time is exact. Its peak of memory is known only if it is above that of this process: between fork and exec
+a child shares this process's memory, and the kernel includes that peak in the result of `wait4`
+(`setmax_mm_hiwater_rss` in fs/exec.c).
 """
 
 from __future__ import annotations
@@ -22,39 +23,40 @@ from ferrule.process import shutdown
 
 
 def peak_margin(processors: int) -> int:
-    """Returns by how many bytes our own peak may have been above what `high_water` reads right afterwards: one batch of
-    each of the kernel's four counters of resident pages (lib/percpu_counter.c). 4 MiB with 128 processors."""
+    """Returns by how many bytes this process's peak may have been above the value that `high_water` reads immediately
+    afterwards: one batch of each of the kernel's four counters of resident pages (lib/percpu_counter.c). 4 MiB with 128
+    processors."""
     return 4 * max(32, 2 * processors) * os.sysconf("SC_PAGE_SIZE")
 
 
 PEAK_MARGIN = peak_margin(os.cpu_count() or 1)
 
 REAP_POLL_SECONDS = 0.02
-"""How often the end of a child is looked for where the kernel has no pidfd."""
+"""Seconds between polls for the end of a child, on a kernel without pidfd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a child took from its start to its end."""
+    """The resources that a child used."""
 
     seconds: float
     cpu_seconds: float
-    """User and system; of children that it waited for, too."""
+    """User and system time, including children that it waited for."""
     max_rss: int | None
-    """Bytes. None where it was not above our own peak: then the kernel's figure may be ours."""
+    """Bytes. None if it was not above this process's peak: the kernel's figure may then be that one."""
 
 
 class Child:
-    """A started process. `stderr` must be read, or it may block on it."""
+    """A started process. `stderr` must be read, or the process may block on it."""
 
     def __init__(self, process: subprocess.Popen[bytes], begun: float) -> None:
         self.pid = process.pid
         shutdown.started(self.pid)
         self.usage: Usage | None = None
-        """Once it has ended."""
+        """Available after the end."""
         self._process = process
         self._begun = begun
-        # After the exec, so that no later growth of ours can be taken for the child's.
+        # Read after the exec, so that later growth of this process is not attributed to the child.
         self._own_peak = high_water() + PEAK_MARGIN
         self._pipe: asyncio.ReadTransport | None = None
         self._loop = asyncio.get_running_loop()
@@ -69,10 +71,10 @@ class Child:
     async def start(
         cls, program: str, arguments: Sequence[str], *, stdin: int, stdout: int, env: Mapping[str, str]
     ) -> Child:
-        """Start it as the leader of a session and process group; `stdin` and `stdout` are open files. Raises `OSError`
-        where it cannot be started."""
+        """Starts a process as the leader of a session and process group; `stdin` and `stdout` are open files. Raises
+        `OSError` if it cannot be started."""
         begun = time.monotonic()
-        # The fork is a vfork: nothing of our memory is copied, and we go on once the program runs.
+        # The fork is a vfork: no memory is copied, and this process continues once the program runs.
         process = subprocess.Popen(  # noqa: ASYNC220 - a thread would cost more than the millisecond it takes
             (program, *arguments),
             stdin=stdin,
@@ -99,16 +101,16 @@ class Child:
         return reader
 
     def close(self) -> None:
-        """Nothing more is read."""
+        """Stops reading."""
         if self._pipe is not None:
             self._pipe.close()
 
     async def wait(self) -> int:
-        """Its exit code; negative: killed by that signal."""
+        """Waits for the end. Returns the exit code, negative if a signal killed the process."""
         return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
-        """SIGKILL to its whole group. Reaped asynchronously."""
+        """Sends SIGKILL to the whole group. Reaped asynchronously."""
         if not self._ended.done():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -127,7 +129,7 @@ class Child:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
-        # Popen must not look for it any more: the number may be another process's by now.
+        # Popen must not wait for it any more: the PID may belong to another process.
         code = self._process.returncode = os.waitstatus_to_exitcode(status)
         reported = used.ru_maxrss * 1024
         self.usage = Usage(

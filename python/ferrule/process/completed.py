@@ -1,4 +1,4 @@
-"""What a process that ended left behind. Data only, so that judging it needs no process."""
+"""The result of a process that ended. Data only, so that evaluating it needs no process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class Completed:
 
     argv: tuple[str, ...]
     exit_code: int
-    """Negative: killed by that signal."""
+    """Negative if a signal killed the process."""
     stdout: bytes
     stderr: str

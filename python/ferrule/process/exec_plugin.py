@@ -1,10 +1,10 @@
 """Runs a kubeconfig's credential plugin (`exec`) with kubernetes_asyncio's `ExecProvider`.
 
-What that leaves out is added here: a time limit that also ends the child, by timeout(1), because the provider gives no
-handle on its process.
+This module adds a time limit that also ends the child, with timeout(1), because the provider does not expose its
+process.
 
 The library is imported when the first plugin runs: its package imports every model of the API, 36 MiB of resident
-memory and 0.6 s. A Pod with a service account's token never pays them.
+memory and 0.6 s. A Pod with a service account token never imports it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from kubernetes_asyncio.config.exec_provider import ExecProvider
 
 PLUGIN_SECONDS = 60
-"""How long a plugin may take. It talks to a cloud's token service; the slow ones take a few seconds."""
+"""The time limit of a plugin, in seconds. It contacts a cloud's token service; the slow ones take a few seconds."""
 
 KILL_SECONDS = 5
-"""How long a plugin that ignores SIGTERM may live on."""
+"""Seconds after which a plugin that ignores SIGTERM is killed."""
 
 
 class _Section(dict[str, Any]):
-    """What `ExecProvider` wants its section to be: a `ConfigNode` without the file around it."""
+    """The section in the form that `ExecProvider` expects: a `ConfigNode` without the file around it."""
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
         return _Arguments(value) if key == "args" else value
 
     def safe_get(self, key: str) -> Any:
-        """None where there is nothing."""
+        """Returns the value, or None."""
         return self.get(key)
 
 
@@ -44,19 +44,19 @@ class _Arguments(list[Any]):
 
 
 async def run(section: dict[str, Any], *, seconds: int = PLUGIN_SECONDS) -> Any:
-    """The `status` that the plugin printed, unread. Raises `InputError`: whatever is wrong, it is the plugin or its
-    section of the kubeconfig."""
+    """Returns the undecoded `status` that the plugin printed. Raises `InputError` for all failures of the plugin and
+    of its section in the kubeconfig."""
     command = section["command"]
     if shutil.which(command) is None:
         hint = section.get("installHint") or ""
         raise InputError(f"exec plugin {command}: not found or not executable {hint}".rstrip())
-    # In a thread: half a second of imports would hold up the event loop.
+    # In a thread, because half a second of imports would block the event loop.
     provider = await asyncio.to_thread(_provider, section)
     guard = shutil.which("timeout")
     if guard is not None:
         provider.args = [guard, "-k", str(KILL_SECONDS), str(seconds), *provider.args]
     try:
-        # The provider waits for the child's end of output; timeout(1) must get there first.
+        # The provider waits for the end of the child's output; timeout(1) must fire first.
         async with asyncio.timeout(seconds + 2 * KILL_SECONDS):
             return await provider.run()
     except TimeoutError as error:

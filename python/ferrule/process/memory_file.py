@@ -1,4 +1,4 @@
-"""Bytes as a file that never touches a disk: for programs and libraries that read nothing else."""
+"""In-memory files, for programs and libraries that read only files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def memory_file(name: str, data: bytes = b"") -> Iterator[int]:
-    """A descriptor at the file's beginning; closed at the end of the `with`. `name` shows up in /proc only."""
+    """Yields a descriptor at the file's beginning and closes it afterwards. `name` appears in /proc only."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     try:
         append(descriptor, data)
@@ -21,18 +21,18 @@ def memory_file(name: str, data: bytes = b"") -> Iterator[int]:
 
 
 def append(descriptor: int, data: bytes) -> None:
-    """Write all of it at the file's position."""
+    """Writes all bytes at the file's position."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def rewind(descriptor: int) -> None:
-    """Back to the beginning. A child that has the file shares its position."""
+    """Moves to the beginning. A child that has the file shares its position."""
     os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def reading(descriptor: int) -> IO[bytes]:
-    """Its lines from the beginning. Closing this leaves the descriptor open."""
+    """Opens the file for reading from the beginning. Closing it leaves the descriptor open."""
     rewind(descriptor)
     return open(descriptor, "rb", closefd=False)

@@ -1,10 +1,9 @@
-"""The only module that starts processes.
+"""Runs programs to completion.
 
-Rules of the house: a fixed argv, never a shell; the program's absolute path resolved once; a clean environment; input
-from a memfd (the caller's, where it is large) and output to one, so that a text of any size neither deadlocks a pipe
-nor keeps the event loop busy; a time limit after which the whole process group is killed; a session of its own, so that
-Ctrl-C in a terminal reaches us and not a restore halfway through its work. What each run took is told to whoever asks
-(`Runner.observers`).
+Conventions: a fixed argv, never a shell; the program's absolute path resolved once; a clean environment; input from a
+memfd (the caller's, if it is large) and output to one, so that a text of any size neither deadlocks a pipe nor keeps
+the event loop busy; a time limit after which the whole process group is killed; a separate session, so that Ctrl-C in a
+terminal does not interrupt a restore. `Runner.observers` are notified of each run.
 """
 
 from __future__ import annotations
@@ -24,38 +23,39 @@ from ferrule.process.completed import Completed
 from ferrule.process.memory_file import memory_file
 
 SEARCH_PATH = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin")
-"""Where system tools live; looked at before $PATH, so that a stray program earlier in it is not run as root."""
+"""Folders of system tools, searched before $PATH, so that another program earlier in it is not run as root."""
 
 STDERR_LIMIT = 64 * 1024
-"""Bytes of stderr that are kept. A tool that complains about each of 100,000 lines says nothing new after these."""
+"""Bytes of stderr that are kept. A tool that reports 100,000 lines adds nothing new after these."""
 
 INLINE_BYTES = 256 * 1024
 """Output up to this size is read on the event loop."""
 
 REAP_SECONDS = 5.0
-"""How long a killed child may take to die before we stop waiting (it may sit in the kernel)."""
+"""Seconds to wait for the death of a killed child, which may be inside the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """A process that was started and is gone."""
+    """A finished run of a process."""
 
     tool: str
-    """`iptables-nft-restore`, say."""
+    """For example `iptables-nft-restore`."""
     exit_code: int | None
-    """None: killed by us, over its time or no longer wanted."""
+    """None if ferrule killed it, after its time limit or a cancellation."""
     usage: Usage
 
 
 @cache
 def resolve(program: str) -> str | None:
-    """Absolute path of a program, or None when it is not installed."""
+    """Returns the absolute path of a program, or None if it is not installed."""
     path = os.pathsep.join((*SEARCH_PATH, os.environ.get("PATH", "")))
     return shutil.which(program, path=path)
 
 
 def _environment() -> dict[str, str]:
-    """Nothing that changes what iptables does (XTABLES_*), which libraries it loads (LD_*) or its language."""
+    """Returns an environment without variables that change the behaviour of iptables (XTABLES_*), its libraries
+    (LD_*) or its language."""
     return {"PATH": os.pathsep.join(SEARCH_PATH), "LC_ALL": "C"}
 
 
@@ -66,7 +66,7 @@ segmentation fault somewhere above 100,000 chains (30,000 Services of 4 endpoint
 
 @cache
 def _deep_stacks() -> None:
-    """Children inherit the limit; our own threads were given theirs at the start and are not touched."""
+    """Raises the stack limit, which children inherit; existing threads are not affected."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -75,17 +75,17 @@ def _deep_stacks() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Runs programs. `prefix` goes before every command line (`ip netns exec NAME`)."""
+    """Runs programs. `prefix` precedes every command line (`ip netns exec NAME`)."""
 
     prefix: tuple[str, ...] = ()
     observers: list[Callable[[ToolRun], None]] = field(default_factory=list, compare=False)
-    """Each hears of every run once it is over."""
+    """Called with every finished run."""
 
     async def run(self, argv: Sequence[str], *, stdin: bytes | int = b"", timeout: float = 30.0) -> Completed:  # noqa: ASYNC109 - killing the group is the point
-        """Run to the end. `stdin` is bytes, or the descriptor of a file to read from its position.
+        """Runs a program to its end. `stdin` is bytes, or the descriptor of a file to read from its position.
 
-        Raises `DataplaneError` of kind MISSING or HUNG; an exit code other than 0 is the caller's to judge. Cancelling
-        kills the child and waits for it.
+        Raises `DataplaneError` of kind MISSING or HUNG; the caller evaluates the exit code. Cancellation kills the
+        child and waits for it.
         """
         command = (*self.prefix, *argv)
         program = resolve(command[0])
@@ -132,12 +132,12 @@ async def _contents(descriptor: int) -> bytes:
     size = os.fstat(descriptor).st_size
     if size <= INLINE_BYTES:
         return os.pread(descriptor, size, 0)
-    # Rules of 30,000 Services are 40 MB: the copy is made in a thread, without the GIL.
+    # Rules of 30,000 Services are 40 MB: they are copied in a thread, without the GIL.
     return await asyncio.to_thread(os.pread, descriptor, size, 0)
 
 
 async def _read_head(stream: asyncio.StreamReader) -> bytes:
-    """The first `STDERR_LIMIT` bytes; the rest is read and dropped, so that the child never blocks on it."""
+    """Returns the first `STDERR_LIMIT` bytes; the rest is read and dropped, so that the child never blocks."""
     kept = bytearray()
     while chunk := await stream.read(STDERR_LIMIT):
         kept += chunk[: STDERR_LIMIT - len(kept)]

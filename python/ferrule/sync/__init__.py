@@ -1,4 +1,4 @@
 """From cluster state to kernel state: when to sync, and the one loop that owns the engine.
 
-Forbidden here: processes, sockets, files, and reading a clock that was not handed in.
+This package uses no processes, sockets or files, and reads no clock that was not passed in.
 """

@@ -1,7 +1,7 @@
-"""From the API's bytes into the engine, between the steps of a sync. Nothing is parsed in Python.
+"""Passes the API's bytes to the engine, between the steps of a sync. Nothing is parsed in Python.
 
-Short work is done where it arrives: a watch event costs the engine some ten microseconds, less than a thread's wake-up.
-Long work goes to a thread, so that the event loop is never held up for more than a few milliseconds.
+Short work is done on the event loop: a watch event costs the engine about ten microseconds, less than waking a thread.
+Long work runs in a thread, so that the event loop is never blocked for more than a few milliseconds.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from ferrule._engine import Engine, IngestReport
 from ferrule.types import KINDS, Kind
 
 INLINE_BYTES = 256 * 1024
-"""The engine reads 300 MB/s and more: at most a millisecond on the event loop."""
+"""Bytes that are decoded on the event loop. The engine decodes 300 MB/s and more, so at most a millisecond."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """A list, or the watch frames that came together. Seconds are of the clock."""
+    """A list, or the watch frames that arrived together. Times are those of the clock."""
 
     kind: Kind
     arrived_at: float
-    """Its first bytes."""
+    """The time of its first bytes."""
     seconds: float = 0.0
-    """How long the engine worked on it; waiting for the engine is not in it."""
+    """Seconds of decoding, without the wait for the engine."""
 
 
 class Intake:
-    """What `source.api.follow` pours into. `on_change` hears of every batch that was taken over."""
+    """The sink of `source.api.follow`. `on_change` is called with every applied batch."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Intake:
         *,
         clock: Callable[[], float],
     ) -> None:
-        """`clock` is the sync loop's."""
+        """`clock` is that of the sync loop."""
         self._engine = engine
         self._lock = lock
         self._on_change = on_change
@@ -50,17 +50,17 @@ class Intake:
 
     @property
     def missing(self) -> tuple[Kind, ...]:
-        """Kinds that were never listed."""
+        """Kinds that are not listed yet."""
         return tuple(kind for kind in KINDS if kind not in self._listed)
 
     async def begin_list(self, kind: Kind) -> None:
-        """A list's body is about to arrive."""
+        """Begins a list."""
         self._lists[kind] = Batch(kind, self._clock())
         async with self._lock:
             self._engine.begin_list(kind)
 
     async def feed_list(self, kind: Kind, chunk: bytes) -> None:
-        """More of it, cut anywhere. Raises `InputError` where it is no list; nothing has changed then."""
+        """Adds a chunk, split anywhere. Raises `InputError` if it is not a list; nothing changes then."""
         async with self._lock:
             with self._working(self._lists[kind]):
                 if len(chunk) <= INLINE_BYTES:
@@ -69,7 +69,7 @@ class Intake:
                     await asyncio.to_thread(self._engine.feed_list, kind, chunk)
 
     async def end_list(self, kind: Kind) -> IngestReport:
-        """It is complete: swap it in whole. Raises `InputError` where it is not; nothing has changed then."""
+        """Applies the complete list. Raises `InputError` if it is incomplete; nothing changes then."""
         batch = self._lists[kind]
         async with self._lock:
             with self._working(batch):
@@ -78,12 +78,12 @@ class Intake:
         return report
 
     async def abort_list(self, kind: Kind) -> None:
-        """The rest will not come."""
+        """Discards the list."""
         async with self._lock:
             self._engine.abort_list(kind)
 
     async def ingest(self, kind: Kind, frames: bytes) -> IngestReport:
-        """Whole watch frames, a line each."""
+        """Applies whole watch frames, one per line."""
         batch = Batch(kind, self._clock())
         async with self._lock:
             with self._working(batch):
@@ -95,7 +95,7 @@ class Intake:
         return report
 
     async def go_without(self, kind: Kind) -> None:
-        """Treat a kind as listed and empty, until its first list arrives after all."""
+        """Treats a kind as listed and empty, until its first list arrives."""
         if kind in self._listed:
             return
         batch = Batch(kind, self._clock())

@@ -1,8 +1,9 @@
-"""The one owner of the engine: takes over changes, plans, writes, confirms.
+"""The sync loop, the only owner of the engine: applies changes, plans, writes, confirms.
 
-For each family of addresses a sync is: observe the kernel if its state is in doubt, plan, restore, commit. A family
-that fails is abandoned and observed again before its next plan; the other family is not held up by it. Where a plan is
-a first stage, its rest comes after the other family's turn, so that nobody's first Services wait for a long write.
+For each address family a sync observes the kernel if its state is unknown, plans, restores and commits. The plan of a
+family that fails is abandoned, and the family is observed before its next plan; the other family is not delayed. The
+rest after a first stage is written after the other family's turn, so that the first Services of neither family wait for
+a long write.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INLINE_BYTES = 256 * 1024
-"""A plan with no more text than this is confirmed or given up on the event loop: half a millisecond at most."""
+"""Bytes of text up to which a plan is confirmed or abandoned on the event loop: half a millisecond at most."""
 
 NAMED_CHAINS = 20
-"""How many chains a line about somebody else's changes names."""
+"""Maximum number of chains in a log line about foreign changes."""
 EXPLAINED = verbose(4)
-"""Level of the line that says how each plan is cut."""
+"""Level of the log line about the split of each plan."""
 
 
 class SyncLoop:
-    """Owns the engine. `submit`, `recheck` and `set_local_addresses` come from other tasks of the same event loop."""
+    """Owns the engine. Other tasks of the same event loop call `submit`, `recheck` and `set_local_addresses`."""
 
     def __init__(
         self,
@@ -57,8 +58,8 @@ class SyncLoop:
         self._wake = asyncio.Event()
         self._opened = asyncio.Event()
         self.engine_lock = asyncio.Lock()
-        """Held around every call that the engine works on: a watch must not reach into a running plan. Not held while
-        a restore runs, so that changes keep coming in."""
+        """Held during every call to the engine: a watch event must not change the state of a running plan. Not held
+        during a restore, so that changes are still accepted."""
         self._lists: dict[Kind, bytes] = {}
         self._changed_at: float | None = None
         self._addresses: tuple[str, ...] | None = None
@@ -67,7 +68,7 @@ class SyncLoop:
         self._in_doubt: set[Family] = {plane.family for plane in self._dataplanes}
 
     def submit(self, changes: Changes) -> None:
-        """Take over changes; they are applied by the next sync."""
+        """Accepts changes, which the next sync applies."""
         self._lists.update(changes.lists)
         if changes.changed_at is not None:
             self._changed_at = max(self._changed_at or 0.0, changes.changed_at)
@@ -75,26 +76,26 @@ class SyncLoop:
         self.changed()
 
     def open(self) -> None:
-        """Every kind has been listed: syncs may begin. `submit` implies it."""
+        """Allows syncs, because every kind is listed. `submit` implies it."""
         self._opened.set()
 
     def set_local_addresses(self, addresses: Sequence[str]) -> None:
-        """The host's own addresses are these now."""
+        """Sets the host's own addresses."""
         self._addresses = tuple(addresses)
         self.changed()
 
     def recheck(self, family: Family) -> None:
-        """The kernel's state is in doubt: read it back before the next plan."""
+        """Marks the kernel's state as unknown: it is read back before the next plan."""
         self._in_doubt.add(family)
         self._request()
 
     @property
     def pending(self) -> bool:
-        """Something is asked for that the kernel does not have."""
+        """Whether a change is not in the kernel yet."""
         return self._cadence.due_at() is not None
 
     def changed(self, arrived_at: float | None = None) -> None:
-        """Something changed that the kernel does not have; it arrived now, or at this moment of the loop's clock."""
+        """Records a change that is not in the kernel yet; it arrived now, or at `arrived_at` of the loop's clock."""
         at = self._clock() if arrived_at is None else arrived_at
         for plane in self._dataplanes:
             self._lacks(plane.family, at)
@@ -109,7 +110,7 @@ class SyncLoop:
         self._wake.set()
 
     async def run(self) -> None:
-        """Sync whenever the cadence says so, for ever; not before `open`."""
+        """Syncs whenever the cadence requires it, for ever; not before `open`."""
         await self._opened.wait()
         while True:
             self._wake.clear()
@@ -122,7 +123,7 @@ class SyncLoop:
             await self.sync()
 
     async def sync(self) -> SyncReport:
-        """One sync, now."""
+        """Performs one sync immediately."""
         started = self._clock()
         self._cadence.started()
         report = SyncReport(changed_at=self._changed_at)
@@ -166,7 +167,7 @@ class SyncLoop:
             self._engine.set_local_addresses(addresses)
         lists, self._lists = self._lists, {}
         for kind, page in lists.items():
-            # In a thread: a list of thousands of objects must not hold up the event loop.
+            # In a thread, because a list of thousands of objects would block the event loop.
             with self._timed(report, Stage.INGEST, None):
                 await asyncio.to_thread(self._engine.replace, kind, [page])
 
@@ -187,7 +188,7 @@ class SyncLoop:
         if family in self._in_doubt:
             await self._observe(plane, report)
         async with self.engine_lock:
-            # What arrives from here on is not in the plan: the lock is ours.
+            # Later changes are not in the plan: this task holds the lock.
             arrived = self._arrived.pop(family, None)
             with self._timed(report, Stage.PLAN, family):
                 plan = await asyncio.to_thread(self._engine.plan, family, netlink=plane.by_netlink)
@@ -202,7 +203,7 @@ class SyncLoop:
             with self._timed(report, Stage.RESTORE, family):
                 await plane.write(plan)
         except BaseException:
-            # Cancelled, too: whatever the reason, nobody knows what the kernel took over.
+            # On cancellation, too: it is unknown what the kernel applied.
             report.unwritten[family] = plan
             self._in_doubt.add(family)
             if arrived is not None:
@@ -233,7 +234,7 @@ class SyncLoop:
         if drift.repaired:
             chains = list(drift.first_repaired(NAMED_CHAINS))
             log.warning(
-                "Rules were changed behind our back", extra=kv(ipFamily=family, count=drift.repaired, chains=chains)
+                "Rules modified by another process", extra=kv(ipFamily=family, count=drift.repaired, chains=chains)
             )
 
     def _log_held(self, family: Family, held: Mapping[str, str]) -> None:
@@ -248,7 +249,7 @@ class SyncLoop:
 
 
 async def _settle(call: Callable[[Plan], None], plan: Plan) -> None:
-    """`commit` or `abandon`: work by the chain."""
+    """Calls `commit` or `abandon`, whose time is proportional to the chains."""
     if plan.payload_size <= INLINE_BYTES:
         call(plan)
     else:
@@ -256,7 +257,7 @@ async def _settle(call: Callable[[Plan], None], plan: Plan) -> None:
 
 
 def _explain(plan: Plan) -> None:
-    """How the text is cut, and why."""
+    """Logs how the text is split, and why."""
     if not log.isEnabledFor(EXPLAINED):
         return
     phases = {

@@ -1,4 +1,4 @@
-"""Settings and probed facts to `EngineOptions`. Pure: whoever calls has probed already."""
+"""Builds `EngineOptions` from settings and probed facts. Pure: the caller does the probing."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _FORMS: dict[str, Literal["auto", "flat", "tree"]] = {"auto": "auto", "flat": "f
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What this host can do and is called, as far as rules depend on it. The defaults are a current kernel's."""
+    """The facts about this host that rules depend on. The defaults are those of a current kernel."""
 
     node_name: str
     node_ips: tuple[str, ...] = ()
-    """Stand-ins for a Node object without addresses, at most one a family."""
+    """Addresses used while the Node object has none, at most one per family."""
     ordered_blocks: bool = False
-    """Cut large writes into transactions: what the nft backend needs and legacy must not have."""
+    """Whether large writes are split into transactions: required on nft, wrong on legacy."""
     random_fully: bool = True
     nfacct_invalid_dropped: bool = False
     nfacct_localhost_accepted: bool = False
     conntrack_tcp_be_liberal: bool = False
-    """`nf_conntrack_tcp_be_liberal` as the kernel has it, after our own sysctls."""
+    """The kernel's `nf_conntrack_tcp_be_liberal`, after ferrule's own sysctls."""
 
 
 def engine_options(
     settings: Settings, facts: HostFacts, *, digest_key: bytes = bytes(16), stages: bool = False
 ) -> EngineOptions:
-    """`stages`: whoever plans goes on planning while a plan says that there is more.
+    """Builds the options. With `stages` the caller must plan again while a plan reports `more`.
 
-    Raises `_engine.InputError` where a value passed the configuration's own checks and still cannot work."""
+    Raises `_engine.InputError` if a value passed the configuration's checks and is still invalid."""
     local = settings.detect_local
     mode = _MODES[settings.detect_local_mode]
     interface = local.bridge_interface if mode == "BridgeInterface" else local.interface_name_prefix

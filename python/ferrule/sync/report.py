@@ -1,4 +1,4 @@
-"""What a source hands to the sync loop, and what the loop says of each sync."""
+"""The changes that a source passes to the sync loop, and the loop's report on each sync."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from ferrule.types import Family, Kind, Stage
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a source of cluster state hands over. Lists replace what was there before."""
+    """Changes from a source of cluster state. Lists replace the previous ones."""
 
     lists: Mapping[Kind, bytes]
-    """A JSON array a kind; kinds that did not change are left out."""
+    """A JSON array per kind; unchanged kinds are omitted."""
     changed_at: float | None = None
-    """Wall-clock seconds of the newest change in it, where the source knows."""
+    """Wall-clock time of the newest change in it, if the source knows it."""
 
 
 @dataclass(slots=True)
 class SyncReport:
-    """What one sync did. Seconds are of the loop's monotonic clock."""
+    """The report on one sync. Times are those of the loop's monotonic clock."""
 
     seconds: float = 0.0
     family_seconds: dict[Family, float] = field(default_factory=dict)
-    """Observing, planning, writing and confirming, by family."""
+    """Seconds of observing, planning, writing and confirming, by family."""
     stages: dict[tuple[Stage, Family | None], float] = field(default_factory=dict)
-    """Taking over lists is nobody's part: family None."""
+    """Seconds by stage; applying lists belongs to no family: None."""
     change_seconds: dict[Family, float] = field(default_factory=dict)
-    """From the arrival of the first change in it to its confirmation, where a plan was committed."""
+    """Seconds from the arrival of the first change to its confirmation, if a plan was committed."""
     drift: dict[Family, DriftReport] = field(default_factory=dict)
-    """Families whose kernel state was read back."""
+    """Families whose state was read back."""
     plans: dict[Family, Plan] = field(default_factory=dict)
-    """Committed plans; a family that needed nothing has none."""
+    """Committed plans; a family without changes has none."""
     stages_before: list[Plan] = field(default_factory=list)
-    """Committed plans that others of the same family had to follow."""
+    """Committed first stages, which other plans of the same family followed."""
     unwritten: dict[Family, Plan] = field(default_factory=dict)
     """Abandoned plans."""
     views: dict[Family, ConntrackView | None] = field(default_factory=dict)
-    """For families that did not fail: what a tracked UDP flow must not contradict, where that changed."""
+    """For families that did not fail: the view for stale flows, if it changed."""
     failures: dict[Family, DataplaneError] = field(default_factory=dict)
     changed_at: float | None = None
     triggers: list[str] = field(default_factory=list)
-    """When the endpoint changes in this sync happened, as their controller annotated it (RFC 3339)."""
+    """Times of the endpoint changes in this sync, as annotated by their controller (RFC 3339)."""
 
     @property
     def ok(self) -> bool:
-        """Everything asked for is in the kernel."""
+        """Whether the kernel has everything."""
         return not self.failures
