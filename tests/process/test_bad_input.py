@@ -144,8 +144,8 @@ def test_a_kubeconfig_that_anybody_may_rewrite(netns: NetNs, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "is no kubeconfig: it must be a mapping with clusters, users and contexts"),
-        ("<html>", "is no kubeconfig: it must be a mapping"),
+        ("", "not a kubeconfig: expected a mapping with clusters, users and contexts"),
+        ("<html>", "not a kubeconfig: expected a mapping"),
         ("clusters: [", "not YAML"),
         ("{}", "current-context is empty: it must name one of contexts"),
     ],

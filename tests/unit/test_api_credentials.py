@@ -113,7 +113,7 @@ def test_a_proxy_of_the_environment_is_nobodys_business(tmp_path: Path, monkeypa
     [
         ({"server": ""}, {}, r"clusters\[prod\].cluster.server is empty"),
         ({"server": "ftp://x"}, {}, r"clusters\[prod\].cluster.server: 'ftp://x' must be a URL"),
-        ({"server": "https://x:70000"}, {}, "is no URL"),
+        ({"server": "https://x:70000"}, {}, "is not a URL"),
         ({"server": 7}, {}, "server must be text, not 7"),
         (
             {"server": "http://192.0.2.1:8080"},
@@ -165,8 +165,8 @@ def test_messages_name_file_field_and_value(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no kubeconfig"),
-        ("[1]", "is no kubeconfig"),
+        ("", "not a kubeconfig"),
+        ("[1]", "not a kubeconfig"),
         ("a: [", "line 2: not YAML"),
         ("current-context: x", "contexts is missing"),
         ("contexts: []", "current-context is empty"),
@@ -214,7 +214,7 @@ def test_modes_that_let_others_in_are_warned_about(tmp_path: Path) -> None:
 def test_insecure_only_when_allowed_and_then_said(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, {"insecure-skip-tls-verify": True})
     access = read_kubeconfig(path, allow_insecure=True)
-    assert "whoever answers is taken for the API server" in access.warnings[0]
+    assert "any server is accepted as the API server" in access.warnings[0]
     context = Credentials(access).tls()
     assert context is not None
     assert context.verify_mode is ssl.CERT_NONE

@@ -289,7 +289,7 @@ def gone_as_frame() -> fake_api.Respond:
 
 WATCH_FAULTS: dict[str, tuple[fake_api.Respond, bool, str]] = {
     "410 as status": (fake_api.answer(410, "Expired", "too old"), True, "status (410): too old"),
-    "410 as frame": (gone_as_frame(), True, "forgotten our version (410)"),
+    "410 as frame": (gone_as_frame(), True, "the resource version is too old (410)"),
     "too large": (
         fake_api.answer(504, "Timeout", "Too large resource version", causes=[{"reason": "ResourceVersionTooLarge"}]),
         True,
@@ -714,5 +714,5 @@ def test_events_that_are_forbidden_are_complained_about_once(
 
     run(go)
     assert slept == [10.0], "a passing failure is tried again, a refusal is not"
-    said = [r for r in caplog.records if "Events cannot be written" in r.getMessage()]
+    said = [r for r in caplog.records if "Cannot write Events" in r.getMessage()]
     assert len(said) == 1

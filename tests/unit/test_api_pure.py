@@ -266,7 +266,7 @@ def test_lists_and_frames() -> None:
     known = own_node.from_list(one)
     assert known is not None
     assert own_node.from_list(b'{"items":[]}') is None
-    with pytest.raises(InputError, match="no NodeList"):
+    with pytest.raises(InputError, match="not a NodeList"):
         own_node.from_list(b"<html>")
     gone = json.dumps({"type": "DELETED", "object": node()}).encode() + b"\n"
     mark = json.dumps({"type": "BOOKMARK", "object": {"metadata": {}}}).encode() + b"\n"

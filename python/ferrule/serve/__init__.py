@@ -1,1 +1,2 @@
-"""HTTP for kubelets, load balancers, Prometheus and operators. Forbidden here: deciding about rules or health."""
+"""HTTP endpoints for kubelets, load balancers, Prometheus and operators. This package does not decide about rules or
+health."""

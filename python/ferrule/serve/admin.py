@@ -1,4 +1,4 @@
-"""Port 10249: numbers, the mode, configuration and flags in force, and on request a look inside the process."""
+"""Port 10249: metrics, mode, current configuration and flags, and optional profiling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ferrule.serve.http import JSON, NOT_FOUND, Answer, Handler, Question
 
 DEFAULT_PORT = 10249
 SLIS = ("process_start_time_seconds",)
-"""kube-proxy registers no health check of its own at /metrics/slis: this is all it has there."""
+"""kube-proxy registers no health check at /metrics/slis, so this is its whole content."""
 
 
 def admin_handler(
@@ -29,16 +29,16 @@ def admin_handler(
     build: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
 ) -> Handler:
-    """/readyz answers with reasons `in_full` where only this host can ask.
+    """Returns the handler of port 10249. /readyz includes the reasons `in_full` if only this host can connect.
 
-    `configz` gives the configuration in force as JSON, without credentials. `profiling` answers below /debug/pprof/;
-    None (enableProfiling is off) hides it, as None for `build` hides /statusz and None for `flags` /flagz."""
+    `configz` returns the current configuration as JSON, without credentials. `profiling` serves /debug/pprof/; None
+    (enableProfiling is off) disables it, as None for `build` disables /statusz and None for `flags` /flagz."""
     one_at_a_time = asyncio.Lock()
     paths = [path for path, hidden in (("/configz", False), ("/flagz", flags is None)) if not hidden]
     paths += ["/healthz", "/metrics", "/proxyMode"]
 
     async def scrape(question: Question, names: tuple[str, ...]) -> Answer:
-        # Rendering takes milliseconds, and several Prometheis must not add them up on the event loop.
+        # Rendering takes milliseconds, so it runs in a thread: several Prometheis must not block the event loop.
         async with one_at_a_time:
             found = await asyncio.to_thread(render, metrics.registry, question.accept, question.accept_encoding, names)
         headers = {"Process-Start-Time-Unix": str(int(metrics.started_at))}

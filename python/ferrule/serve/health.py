@@ -1,4 +1,4 @@
-"""Port 10256: what load balancers, kubelets and operators ask."""
+"""Port 10256: health endpoints for load balancers, kubelets and operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ DEFAULT_PORT = 10256
 
 
 def health_handler(health: ProxyHealth, readiness: Readiness, metrics: Metrics, *, in_full: bool = False) -> Handler:
-    """/healthz and /livez as kube-proxy; /readyz is ours, with reasons `in_full` where only this host can ask."""
+    """Returns the handler of port 10256: /healthz and /livez as in kube-proxy, and ferrule's /readyz, with the
+    reasons `in_full` if only this host can connect."""
 
     async def handle(question: Question) -> Answer:
         if question.path == "/healthz":
@@ -29,7 +30,7 @@ def health_handler(health: ProxyHealth, readiness: Readiness, metrics: Metrics, 
 
 
 def ready_answer(readiness: Readiness, *, in_full: bool) -> Answer:
-    """The answer to /readyz."""
+    """Returns the response to /readyz."""
     return _answer(readiness.readyz(in_full=in_full))
 
 

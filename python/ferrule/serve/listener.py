@@ -1,4 +1,4 @@
-"""One listening port that comes up when it can: bind, else try again every five seconds and say why, once a reason."""
+"""A listening port with retries: binds, or retries every five seconds and logs each reason once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKLOG = 128
 
 
 class ListenError(FerruleError):
-    """A port cannot be opened and the configuration says that this is fatal (bindAddressHardFail)."""
+    """A port cannot be opened, and the configuration makes this fatal (bindAddressHardFail)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class Endpoint:
     """An IP address."""
     port: int
     dual: bool = False
-    """A wildcard (`0.0.0.0` or `::`) that means every address of both families, as in Go's configurations."""
+    """Whether it is a wildcard (`0.0.0.0` or `::`) for every address of both families, as in Go's configurations."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this host can connect."""
+        """Returns whether only this host can connect."""
         return ipaddress.ip_address(self.host).is_loopback
 
     @classmethod
     def parse(cls, text: str, default_port: int) -> Endpoint | None:
-        """`127.0.0.1:10249`, `[::]:10256`, `:10256`, or a bare IP, which gets the default port. None: empty, which
-        means no listener. Raises `ValueError` naming the text."""
+        """Parses `127.0.0.1:10249`, `[::]:10256`, `:10256`, or a bare IP, which uses the default port. Returns None
+        for an empty text, which disables the listener. Raises `ValueError` with the text."""
         if not text:
             return None
         with contextlib.suppress(ValueError):
@@ -68,14 +68,14 @@ class Endpoint:
 
 
 def open_socket(endpoint: Endpoint, limits: Limits) -> socket.socket:
-    """A bound socket that does not listen yet; a dual one takes both families where the host has both. Raises
-    `OSError`."""
+    """Returns a bound socket that does not listen yet; a dual one accepts both families if the host supports both.
+    Raises `OSError`."""
     address = ipaddress.ip_address(endpoint.host)
     if endpoint.dual:
         try:
             return _bound(socket.AF_INET6, "::", endpoint.port, limits, dual=True)
         except OSError as error:
-            # No IPv6 on this host at all. Any other trouble (the port is taken) is the same without it.
+            # The host does not support IPv6. Other errors (the port is in use) also occur without it.
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
             return _bound(socket.AF_INET, "0.0.0.0", endpoint.port, limits)  # noqa: S104 - asked for
@@ -86,12 +86,12 @@ def open_socket(endpoint: Endpoint, limits: Limits) -> socket.socket:
 def _bound(family: socket.AddressFamily, host: str, port: int, limits: Limits, *, dual: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        # A restart must not wait for connections of the one before.
+        # A restart must not wait for connections of the previous process.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
-        # Inherited by what is accepted: data that a peer does not take for so long ends the connection, even when we
-        # have closed it and only the kernel still holds our answer.
+        # Inherited by accepted sockets: data that a peer does not acknowledge for this time ends the connection, even
+        # after ferrule closed it.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.response_seconds * 1000))
         sock.bind((host, port))
     except BaseException:
@@ -101,12 +101,12 @@ def _bound(family: socket.AddressFamily, host: str, port: int, limits: Limits, *
 
 
 def reason(error: OSError) -> str:
-    """The kernel's words without numbers and addresses, which are said elsewhere."""
+    """Returns the kernel's message without numbers and addresses, which are logged separately."""
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 class Service:
-    """Servers for one handler on some addresses of one port: all of them, or none."""
+    """Servers for one handler on several addresses of one port: all of them, or none."""
 
     def __init__(self, handler: Handler, limits: Limits, connections: Connections) -> None:
         self._handler = handler
@@ -116,7 +116,7 @@ class Service:
         self._http: HttpServer | None = None
 
     async def open(self, endpoints: Sequence[Endpoint]) -> None:
-        """Listen. Raises `OSError`; then nothing listens."""
+        """Starts to listen. Raises `OSError`; then no address listens."""
         loop = asyncio.get_running_loop()
         self._http = HttpServer(self._handler, self._limits, self._connections)
         try:
@@ -132,7 +132,7 @@ class Service:
             raise
 
     def close(self) -> None:
-        """Listen no more, and end what is open. At once: nobody has anything to wait for."""
+        """Stops listening and closes open connections immediately, because no client needs to finish."""
         for server in self._listening:
             server.close()
         self._listening.clear()
@@ -142,7 +142,7 @@ class Service:
 
     @property
     def ports(self) -> list[int]:
-        """The ports in use, for tests that asked for port 0."""
+        """The ports in use, for tests that requested port 0."""
         return [sock.getsockname()[1] for server in self._listening for sock in server.sockets]
 
 
@@ -160,7 +160,7 @@ class Listener:
         on_state: Callable[[str | None], None] = lambda _: None,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """`name`: as the log calls it. `on_state` gets the reason why it does not listen, None once it does."""
+        """`name` is used in logs. `on_state` receives the reason why the port does not listen, None once it does."""
         limits = limits or Limits()
         self._name = name
         self._endpoint = endpoint
@@ -171,11 +171,11 @@ class Listener:
 
     @property
     def ports(self) -> list[int]:
-        """The port it listens on; empty while it does not."""
+        """The port that it listens on; empty while it does not listen."""
         return self._service.ports
 
     async def run(self) -> None:
-        """For ever; cancelling it closes everything. Raises `ListenError` with `hard_fail`."""
+        """Listens for ever; cancellation closes everything. Raises `ListenError` with `hard_fail`."""
         try:
             await self._open()
             await asyncio.Event().wait()

@@ -1,6 +1,6 @@
-"""Behind enableProfiling: what runs, what costs time, what holds memory. Go's paths, Python's facts, plain text.
+"""Profiling (enableProfiling): stacks, CPU and memory profiles. Go's paths, Python's data, plain text.
 
-Nothing here can be asked for twice at a time, nothing runs longer than a minute, and nothing stays switched on.
+One profile runs at a time, for at most a minute, and nothing stays enabled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _INDEX = """/debug/pprof/
 
 goroutine          stacks of all threads and all asyncio tasks
 profile?seconds=N  where threads spend their time: collapsed stacks with counts, for a flame graph
-heap?seconds=N     what was allocated in that time and is still held, by line (slows the process down meanwhile)
+heap?seconds=N     memory allocated in that time and not freed, by line (slows down the process)
 """
 
 
 def profiling_handler() -> Handler:
-    """Answers below /debug/pprof."""
+    """Returns the handler below /debug/pprof."""
     busy = asyncio.Lock()
 
     async def handle(question: Question) -> Answer:
@@ -59,7 +59,7 @@ def profiling_handler() -> Handler:
 
 
 def stacks() -> str:
-    """All threads and tasks; call it on the event loop."""
+    """Returns the stacks of all threads and tasks. Call it on the event loop."""
     out = io.StringIO()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():
@@ -97,7 +97,7 @@ def _collapsed(frame: FrameType | None) -> str:
 
 
 async def _heap(seconds: float) -> str:
-    # Somebody may have switched it on for good (PYTHONTRACEMALLOC); then it is not ours to switch off.
+    # Tracing may be enabled permanently (PYTHONTRACEMALLOC) and must then stay enabled.
     ours = not tracemalloc.is_tracing()
     if ours:
         tracemalloc.start(FRAMES_OF_HEAP)

@@ -1,10 +1,10 @@
-"""HTTP servers for healthCheckNodePorts: may a Service's load balancer send traffic to this node?
+"""HTTP servers for healthCheckNodePorts, which tell a Service's load balancer whether to send traffic to this node.
 
 Each Service has one server for each of its IP families, with the family's own addresses and number of local endpoints:
 a node whose only local endpoint is IPv4 drops the Service's IPv6 traffic, so it must not attract any.
 
-`ServiceHealthServers.sync` says what shall be; `run` makes it so and tries again what could not be opened. Answers
-follow `sync` at once, ports follow within a moment.
+`ServiceHealthServers.sync` sets the desired servers; `run` opens and closes ports and retries failures. Responses
+change with `sync` immediately, ports within a moment.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from ferrule.types import FAMILIES, Family
 log = logging.getLogger(__name__)
 
 WEIGHT = "X-Load-Balancing-Endpoint-Weight"
-"""Some load balancers spread traffic by it (KEP-1860's kin; Google's weighted balancing)."""
+"""A header that some load balancers use as a weight (KEP-1860; Google's weighted balancing)."""
 
 WILDCARD: Mapping[Family, str] = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - the API's default
-"""Every address of a family, and of that family alone."""
+"""The wildcard address of each family, for that family only."""
 
 LIMITS = Limits(connections=1024, idle_seconds=30.0)
-"""For all of these ports together: hundreds of them are probed by a handful of load balancers."""
+"""Limits for all of these ports together: hundreds of them are probed by a handful of load balancers."""
 
 
 class HealthCheck(Protocol):
-    """As the engine gives it (`Engine.health_checks`)."""
+    """A health check as returned by `Engine.health_checks`."""
 
     @property
     def namespace(self) -> str:
@@ -49,7 +49,7 @@ class HealthCheck(Protocol):
 
     @property
     def family(self) -> Family:
-        """The IP family that the other fields are about."""
+        """The IP family of the other fields."""
 
     @property
     def port(self) -> int:
@@ -66,18 +66,18 @@ Key = tuple[str, str, Family]
 
 @dataclass(slots=True)
 class _Port:
-    """A Service's port in one family: what is wanted, and what is."""
+    """A Service's port in one family: desired and current state."""
 
     number: int
     service: Service
     addresses: tuple[str, ...] | None = None
-    """Where it listens; None: nowhere."""
+    """The addresses it listens on; None if it does not listen."""
     failure: str | None = None
-    """Why not; said once."""
+    """The reason of the last failure, logged once."""
 
 
 class ServiceHealthServers:
-    """All of them. Not thread-safe: event loop only."""
+    """All health check servers. Not thread-safe: event loop only."""
 
     def __init__(
         self,
@@ -88,8 +88,9 @@ class ServiceHealthServers:
         limits: Limits = LIMITS,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """`on_failure(namespace, name, port, reason)`: once for a Service, a family and a reason. `on_counts(listening,
-        failed)`: Services, after each round; one that failed in a family counts as failed."""
+        """`on_failure(namespace, name, port, reason)` is called once per Service, family and reason.
+        `on_counts(listening, failed)` receives the numbers of Services after each round; a Service that failed in
+        one family counts as failed."""
         self._proxy_healthy = proxy_healthy
         self._on_failure = on_failure
         self._on_counts = on_counts
@@ -102,12 +103,13 @@ class ServiceHealthServers:
         self._wake = asyncio.Event()
 
     def sync(self, checks: Sequence[HealthCheck]) -> None:
-        """These Services, and no others."""
+        """Sets the Services that have a server."""
         self._wanted = {(check.namespace, check.name, check.family): check for check in checks}
         self._wake.set()
 
     def set_addresses(self, addresses: Mapping[Family, Sequence[str]]) -> None:
-        """Each family listens on these only: `listen_addresses`. A family without any does not listen."""
+        """Sets the addresses that each family listens on: `listen_addresses`. A family without addresses does not
+        listen."""
         new = {family: tuple(addresses.get(family, ())) for family in FAMILIES}
         if new != self._addresses:
             self._addresses = new
@@ -115,16 +117,16 @@ class ServiceHealthServers:
 
     @property
     def failed(self) -> dict[Key, str]:
-        """Services and families whose port could not be opened, with the reason."""
+        """Returns the Services and families whose port could not be opened, with the reason."""
         return {key: port.failure for key, port in self._ports.items() if port.failure is not None}
 
     @property
     def listening(self) -> set[Key]:
-        """Services and families whose port answers."""
+        """Returns the Services and families whose port listens."""
         return {key for key, port in self._ports.items() if port.addresses is not None}
 
     async def run(self) -> None:
-        """For ever; cancelling it closes all."""
+        """Reconciles ports, for ever; cancellation closes all."""
         try:
             while True:
                 self._wake.clear()
@@ -137,7 +139,7 @@ class ServiceHealthServers:
             self._ports.clear()
 
     async def _reconcile(self) -> None:
-        # Close all that goes before anything opens: a port may have moved from one Service to another.
+        # Obsolete ports are closed before any is opened: a port may have moved from one Service to another.
         for key, port in list(self._ports.items()):
             check = self._wanted.get(key)
             if check is None or check.port != port.number:
@@ -177,7 +179,7 @@ class ServiceHealthServers:
 
     def _handler(self, key: Key) -> Handler:
         async def handle(_: Question) -> Answer:
-            # Any path, as with kube-proxy. A Service that just went has nothing to offer.
+            # Any path, as in kube-proxy. A Service that was just removed has no endpoints.
             check = self._wanted.get(key)
             count = 0 if check is None else check.local_endpoints
             healthy = self._proxy_healthy()
@@ -193,7 +195,7 @@ def _kv(key: Key, **pairs: object) -> dict[str, Any]:
 
 
 def _body(namespace: str, name: str, count: int, healthy: bool) -> bytes:
-    """Byte for byte kube-proxy's, tabs and all: there are load balancers that look for text."""
+    """Returns kube-proxy's body byte for byte, including tabs: some load balancers compare the text."""
     service = {"namespace": namespace, "name": name}
     return json.dumps(
         {"service": service, "localEndpoints": count, "serviceProxyHealthy": healthy}, indent="\t"
@@ -207,10 +209,11 @@ _WORDS = {"all": ("0.0.0.0/0", "::/0"), "localhost": ("127.0.0.0/8", "::1/128")}
 def listen_addresses(
     node_port_addresses: Sequence[str], local: Sequence[str], primary: Sequence[str]
 ) -> dict[Family, tuple[str, ...]]:
-    """Where nodePortAddresses wants health checks answered in each family, out of the host's `local` addresses.
+    """Returns the addresses on which nodePortAddresses requires health checks in each family, from the host's `local`
+    addresses.
 
-    As kube-proxy: a family that no item speaks of is not limited. Words: `all`, `localhost`, `primary` (the node's own
-    addresses, given). Link-local IPv6 addresses cannot be listened on without naming an interface: left out.
+    As in kube-proxy, a family that no item mentions is not limited. Words: `all`, `localhost`, `primary` (the node's
+    own addresses, passed in). Link-local IPv6 addresses need an interface to listen on, so they are ignored.
     """
     words = {**_WORDS, "primary": tuple(primary)}
     networks = [
@@ -221,7 +224,7 @@ def listen_addresses(
         own = [ip for ip in map(ipaddress.ip_address, local) if ip.version == version]
         asked = [network for network in networks if network.version == version]
         if not own:
-            found[family] = ()  # the host does not have this family: its wildcard could not be opened
+            found[family] = ()  # the host does not support this family: its wildcard cannot be opened
         elif not asked or any(network.prefixlen == 0 for network in asked):
             found[family] = (WILDCARD[family],)
         else:

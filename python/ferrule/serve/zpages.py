@@ -1,6 +1,6 @@
-"""`/statusz` and `/flagz`: a short word on this process and its command line, for people. Pure.
+"""`/statusz` and `/flagz`: a summary of this process and its command line, for people. Pure.
 
-kube-proxy serves both by default. Their format is promised to nobody.
+kube-proxy serves both by default. Their format is not stable.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-_WARNING = "For people: what stands here, and how, may change with any version."
+_WARNING = "For people: content and format may change with any version."
 
 
 def statusz(build: Mapping[str, str], paths: Sequence[str], *, started_at: float, now: float) -> bytes:
-    """`paths`: what else is served on the port. Times are Unix seconds."""
+    """`paths`: the other paths of the port. Times are Unix seconds."""
     minutes, seconds = divmod(max(0, int(now - started_at)), 60)
     hours, minutes = divmod(minutes, 60)
     started = datetime.fromtimestamp(started_at, UTC)
@@ -27,7 +27,7 @@ def statusz(build: Mapping[str, str], paths: Sequence[str], *, started_at: float
 
 
 def flagz(flags: Mapping[str, str]) -> bytes:
-    """Every flag with what it was given, or its default."""
+    """Returns every flag with its value or its default."""
     return _page("ferrule flagz", *(f"{name} {flags[name]}" for name in sorted(flags)))
 
 

@@ -1,1 +1,1 @@
-"""Where the cluster's state comes from: the API server, or a folder of manifests. It writes nothing into the kernel."""
+"""Sources of cluster state: the API server, or a folder of manifests. This package writes nothing into the kernel."""

@@ -1,7 +1,8 @@
-"""Cluster state from the API server, and what of our own Node decides over this process.
+"""The API server as a source of cluster state, and the dependence of this process on its Node.
 
-The Node is waited for, as kube-proxy does: 30 s for its addresses, 5 min for its podCIDRs where detectLocalMode needs
-them. When its addresses or podCIDRs change later, every rule may be wrong, and the process ends to start afresh.
+ferrule waits for the Node as kube-proxy does: 30 s for its addresses, 5 min for its podCIDRs if detectLocalMode needs
+them. When its addresses or podCIDRs change later, every rule may be wrong, and the process ends in order to be
+restarted.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ from ferrule.types import Kind, Stage
 log = logging.getLogger(__name__)
 
 NODE_SECONDS = 30.0
-"""Then we go on without our Node: rules that lack a zone are better than none."""
+"""Seconds to wait for the Node. Then ferrule continues without it: rules without a zone are better than none."""
 
 POD_CIDR_SECONDS = 300.0
-"""Then the process ends: without podCIDRs NodeCIDR mode would masquerade what it must not."""
+"""Seconds to wait for podCIDRs. Then the process ends: without podCIDRs, NodeCIDR mode would masquerade the wrong
+traffic."""
 
 
 class NodeChanged(FerruleError):
-    """Our Node is another than the one this process was built for."""
+    """The Node differs from the one this process was configured for."""
 
 
 class ClusterSource:
-    """Follows Services, EndpointSlices and our Node. Also the `source.api.follow.Sink` and `Observer`."""
+    """Follows Services, EndpointSlices and this node's Node. Implements `source.api.follow.Sink` and `Observer`."""
 
     def __init__(
         self,
@@ -77,10 +79,10 @@ class ClusterSource:
         self._going_without = False
         self._ends: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._failing: dict[Kind, str] = {}
-        self._tell_missing()
+        self._report_missing()
 
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
-        """Eternal tasks by name."""
+        """Returns the permanent tasks by name."""
         follower = Follower(self.client, self, self)
         kinds = resources(self._node_name)
         return {
@@ -90,7 +92,7 @@ class ClusterSource:
         }
 
     def problem_found(self, problem: Problem) -> None:
-        """Tell the Service's owner what of it is not programmed."""
+        """Records an Event for a Service with a problem."""
         kind, _, key = problem.object.partition(" ")
         namespace, slash, name = key.partition("/")
         if kind == "Service" and slash:
@@ -99,13 +101,13 @@ class ClusterSource:
             )
 
     def port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
-        """A healthCheckNodePort could not be opened."""
+        """Records an Event for a healthCheckNodePort that could not be opened."""
         self.events.health_check_failed(namespace, name, f"port {port}: {reason}")
 
-    # ------------------------------------------------------------------ our Node
+    # ------------------------------------------------------------------ Node
 
     async def _mind_node(self) -> None:
-        """Opens the sync loop once our Node is there or was waited for; raises `NodeChanged`."""
+        """Opens the sync loop once the Node exists or the wait is over. Raises `NodeChanged`."""
         seconds = POD_CIDR_SECONDS if self._needs_pod_cidrs else NODE_SECONDS
         try:
             await asyncio.wait_for(self._node_is_there.wait(), seconds)
@@ -127,18 +129,18 @@ class ClusterSource:
 
     def _node_seen(self, node: OwnNode | None) -> None:
         before, self._node = self._node, node
-        # Each time: one that was deleted and comes back as it was differs in nothing from what we remember.
+        # Set each time: a Node that was deleted and created again unchanged does not differ from the remembered one.
         self._health.set_node_eligible(node is not None and node.eligible)
         self._report_node(node)
         waited = not self._node_is_there.is_set()
         if node is not None and (node.pod_cidrs if self._needs_pod_cidrs else node.addresses):
             self._node_is_there.set()
-        # A Node that gets its addresses while we wait for them changed nothing that we built on.
+        # A Node that receives its addresses during the wait changes nothing that depends on it.
         if before is None or waited:
             return
         reasons = own_node.differences(before, node, pod_cidrs=self._needs_pod_cidrs)
         if node is None:
-            # A Node object comes back (kubelet writes it again); the rules it shaped stay until then.
+            # kubelet creates a deleted Node object again; its rules stay until then.
             log.warning("Our Node was deleted; the rules stay as they are", extra=kv(node=self._node_name))
             self._node = before
         elif reasons and not self._ends.done():
@@ -202,7 +204,7 @@ class ClusterSource:
         self._loop.changed(batch.arrived_at)
 
     def _open_if_ready(self) -> None:
-        if not self._tell_missing():
+        if not self._report_missing():
             self._loop.open()
 
     def _missing(self) -> list[str]:
@@ -214,8 +216,8 @@ class ClusterSource:
             missing.append(f"Node {self._node_name} itself")
         return missing
 
-    def _tell_missing(self) -> bool:
-        """Whether anything is."""
+    def _report_missing(self) -> bool:
+        """Reports the kinds that are not listed. Returns whether there is any."""
         missing = self._missing()
         self._readiness.report(Subsystem.LISTS, f"waiting for: {', '.join(missing)}" if missing else None)
         return bool(missing)
@@ -223,34 +225,34 @@ class ClusterSource:
     # ------------------------------------------------------------------ Observer
 
     def listed(self, kind: Kind, seconds: float, version: str) -> None:
-        """A whole list was taken over."""
+        """Implements `Observer.listed`."""
         log.info("Listed", extra=kv(kind=kind, resourceVersion=version, ms=round(seconds * 1000, 1)))
 
     def relist(self, kind: Kind, trouble: str) -> None:
-        """A list that is not the first begins."""
+        """Implements `Observer.relist`."""
         self._metrics.relisted(kind, trouble)
 
     def reconnect(self, kind: Kind, trouble: str) -> None:
-        """A watch begins again after a failure."""
+        """Implements `Observer.reconnect`."""
         self._metrics.reconnected(kind, trouble)
 
     def failing(self, kind: Kind, reason: str, since: float) -> None:
-        """What we know of this kind may be old."""
+        """Implements `Observer.failing`."""
         del since
         self._failing[kind] = reason
-        self._tell_missing()
+        self._report_missing()
 
     def ok(self, kind: Kind) -> None:
-        """It is up to date again."""
+        """Implements `Observer.ok`."""
         self._failing.pop(kind, None)
-        self._tell_missing()
+        self._report_missing()
 
     def auth_failed(self, reason: str) -> None:
-        """The server does not let us in."""
+        """Implements `Observer.auth_failed`."""
         self._readiness.hold(Subsystem.API_ACCESS, reason)
 
     def auth_ok(self) -> None:
-        """It does again."""
+        """Implements `Observer.auth_ok`."""
         self._readiness.release(Subsystem.API_ACCESS)
 
     def _request_seen(self, seen: RequestSeen) -> None:

@@ -1,4 +1,4 @@
-"""Cluster state from a folder of manifests."""
+"""A folder of manifests as a source of cluster state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES_SHOWN = 3
 
 
 class FolderSource:
-    """Whole lists of what changed, a burst of edits at a time."""
+    """Passes whole lists of changed kinds to the sync loop, one burst of edits at a time."""
 
     def __init__(
         self,
@@ -42,22 +42,22 @@ class FolderSource:
         self._nodes: frozenset[str] | None = None
 
     async def scan(self) -> None:
-        """The first look. Raises `InputError` for a folder that is none."""
+        """Reads the folder for the first time. Raises `InputError` if it is not a folder of manifests."""
         self._take(await self._folder.scan_finished())
 
     async def follow(self) -> None:
-        """For ever."""
+        """Follows the folder, for ever."""
         async for state in self._folder.follow():
             self._take(state)
 
     def _take(self, state: FolderState) -> None:
         self._problems.files(state.complaints, state.notes, state.origin)
         kinds = frozenset(state.lists) if self._first else state.changed
-        # Files that were there before us say nothing about how long a change takes.
+        # Existing files do not measure the latency of changes.
         changed_at = None if self._first else state.changed_at
         self._first = False
         if "Node" in kinds:
-            # A folder without our Node says nothing against it.
+            # Without a Node in the folder, the node is eligible.
             found = own_node.from_items(state.lists["Node"], self._node)
             self._health.set_node_eligible(found is None or found.eligible)
             self._check_name(state)

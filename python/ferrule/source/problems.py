@@ -1,4 +1,4 @@
-"""Complaints about cluster input: each said once when it appears and once when it is gone."""
+"""Logs problems of cluster objects: each once when it appears and once when it is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class ProblemBook:
-    """What is wrong now. `on_new` (may be set later) hears of every problem of an object that was not there before."""
+    """The current problems. `on_new` (may be set later) receives every new problem of an object."""
 
     def __init__(self) -> None:
         self.on_new: Callable[[Problem], None] = lambda _: None
@@ -25,11 +25,11 @@ class ProblemBook:
 
     @property
     def count(self) -> int:
-        """All of them."""
+        """Number of current problems."""
         return len(self._problems) + len(self._complaints)
 
     def files(self, complaints: Sequence[Complaint], notes: Iterable[Complaint], origin: Mapping[str, str]) -> None:
-        """What the folder says now; `origin` names the file of each object."""
+        """Sets the folder's current complaints; `origin` maps objects to files."""
         for note in notes:
             if note not in self._noted:
                 log.info("Ignored", extra=kv(file=note.file, document=note.document, reason=note.reason))
@@ -38,7 +38,7 @@ class ProblemBook:
         self._report()
 
     def objects(self, problems: Sequence[Problem]) -> None:
-        """What the engine says now."""
+        """Sets the engine's current problems."""
         self._problems = problems
         self._report()
 
@@ -48,7 +48,7 @@ class ProblemBook:
         for complaint in self._complaints:
             now["file", str(complaint)] = _pairs(complaint)
         for p in self._problems:
-            # After every sync, and most of them are known: no more work than that needs.
+            # Called after every sync, when most problems are known already, so it does little work for those.
             key: tuple[str, ...] = ("object", p.object, p.field, p.value, p.reason, p.kind)
             known = self._reported.get(key)
             if known is None:

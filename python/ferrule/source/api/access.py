@@ -1,4 +1,5 @@
-"""What a kubeconfig or a Pod's service account says about reaching the API server. Data only; `credentials` uses it."""
+"""The connection parameters of an API server, from a kubeconfig or a Pod's service account. Data only; `credentials`
+uses it."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """A certificate, a key or a token: its bytes, or the file to read them from (again and again)."""
+    """A certificate, a key or a token: its bytes, or the file from which it is read each time."""
 
     field: str
-    """Where it was named, e.g. `users[node].user.tokenFile`."""
+    """The field that named it, e.g. `users[node].user.tokenFile`."""
     data: bytes = b""
     path: Path | None = None
 
@@ -22,14 +23,14 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach one API server and as whom."""
+    """Address and identity for one API server."""
 
     server: str
     """`https://host:port/prefix`, without a slash at its end."""
     origin: str
-    """Who said so, for messages."""
+    """The origin of the parameters, for messages."""
     ca: Material | None = None
-    """None: the system's own roots."""
+    """None for the system's roots."""
     tls_server_name: str = ""
     verify: bool = True
     proxy: str = ""
@@ -38,6 +39,6 @@ class Access:
     certificate: Material | None = None
     key: Material | None = None
     exec_config: dict[str, Any] | None = None
-    """The `exec` section as it stands, its command made absolute."""
+    """The `exec` section, with an absolute path of its command."""
     warnings: tuple[str, ...] = field(default=())
-    """What is odd but usable, one sentence each."""
+    """Warnings about usable but questionable settings, one sentence each."""

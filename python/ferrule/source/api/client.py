@@ -1,8 +1,8 @@
-"""Requests to the API server, answers as bytes. The only user of aiohttp's client.
+"""The HTTP client of the API server: responses are bytes. The only user of aiohttp's client.
 
-Answers are plain, not gzip: a node's list is read once a start, and unpacking 100 MB costs the node (and packing the
-server) more than sending it within a data centre does. Proxies are used when the kubeconfig says so, never because of
-an environment variable that somebody set for another program.
+Responses are not compressed: a node lists once per start, and decompressing 100 MB costs the node (and compressing the
+server) more than transferring it within a data centre. Proxies are used when the kubeconfig names one, never because of
+environment variables that were set for another program.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
 ANSWER_LIMIT = 64 << 10
-"""Bytes of an answer that is no list and no watch. A Status object has a few hundred."""
+"""Maximum size of a response that is not a list or a watch. A Status object has a few hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,12 @@ class Timeouts:
     """Seconds. Tests shorten them."""
 
     connect: float = 10.0
-    """TCP and TLS together."""
+    """Connection time-out, TCP and TLS together."""
     headers: float = 25.0
-    """From the request to the answer's first line. Below the reflector's `CALM`: waiting is not calm."""
+    """From the request to the response's first line. Below the reflector's `CALM`, so that waiting does not count as
+    a healthy watch."""
     idle: float = 60.0
-    """Between two pieces of an answer that should flow (lists, errors)."""
+    """Between two pieces of a response that should flow (lists, errors)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,18 @@ class RequestSeen:
     code: str
     """HTTP status, or `<error>` as client-go has it."""
     seconds: float
-    """Until the answer's headers."""
+    """Seconds until the response's headers."""
 
 
 class Answer:
-    """A 2xx answer of the right type, not read yet."""
+    """A 2xx response of the right type, whose body is not read yet."""
 
     def __init__(self, response: aiohttp.ClientResponse, server: str) -> None:
         self._response = response
         self._server = server
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, at most some 128 KiB held. Raises `ApiError` where it stops before its end."""
+        """Yields the body as it arrives, buffering at most some 128 KiB. Raises `ApiError` if it ends early."""
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
@@ -120,9 +121,9 @@ class ApiClient:
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, query: Mapping[str, str], *, idle: float | None = None) -> AsyncIterator[Answer]:
-        """GET; `idle` is the longest silence within the answer, in seconds.
+        """Sends a GET; `idle` is the longest silence within the response, in seconds.
 
-        Raises `ApiError`: no connection, no 2xx, or an answer that is not JSON.
+        Raises `ApiError` without a connection, for a status other than 2xx, or if the response is not JSON.
         """
         async with self._request("GET", path, query=query, idle=idle) as response:
             if not response.content_type.endswith("json"):
@@ -132,7 +133,7 @@ class ApiClient:
             yield Answer(response, self.server)
 
     async def send(self, method: str, path: str, body: bytes, content_type: str = JSON) -> bytes:
-        """POST or PATCH; gives the (short) answer. Raises `ApiError`."""
+        """Sends a POST or PATCH. Returns the (short) response. Raises `ApiError`."""
         async with self._request(method, path, body=body, content_type=content_type) as response:
             return await _head(response)
 
@@ -152,7 +153,7 @@ class ApiClient:
         authorization = await self._credentials.authorization()
         response = await self._open(method, path, query, body, content_type, idle, authorization)
         if response.status == 401:
-            # The token may have been rotated, or revoked, this moment: one more try, if there is another one to try.
+            # The token may have been rotated or revoked just now: one retry, if there is another token.
             self._credentials.rejected(authorization)
             try:
                 renewed = await self._credentials.authorization()
@@ -168,7 +169,7 @@ class ApiClient:
                 raise from_answer(self.server, response.status, head, response.headers.get("Retry-After"))
             yield response
         finally:
-            # Not released to the pool unless read to its end: what is left of a watch never ends.
+            # Released to the pool only when read to its end: the rest of a watch never ends.
             response.close() if not response.content.at_eof() else response.release()
 
     async def _open(
@@ -220,9 +221,10 @@ class ApiClient:
             self._observer(RequestSeen(method, url.authority, code, time.monotonic() - started))
 
     def _explain(self, error: Exception) -> ApiError:
-        """The failure of a connection as a sentence that says whose it is."""
+        """Returns the failure of a connection as a sentence that names the cause."""
         access = self._credentials.access
-        # An alert about our certificate comes with the first read, wrapped by aiohttp like any other broken connection.
+        # An alert about the client certificate arrives with the first read, wrapped by aiohttp like any other broken
+        # connection.
         cause = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
         if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError) or isinstance(
             cause, ssl.SSLCertVerificationError
@@ -248,7 +250,7 @@ class ApiClient:
         return ApiError(Cause.BROKEN, self.server, f"the connection ended without an answer: {error}")
 
     def _untrusted(self, error: Exception) -> str:
-        """What Python's ssl says, what was expected, and how to see what came."""
+        """Returns the message of Python's ssl, the expected authority, and a command that shows the certificate."""
         reason = getattr(error, "verify_message", "") or str(error)
         access, url = self._credentials.access, URL(self.server)
         expected = " or ".join(self._credentials.expected_authorities()[:3]) or "one of the system's authorities"
@@ -260,7 +262,7 @@ class ApiClient:
 
 
 def jitter() -> float:
-    """Randomness for back-off: nothing secret."""
+    """Returns a random number for back-off; not cryptographic."""
     return random.random()  # noqa: S311
 
 
@@ -275,28 +277,28 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _all_refused(error: OSError) -> bool:
-    """Several addresses were tried: asyncio tells of them in one text."""
+    """Returns whether every address refused: asyncio reports several attempts in one text."""
     return "Connect call failed" in str(error) and f"[Errno {errno.ECONNREFUSED}]" in str(error)
 
 
 class _Broke(aiohttp.ClientError):
-    """A connection that ended before an answer."""
+    """A connection ended before a response."""
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """aiohttp sends a GET again, at once and unseen, when its connection breaks before an answer: twice the requests
-    that limiter, back-off and metrics know of, at a server that is in trouble already. It does so for its own errors
-    alone."""
+    """Prevents repeated requests: aiohttp repeats a GET when its connection breaks before a response, which rate
+    limiter, back-off and metrics would not count, at a server that is already in trouble. It does so only for its
+    own error types."""
     try:
         return await handler(request)
-    except aiohttp.ClientConnectorError:  # nobody was asked; these it leaves alone
+    except aiohttp.ClientConnectorError:  # no request was sent; aiohttp does not repeat these
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _Broke(str(error)) from error
 
 
 async def _head(response: aiohttp.ClientResponse) -> bytes:
-    """The first bytes of a short answer; whatever can be had of them."""
+    """Returns the first bytes of a short response, as far as they are readable."""
     kept = b""
     with contextlib.suppress(aiohttp.ClientError, OSError):
         while len(kept) < ANSWER_LIMIT and (part := await response.content.read(ANSWER_LIMIT - len(kept))):
@@ -305,14 +307,14 @@ async def _head(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Keepalive on: aiohttp's client sets none, and a peer that vanished without a word would be noticed only by the
-    idle timeout, minutes later. 30 s of silence, then three questions 10 s apart."""
+    """Returns a socket with keep-alive: aiohttp's client sets none, and a vanished peer would be noticed only by the
+    idle time-out, minutes later. 30 s of silence, then three probes 10 s apart."""
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    # The same for data of ours that nobody acknowledges, in milliseconds.
+    # The same for unacknowledged data, in milliseconds.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
     return sock

@@ -1,8 +1,8 @@
-"""Credentials as they are now: files are read again, plugins run again, the TLS context follows both.
+"""Current credentials: reads files again, runs plugins again, and renews the TLS context.
 
-Everything that may change on disk does: bound tokens are rotated by kubelet, certificates by kubeadm or cert-manager. A
-file that cannot be read at the moment of its rotation costs nothing: the last good content is used, and said so once.
-Ages are counted on the monotonic clock: a wall clock set back delays nothing.
+Credential files change: bound tokens are rotated by kubelet, certificates by kubeadm or cert-manager. If a file is
+unreadable during its rotation, the last good content is used, which is logged once. Ages use the monotonic clock, so a
+wall clock that is set back delays nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from ferrule.source.api.outcome import ApiError, Cause
 log = logging.getLogger(__name__)
 
 REREAD_SECONDS = 45.0
-"""A file is looked at again after this long; the promise is a minute."""
+"""Seconds after which a file is read again; the guarantee is a minute."""
 
 EXPIRY_LEEWAY = 60.0
-"""A plugin's credential is renewed this long before it expires, or at three quarters of its life if that is shorter."""
+"""Seconds before its expiry at which a plugin's credential is renewed; at three quarters of its life if that is
+shorter."""
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class _Content:
 
 
 class Credentials:
-    """One `Access`, live. Not thread-safe; tasks of one event loop may share it."""
+    """The current credentials of one `Access`. Not thread-safe; tasks of one event loop may share it."""
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ class Credentials:
         self._running = asyncio.Lock()
 
     async def authorization(self) -> str:
-        """The Authorization header; empty where a certificate (or nothing) speaks for us. Raises `ApiError`."""
+        """Returns the Authorization header; empty if a certificate (or nothing) identifies the client. Raises
+        `ApiError`."""
         access = self.access
         if access.exec_config is not None:
             issued = await self._plugin_credential(access.exec_config)
@@ -82,7 +84,7 @@ class Credentials:
         return ""
 
     def rejected(self, authorization: str) -> None:
-        """The server answered 401 to this header: read and run everything anew, unless that has happened since."""
+        """Reports a 401 for this header: files are read and plugins run again, unless that has happened since."""
         for content in self._files.values():
             content.read_at = float("-inf")
         issued = self._issued
@@ -91,9 +93,9 @@ class Credentials:
             self._issued = None
 
     def tls(self) -> ssl.SSLContext | None:
-        """The context for new connections; another one as soon as a file has changed. None for plain HTTP.
+        """Returns the context for new connections, a new one after a file has changed. None for plain HTTP.
 
-        Raises `ApiError` naming the file that cannot be used.
+        Raises `ApiError` with the name of the unusable file.
         """
         access = self.access
         if not access.server.startswith("https:"):
@@ -108,7 +110,7 @@ class Credentials:
             except ApiError as error:
                 if self._context is None:
                     raise
-                # Caught in the middle of a rotation: certificate and key are two files.
+                # In the middle of a rotation: certificate and key are two files.
                 log.warning("Keeping the previous certificates", extra=kv(err=str(error)))
             else:
                 if self._context_of:
@@ -117,7 +119,7 @@ class Credentials:
         return self._context
 
     def expected_authorities(self) -> list[str]:
-        """Subjects of the authorities we trust, for messages."""
+        """Returns the subjects of the trusted authorities, for messages."""
         context = self._context
         if context is None or self.access.ca is None:
             return []
@@ -132,7 +134,7 @@ class Credentials:
         except ssl.SSLError as error:
             raise self._at_fault(f"{access.ca} holds no certificate in PEM form: {error.reason or error}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # Since Python 3.13 on by default; it refuses authorities without key usage, as many clusters still have.
+        # On by default since Python 3.13; it rejects authorities without key usage, which many clusters still have.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not access.verify:
             context.check_hostname = False
@@ -188,7 +190,7 @@ class Credentials:
                 return self._issued
             self._issued = issued
             life = float("inf") if issued.expires_at is None else issued.expires_at - self._wall()
-            # At least a few seconds: a node whose clock is ahead would else run the plugin for every request.
+            # At least a few seconds: a node whose clock is ahead would otherwise run the plugin for every request.
             self._expires_at = self._clock() + life
             self._renew_at = (
                 self._clock() + max(5.0, life - min(EXPIRY_LEEWAY, life / 4)) if life != float("inf") else life
@@ -200,8 +202,8 @@ class Credentials:
 
 
 def _no_password() -> str:
-    # Without a callback OpenSSL would ask on the terminal.
-    raise ValueError("the key is encrypted, and nobody is there to type its password")
+    # Without a callback OpenSSL would prompt on the terminal.
+    raise ValueError("the key is encrypted, and a daemon cannot ask for its password")
 
 
 def _name(rdns: Any) -> str:
@@ -213,6 +215,6 @@ _SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName":
 
 @contextlib.contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """A path for OpenSSL: a key never touches a disk."""
+    """Yields a path for OpenSSL without writing a key to disk."""
     with memory_file("ferrule-tls", data) as descriptor:
         yield f"/proc/self/fd/{descriptor}"

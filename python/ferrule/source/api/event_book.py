@@ -1,8 +1,8 @@
-"""Which Events are sent when. Pure: time comes in, seconds of a monotonic clock and of the wall clock.
+"""Decides which Events are sent when. Pure: time is a parameter, in seconds of a monotonic clock and of the wall clock.
 
-The same Event again within `SERIES_SECONDS` is no new object but one more in the first one's series, told to the server
-at most every `PATCH_SECONDS`. New ones are limited to a burst and a few a minute; what does not fit is dropped and
-counted: Events are a courtesy, the log has everything.
+A repeated Event within `SERIES_SECONDS` does not create an object but continues the first one's series, which is sent
+at most every `PATCH_SECONDS`. New ones are limited to a burst and a few per minute. Excess ones are dropped and
+counted, because the log has everything.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ SERIES_SECONDS = 360.0
 PATCH_SECONDS = 120.0
 
 BURST = 6
-"""Requests at once: what a start has to say."""
+"""Burst of requests, sufficient for a start."""
 
 PER_MINUTE = 3.0
 
 QUEUE_LIMIT = 50
-"""Events waiting. Above it new ones are dropped."""
+"""Maximum number of waiting Events; further ones are dropped."""
 
 NOTE_LIMIT = 1024
-"""Bytes; the API refuses longer notes."""
+"""Bytes; the API rejects longer notes."""
 
 PATH = "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
 
@@ -45,7 +45,7 @@ class Regarding:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What there is to say. Equal ones belong to one series."""
+    """One Event. Equal ones belong to one series."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -56,7 +56,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """To be sent now."""
+    """A request to send now."""
 
     method: Literal["POST", "PATCH"]
     path: str
@@ -76,7 +76,7 @@ class _Series:
 
 
 class EventBook:
-    """What was said and what is still to be said. `instance` is the reportingInstance."""
+    """Sent and waiting Events. `instance` is the reportingInstance."""
 
     def __init__(self, controller: str, instance: str) -> None:
         self._controller = controller
@@ -89,7 +89,7 @@ class EventBook:
         self.dropped = 0
 
     def add(self, event: Event, now: float, wall: float) -> None:
-        """It happened."""
+        """Adds an occurrence of an Event."""
         known = self._series.get(event)
         if known is not None and now - known.last_at < SERIES_SECONDS:
             known.count, known.last_at, known.last_wall = known.count + 1, now, wall
@@ -101,7 +101,7 @@ class EventBook:
         self._waiting.append((event, wall))
 
     def next_request(self, now: float) -> Request | None:
-        """One that may be sent now; takes it off the book."""
+        """Takes a request that may be sent now."""
         self._refill(now)
         self._forget(now)
         if self._tokens < 1.0:
@@ -109,7 +109,7 @@ class EventBook:
         if self._waiting:
             event, wall = self._waiting.popleft()
             self._tokens -= 1.0
-            # It may have been given up (`lost`) by a request that began before this one was added.
+            # It may have been removed (`lost`) by a request that began before this one was added.
             series = self._series.setdefault(event, _Series(self._object_name(event, wall), now, now, wall))
             series.told_at = now
             return self._create(event, series, wall)
@@ -121,7 +121,7 @@ class EventBook:
         return None
 
     def wait(self, now: float) -> float | None:
-        """Seconds until `next_request` may give one; None: nothing is waiting."""
+        """Returns the seconds until `next_request` may return one; None if none is waiting."""
         self._refill(now)
         moments = [now] if self._waiting else []
         moments += [s.told_at + PATCH_SECONDS for s in self._series.values() if self._has_news(s)]
@@ -131,13 +131,13 @@ class EventBook:
         return max(min(moments) - now, token, 0.0)
 
     def lost(self, event: Event) -> None:
-        """The server does not have (or no longer has) it: the next time it happens it is a new one."""
+        """Records that the server does not have the Event: the next occurrence creates a new one."""
         self._series.pop(event, None)
 
     # ------------------------------------------------------------------ inside
 
     def _object_name(self, event: Event, wall: float) -> str:
-        # Never the same stamp twice: two Events about one object within a tick of the clock would be one name.
+        # Time stamps are unique: two Events about one object within a tick of the clock would otherwise have one name.
         self._last_stamp = max(int(wall * 1e6) * 1000, self._last_stamp + 1)
         # 253 is the limit of a name; the suffix has 16 digits.
         return f"{event.regarding.name[:230].rstrip('-.')}.{self._last_stamp:x}"
@@ -184,5 +184,5 @@ class EventBook:
 
 
 def micro_time(wall: float) -> str:
-    """As metav1.MicroTime."""
+    """Formats a time as metav1.MicroTime."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,7 +1,7 @@
-"""Events about our Node and about Services, in kube-proxy's words. Fire and forget: nobody waits for one.
+"""Sends Events about the Node and about Services, worded as kube-proxy's. Callers never wait for one.
 
-Raw JSON through our own client and not kubernetes_asyncio's `EventsV1Api`: that API needs `ApiClient` and all models
-(36 MiB), a second session with its own credentials and TLS context, for one POST of twelve fields.
+Events are raw JSON, sent with ferrule's own client. kubernetes_asyncio's `EventsV1Api` needs `ApiClient` and all models
+(36 MiB) and a second session with its own credentials and TLS context, for one POST of twelve fields.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ferrule.source.api.outcome import ApiError, Cause
 log = logging.getLogger(__name__)
 
 CONTROLLER = "kube-proxy"
-"""Also the name by which people and tools look for our Events: that of what we stand in for."""
+"""The reporting component: kube-proxy's name, which people and tools look for."""
 
 TRIES = 4
 RETRY_SECONDS = 10.0
-"""Between them, as client-go, which tries twelve times."""
+"""Seconds between attempts, as in client-go, which makes twelve."""
 
 
 class Sender(Protocol):
-    """What is needed of `ApiClient`."""
+    """The part of `ApiClient` that is used."""
 
     async def send(self, method: str, path: str, body: bytes, content_type: str = JSON) -> bytes:
         """Raises `ApiError`."""
 
 
 class EventRecorder:
-    """Takes Events from anywhere in the event loop; `run` sends them."""
+    """Accepts Events from all tasks of the event loop; `run` sends them."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class EventRecorder:
     ) -> None:
         self._sender = sender
         self._node = Regarding("Node", node_name)
-        # kube-proxy takes the host's name here and not the Node's.
+        # kube-proxy uses the host's name here, not the Node's.
         self._book = EventBook(CONTROLLER, f"{CONTROLLER}-{socket.gethostname()}")
         self._clock = clock
         self._wall = wall
@@ -59,34 +59,34 @@ class EventRecorder:
         self._complained = ""
 
     def starting(self) -> None:
-        """We are up."""
+        """Records the start."""
         self.record(Event("Normal", "Starting", "StartKubeProxy", self._node))
 
     def default_mode(self, message: str) -> None:
-        """The configuration leaves `mode` empty."""
+        """Records that the configuration leaves `mode` empty."""
         self.record(Event("Warning", "KubeProxyDefaultMode", "StartKubeProxy", self._node, message))
 
     def failed_to_listen(self, reason: str, message: str) -> None:
-        """FailedToStartProxierHealthcheck or FailedToStartMetricServer."""
+        """Records FailedToStartProxierHealthcheck or FailedToStartMetricServer."""
         self.record(Event("Warning", reason, "StartKubeProxy", self._node, message))
 
     def health_check_failed(self, namespace: str, name: str, message: str) -> None:
-        """The listener for a Service's healthCheckNodePort could not be opened."""
+        """Records that the listener of a Service's healthCheckNodePort could not be opened."""
         service = Regarding("Service", name, namespace)
         self.record(Event("Warning", "FailedToStartServiceHealthcheck", "Listen", service, message))
 
     def not_programmed(self, namespace: str, name: str, message: str) -> None:
-        """Ours: a Service that is not (or not wholly) in the kernel, and why."""
+        """Records that a Service is not (or not completely) in the kernel, and why. Not in kube-proxy."""
         service = Regarding("Service", name, namespace)
         self.record(Event("Warning", "ServiceNotProgrammed", "Program", service, message))
 
     def record(self, event: Event) -> None:
-        """Never blocks, never raises."""
+        """Queues an Event. Never blocks, never raises."""
         self._book.add(event, self._clock(), self._wall())
         self._news.set()
 
     async def run(self) -> NoReturn:
-        """Send what there is, for ever."""
+        """Sends queued Events, for ever."""
         while True:
             self._news.clear()
             request = self._book.next_request(self._clock())
@@ -103,7 +103,7 @@ class EventRecorder:
             try:
                 await self._sender.send(request.method, request.path, request.body, content_type)
             except ApiError as error:
-                # 409: a try whose answer was lost had worked.
+                # 409: an attempt with a lost response was successful.
                 if error.status == 409 and request.method == "POST":
                     return
                 passing = error.cause is not Cause.STATUS or error.status >= 500 or error.status == 429
@@ -123,6 +123,6 @@ class EventRecorder:
         if self._complained != kind:
             self._complained = kind
             log.warning(
-                "Events cannot be written; said once until one can be",
+                "Cannot write Events, logged once until it succeeds",
                 extra=kv(reason=request.event.reason, err=str(error), dropped=self._book.dropped),
             )

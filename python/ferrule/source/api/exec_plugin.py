@@ -1,4 +1,4 @@
-"""Credentials from a plugin (kubeconfig's `exec`): what `ferrule.process.exec_plugin` got, read and checked."""
+"""Decodes and validates credentials of a plugin (kubeconfig's `exec`) that `ferrule.process.exec_plugin` ran."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ferrule.process import exec_plugin
 
 @dataclass(frozen=True, slots=True)
 class ExecCredential:
-    """What the plugin gave."""
+    """A plugin's credential."""
 
     token: str
     certificate: bytes
     key: bytes
     expires_at: float | None
-    """Wall clock, seconds since the epoch; None: never."""
+    """Expiry by the wall clock, seconds since the epoch; None for never."""
 
 
 async def run_plugin(config: dict[str, Any], *, seconds: int = exec_plugin.PLUGIN_SECONDS) -> ExecCredential:
-    """Run it once. Raises `InputError`: whatever is wrong, it is the plugin or its section of the kubeconfig."""
+    """Runs the plugin once. Raises `InputError` for all failures of the plugin and of its section in the kubeconfig."""
     return credential(config["command"], await exec_plugin.run(config, seconds=seconds))
 
 
 def credential(command: str, status: Any) -> ExecCredential:
-    """Reads the `status` of an ExecCredential. Raises `InputError`."""
+    """Decodes the `status` of an ExecCredential. Raises `InputError`."""
     status = status if isinstance(status, dict) else {}
     token, certificate, key = (status.get(n) or "" for n in ("token", "clientCertificateData", "clientKeyData"))
     if not all(isinstance(v, str) for v in (token, certificate, key)):

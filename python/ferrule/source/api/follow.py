@@ -1,7 +1,7 @@
-"""The I/O around `reflector`: bytes of lists and watches go to the sink as they are.
+"""Follows collections: the I/O around `reflector`, which passes bytes of lists and watches to a sink.
 
-Nothing in here looks into an object; whatever goes wrong, the sink keeps what it has. Only a list that was complete
-replaces a store, and only a watch frame that names an object changes one.
+This module does not parse objects. On any failure the sink keeps its state: only a complete list replaces a store, and
+only a watch frame that names an object changes one.
 """
 
 from __future__ import annotations
@@ -27,55 +27,56 @@ from ferrule.types import Kind
 log = logging.getLogger(__name__)
 
 IDLE_MARGIN = 15.0
-"""Seconds beyond the server's own end of a watch after which silence means that nobody is there."""
+"""Seconds after the requested end of a watch after which silence means that the server is gone."""
 
 
 class Sink(Protocol):
-    """Who takes the bytes."""
+    """The consumer of the bytes."""
 
     async def begin_list(self, kind: Kind) -> None:
-        """A list begins."""
+        """Begins a list."""
 
     async def feed_list(self, kind: Kind, chunk: bytes) -> None:
-        """A piece of its body, cut anywhere."""
+        """Adds a piece of its body, split anywhere."""
 
     async def end_list(self, kind: Kind) -> IngestReport:
-        """The whole body was fed: swap the store. Raises `InputError` (nothing changed) if it was no complete list."""
+        """Completes the list and replaces the store. Raises `InputError`, without a change, if the list is
+        incomplete."""
 
     async def abort_list(self, kind: Kind) -> None:
-        """The body will not be completed: forget what was fed."""
+        """Discards the list that is being received."""
 
     async def ingest(self, kind: Kind, frames: bytes) -> IngestReport:
-        """Watch frames, whole ones only."""
+        """Applies whole watch frames."""
 
 
 class Observer(Protocol):
-    """Who wants to know: readiness and metrics."""
+    """The observer of a follower: readiness and metrics."""
 
     def listed(self, kind: Kind, seconds: float, version: str) -> None:
-        """A whole list was taken over."""
+        """Reports an applied list."""
 
     def relist(self, kind: Kind, trouble: str) -> None:
-        """A list that is not the first begins. `trouble` is one of a few fixed words, for a metric's label."""
+        """Reports the begin of a relist. `trouble` is one of a few fixed words, for a metric's label."""
 
     def reconnect(self, kind: Kind, trouble: str) -> None:
-        """A watch begins again after a failure; `trouble` as above."""
+        """Reports that a watch is opened again after a failure; `trouble` as above."""
 
     def failing(self, kind: Kind, reason: str, since: float) -> None:
-        """What we know of this kind may be old since then (monotonic seconds); told at every failure."""
+        """Reports, at every failure, that the objects of this kind may be outdated since a time (monotonic seconds)."""
 
     def ok(self, kind: Kind) -> None:
-        """It is up to date again; told once."""
+        """Reports once that the kind is up to date again."""
 
     def auth_failed(self, reason: str) -> None:
-        """The server does not let us in (401, 403) or our credentials cannot be read; told once a change."""
+        """Reports once per change that the server denies access (401, 403) or that credentials are unreadable."""
 
     def auth_ok(self) -> None:
-        """It does again; told once."""
+        """Reports once that access works again."""
 
 
 class _Broken(Exception):
-    """A watch has to end, for this reason."""
+    """A watch must end, for this reason."""
 
     def __init__(self, trouble: str, reason: str, signal: Failed | None = None) -> None:
         super().__init__(reason)
@@ -85,7 +86,7 @@ class _Broken(Exception):
 
 @dataclass(slots=True)
 class _Status:
-    """What was said about one kind."""
+    """What was reported about one kind."""
 
     failing_since: float | None = None
     reason: str = ""
@@ -96,7 +97,7 @@ class _Status:
 
 @dataclass(slots=True)
 class Follower:
-    """Follows collections for ever; one instance for all kinds, one task a kind (`run`)."""
+    """Follows collections for ever; one instance for all kinds, one task per kind (`run`)."""
 
     client: ApiClient
     sink: Sink
@@ -110,7 +111,7 @@ class Follower:
     _denied: str = ""
 
     async def run(self, resource: Resource) -> NoReturn:
-        """Never returns; raises only what is a bug (ours or the sink's)."""
+        """Follows one kind. Never returns; raises only bugs (its own or the sink's)."""
         self._status[resource.kind] = _Status()
         machine = Reflector(self.random)
         action: Action = machine.start()
@@ -181,7 +182,7 @@ class Follower:
             self.observer.reconnect(kind, self._status[kind].trouble)
         cutter, started, frames = FrameCutter(self.frame_limit), self.clock(), 0
         async with self.client.stream(resource.path, query, idle=seconds + self.idle_margin) as answer:
-            # A quiet watch says nothing for a minute; that it stays open is what tells it from an empty answer.
+            # A quiet watch sends nothing for a minute; staying open distinguishes it from an empty response.
             trusted = asyncio.get_running_loop().call_later(reflector.WATCH_SPACING, self._ok, kind)
             try:
                 async for chunk in answer.chunks():
@@ -204,14 +205,14 @@ class Follower:
         machine.step(reflector.Progress(report.resource_version), self.clock())
         if report.error_code is not None:
             expired = report.error_code == 410
-            reason = "the server has forgotten our version" if expired else "the server reports an error in the watch"
+            reason = "the resource version is too old" if expired else "the server reports an error in the watch"
             failure = Failure.EXPIRED if expired else Failure.OTHER
             raise _Broken("expired" if expired else "error", f"{reason} ({report.error_code})", Failed(failure))
         if report.malformed is not None:
             raise _Broken("content", f"the watch holds what is no event: {report.malformed}")
         self._ok(kind)
 
-    # ------------------------------------------------------------------ telling
+    # ------------------------------------------------------------------ reports
 
     def _failing(self, kind: Kind, trouble: str, reason: str, *, denied: bool = False) -> None:
         status = self._status[kind]
@@ -251,7 +252,7 @@ def _denies(error: ApiError) -> bool:
 
 
 def _trouble(error: ApiError) -> str:
-    """A word for a metric's label: few, fixed, never text from outside."""
+    """Returns a word for a metric's label: few, fixed, never external text."""
     if error.expired:
         return "expired"
     if error.status in (401, 403):

@@ -1,10 +1,10 @@
-"""A watch's bytes cut at line ends. Pure."""
+"""Splits a watch's bytes at line ends. Pure."""
 
 from __future__ import annotations
 
 FRAME_LIMIT = 64 << 20
-"""Bytes of one frame. etcd refuses objects above 1.5 MiB (a few MiB where somebody raised that); a line longer than
-this is no object but somebody who wants our memory."""
+"""Maximum size of one frame in bytes. etcd rejects objects above 1.5 MiB (a few MiB with a raised limit); a longer
+line is not an object but an attack on this process's memory."""
 
 
 class FrameTooLarge(ValueError):
@@ -12,7 +12,7 @@ class FrameTooLarge(ValueError):
 
 
 class FrameCutter:
-    """Holds back what comes after the last line end; never more than `limit` bytes."""
+    """Buffers the bytes after the last line end; never more than `limit` bytes."""
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
         self._limit = limit
@@ -21,11 +21,11 @@ class FrameCutter:
 
     @property
     def held(self) -> int:
-        """Bytes of a frame whose end has not come yet."""
+        """Number of buffered bytes of an incomplete frame."""
         return self._held
 
     def feed(self, chunk: bytes) -> bytes:
-        """Whole frames that this chunk completes, together; empty if it completes none."""
+        """Returns the frames that this chunk completes, concatenated; empty if it completes none."""
         end = chunk.rfind(b"\n") + 1
         if end == 0:
             self._hold(chunk)

@@ -1,8 +1,8 @@
-"""Reading a kubeconfig, or the service account of the Pod we are in.
+"""Reads a kubeconfig, or the service account of the current Pod.
 
-Own code, on purpose: `kubernetes_asyncio.config.kube_config` writes keys that stand in the file to temporary files
-(there is none to write to with a read-only root), reads tokenFile and certificates once, and names neither file nor
-field when something is wrong. What is left of it after that is base64 and a dozen key lookups.
+ferrule has its own reader because `kubernetes_asyncio.config.kube_config` writes embedded keys to temporary files
+(impossible with a read-only root), reads tokenFile and certificates once, and names neither file nor field in errors.
+The remaining work is base64 and a dozen key lookups.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ferrule.yamljson import YamlError, load_first
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 FILE_LIMIT = 4 << 20
-"""Bytes of a kubeconfig. Larger is some other file."""
+"""Maximum size of a kubeconfig in bytes. A larger file is not one."""
 
 
 def find_access(
     kubeconfig: str, master: str, *, environment: Mapping[str, str] = os.environ, allow_insecure: bool = False
 ) -> Access:
-    """As kube-proxy chooses: a kubeconfig, else `--master` alone (no identity), else the Pod we are in.
+    """Chooses as kube-proxy does: a kubeconfig, else `--master` alone (without an identity), else the current Pod.
 
-    Raises `InputError`. `allow_insecure` lets a kubeconfig turn the check of the server's certificate off; without it
-    such a file is refused.
+    Raises `InputError`. `allow_insecure` accepts a kubeconfig that disables the verification of the server's
+    certificate; otherwise such a file is rejected.
     """
     if kubeconfig:
         return read_kubeconfig(Path(kubeconfig), master=master, allow_insecure=allow_insecure)
@@ -43,12 +43,13 @@ def find_access(
 
 
 def in_cluster(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
-    """The service account of our Pod. The token is read when it is needed, and again: bound tokens rotate."""
+    """Returns the service account of the current Pod. The token is read whenever it is needed, because bound tokens
+    rotate."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not port:
         raise InputError(
             "no way to an API server: neither clientConnection.kubeconfig (or --kubeconfig) nor --master is set, and"
-            " KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not both set, so this is no Pod either"
+            " KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not both set, so this is not a Pod either"
         )
     for name in ("token", "ca.crt"):
         _check_readable(folder / name, "the Pod's service account")
@@ -62,7 +63,7 @@ def in_cluster(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -
 
 
 def read_kubeconfig(path: Path, *, master: str = "", allow_insecure: bool = False) -> Access:
-    """The current context of a kubeconfig. Raises `InputError` naming file, field and value."""
+    """Reads the current context of a kubeconfig. Raises `InputError` with file, field and value."""
     config, warnings = _load(path)
     file = _Section(path, "", config)
     wanted = file.text("current-context")
@@ -84,7 +85,7 @@ def read_kubeconfig(path: Path, *, master: str = "", allow_insecure: bool = Fals
             "insecure-skip-tls-verify", "is true: ferrule always verifies the API server; give certificate-authority"
         )
     if insecure:
-        warnings.append(f"{path}: {cluster.name}.insecure-skip-tls-verify: whoever answers is taken for the API server")
+        warnings.append(f"{path}: {cluster.name}.insecure-skip-tls-verify: any server is accepted as the API server")
     certificate = user.material("client-certificate-data", "client-certificate")
     key = user.material("client-key-data", "client-key")
     if (certificate is None) is not (key is None):
@@ -124,17 +125,19 @@ def read_kubeconfig(path: Path, *, master: str = "", allow_insecure: bool = Fals
 def _load(path: Path) -> tuple[dict[str, Any], list[str]]:
     _check_readable(path, "the kubeconfig")
     if path.stat().st_size > FILE_LIMIT:
-        raise InputError(f"{path}: larger than {FILE_LIMIT >> 20} MiB, so no kubeconfig")
+        raise InputError(f"{path}: larger than {FILE_LIMIT >> 20} MiB, so not a kubeconfig")
     try:
         config, repeated = load_first(path.read_bytes())
     except YamlError as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path}: is no kubeconfig: it must be a mapping with clusters, users and contexts")
+        raise InputError(f"{path}: not a kubeconfig: expected a mapping with clusters, users and contexts")
     warnings = [f"{path}: key {key!r} is given twice; the last one counts" for key in repeated]
     mode = path.stat().st_mode
     if mode & stat.S_IWOTH:
-        warnings.append(f"{path}: mode {stat.S_IMODE(mode):04o}: any user may rewrite it and send us to another server")
+        warnings.append(
+            f"{path}: mode {stat.S_IMODE(mode):04o}: any user may rewrite it and redirect ferrule to another server"
+        )
     return config, warnings
 
 
@@ -160,9 +163,9 @@ def _mode_warnings(path: Path, *, secret: bool) -> list[str]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        return []  # said with its reason when it is read
+        return []  # reported with its reason when it is read
     if mode & stat.S_IWOTH:
-        return [f"{path}: mode {mode:04o}: any user may rewrite it and send us to another server"]
+        return [f"{path}: mode {mode:04o}: any user may rewrite it and redirect ferrule to another server"]
     if secret and mode & stat.S_IROTH:
         return [f"{path}: mode {mode:04o}: it holds a key or token that any user may read"]
     return []
@@ -240,7 +243,7 @@ class _Section:
         return bool(value)
 
     def named(self, collection: str, name: str, inner: str, asked_by: str) -> _Section:
-        """The entry of `collection` called `name`. The first one counts, as in client-go."""
+        """Returns the entry of `collection` called `name`. The first one counts, as in client-go."""
         entries = self.values.get(collection)
         if not isinstance(entries, list):
             raise self.wrong(collection, "must be a list" if entries else "is missing")
@@ -258,7 +261,7 @@ class _Section:
         raise InputError(f"{self.path}: {asked_by} is {name!r}, but {collection} has no such entry (there: {known})")
 
     def material(self, data_field: str, path_field: str) -> Material | None:
-        """Data in the file counts before a file of its own, as in client-go."""
+        """Returns the material. Embedded data takes precedence over a file, as in client-go."""
         data = self.text(data_field)
         if data:
             try:
@@ -273,7 +276,7 @@ class _Section:
         return Material(f"{self.name}.{path_field}", path=path)
 
     def token(self) -> Material | None:
-        """A file counts before a token in the kubeconfig, as in client-go's transport."""
+        """Returns the token. A file takes precedence over an embedded token, as in client-go's transport."""
         name = self.text("tokenFile")
         if name:
             path = self.path.parent / name

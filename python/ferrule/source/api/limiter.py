@@ -1,4 +1,4 @@
-"""clientConnection's qps and burst: a token bucket. Pure: time comes in, seconds of a monotonic clock."""
+"""clientConnection's qps and burst: a token bucket. Pure: time is a parameter, in seconds of a monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 QPS_DEFAULT = 5.0
 BURST_DEFAULT = 10
-"""What 0 means, as in client-go."""
+"""The values that 0 stands for, as in client-go."""
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """`burst` requests at once, then `qps` a second; a negative `qps` means no limit."""
+    """Allows `burst` requests, then `qps` per second; a negative `qps` means no limit."""
 
     qps: float = QPS_DEFAULT
     burst: int = BURST_DEFAULT
@@ -24,7 +24,7 @@ class TokenBucket:
         self._tokens = float(self.burst)
 
     def reserve(self, now: float) -> float:
-        """Take a token; gives the seconds to wait before the request may go out."""
+        """Takes a token. Returns the seconds to wait before the request may be sent."""
         if self.qps < 0:
             return 0.0
         since = 0.0 if self._at is None else max(0.0, now - self._at)

@@ -1,4 +1,4 @@
-"""What can go wrong between us and the API server, decided once: callers go by `Cause` and status, never by text."""
+"""Failures of requests to the API server, classified once: callers use `Cause` and status, never message text."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from ferrule.errors import FerruleError
 
 
 class Cause(enum.Enum):
-    """Which part failed."""
+    """The part that failed."""
 
-    CREDENTIALS = "credentials"  # a file of ours or the exec plugin: the node's fault, not the server's
+    CREDENTIALS = "credentials"  # a local file or the exec plugin: the node's fault, not the server's
     UNRESOLVED = "unresolved"  # the server's name has no address
-    REFUSED = "refused"  # nobody listens there
+    REFUSED = "refused"  # no process listens there
     UNREACHABLE = "unreachable"  # no route, or no answer to the first packet
-    TLS = "tls"  # the certificate is not the one to trust, or the handshake failed
+    TLS = "tls"  # the certificate is not trusted, or the handshake failed
     TIMEOUT = "timeout"  # connected, then silence
-    BROKEN = "broken"  # the connection ended in the middle of an answer
-    CONTENT = "content"  # an answer, but not the API's: HTML from a proxy, a wrong type
-    STATUS = "status"  # the API server said no; see `status`
+    BROKEN = "broken"  # the connection ended in the middle of a response
+    CONTENT = "content"  # a response that is not the API's: HTML from a proxy, a wrong type
+    STATUS = "status"  # the API server rejected the request; see `status`
 
 
 @dataclass
 class ApiError(FerruleError):
-    """One request that did not do what it was for."""
+    """A failed request."""
 
     cause: Cause
     server: str
     detail: str
     status: int = 0
-    """HTTP status; 0 when there was no answer."""
+    """HTTP status; 0 without a response."""
     reason: str = ""
-    """Status.reason of the answer, e.g. Expired, Forbidden."""
+    """Status.reason of the response, e.g. Expired, Forbidden."""
     retry_after: float | None = None
-    """Seconds that the server asks us to stay away."""
+    """Retry-After of the response in seconds."""
     version_too_large: bool = False
-    """The server's cache is older than the version we asked for."""
+    """Whether the server's cache is older than the requested version."""
 
     def __str__(self) -> str:
         code = f" ({self.status})" if self.status else ""
@@ -47,16 +47,16 @@ class ApiError(FerruleError):
 
     @property
     def expired(self) -> bool:
-        """The version we hold is gone from the server's history."""
+        """Returns whether the resource version is too old for the server."""
         return self.status == 410 or self.reason in ("Expired", "Gone")
 
 
 TEXT_LIMIT = 300
-"""Characters of an answer that is not the API's which are quoted."""
+"""Maximum number of quoted characters of a response that is not the API's."""
 
 
 def from_answer(server: str, status: int, body: bytes, retry_after: str | None) -> ApiError:
-    """A non-2xx answer; `body` may be a Status object, HTML, or cut short."""
+    """Returns the error for a response other than 2xx; `body` may be a Status object, HTML, or truncated."""
     message, reason, too_large, wait = "", "", False, _seconds(retry_after)
     try:
         decoded = orjson.loads(body)
@@ -80,11 +80,11 @@ def from_answer(server: str, status: int, body: bytes, retry_after: str | None) 
 
 
 def quote(body: bytes) -> str:
-    """The beginning of a foreign answer on one line."""
+    """Returns the beginning of a foreign response on one line."""
     return re.sub(r"\s+", " ", body[: 4 * TEXT_LIMIT].decode(errors="replace")).strip()[:TEXT_LIMIT]
 
 
 def _seconds(header: str | None) -> float | None:
-    # An HTTP date is allowed too, but nothing in front of an API server sends one, and it would need a trusted clock.
+    # An HTTP date is allowed too, but API servers and their proxies send none, and it would need a trusted clock.
     text = (header or "").strip()
     return float(text[:9]) or None if text.isascii() and text.isdigit() else None

@@ -1,4 +1,4 @@
-"""Our own Node object: the one object that Python looks into, because the process itself depends on it. Pure."""
+"""This node's Node object: the only object that Python decodes, because the process itself depends on it. Pure."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from ferrule.errors import InputError
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
-"""Set by the cluster autoscaler on a Node that goes: load balancers shall stop sending to it."""
+"""The taint that the cluster autoscaler sets on a Node before it removes it: load balancers must stop sending to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnNode:
-    """What of our Node matters here."""
+    """The fields of the Node that the process depends on."""
 
     name: str
     addresses: tuple[str, ...]
-    """The node IPs, at most one a family, the primary family first: InternalIPs count before ExternalIPs, and within
-    each the first one, as kube-proxy takes them."""
+    """The node IPs, at most one per family, primary family first: InternalIPs before ExternalIPs, the first of each,
+    as in kube-proxy."""
     pod_cidrs: tuple[str, ...]
     zone: str
     deleting: bool
-    """It has a deletionTimestamp."""
+    """Whether it has a deletionTimestamp."""
     leaving: bool
-    """It has the cluster autoscaler's taint."""
+    """Whether it has the cluster autoscaler's taint."""
 
     @property
     def eligible(self) -> bool:
-        """Whether load balancers should use this node: /healthz is 503 when not."""
+        """Returns whether load balancers should use this node: /healthz is 503 otherwise."""
         return not self.deleting and not self.leaving
 
 
 def from_object(node: dict[str, Any]) -> OwnNode:
-    """A decoded v1.Node. What is of the wrong type counts as absent: a node proxy does not stop for that."""
+    """Reads a decoded v1.Node. A field of the wrong type counts as absent, because a node proxy must not stop for
+    that."""
     metadata, spec, status = (_mapping(node.get(part)) for part in ("metadata", "spec", "status"))
     zone = _mapping(metadata.get("labels")).get(ZONE_LABEL)
     taints = [_mapping(taint).get("key") for taint in _list(spec.get("taints"))]
@@ -56,16 +57,16 @@ def from_object(node: dict[str, Any]) -> OwnNode:
 
 
 def from_list(body: bytes) -> OwnNode | None:
-    """The only item of a NodeList; None: there is no such Node. Raises `InputError` where it is no list."""
+    """Returns the only item of a NodeList; None if there is no such Node. Raises `InputError` if it is not a list."""
     try:
         items = orjson.loads(body)["items"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"the answer is no NodeList: {error}") from error
+        raise InputError(f"the response is not a NodeList: {error}") from error
     return from_object(items[0]) if isinstance(items, list) and items and isinstance(items[0], dict) else None
 
 
 def from_items(array: bytes, name: str) -> OwnNode | None:
-    """The Node called `name` in a JSON array of objects; None: it is not there."""
+    """Returns the Node called `name` in a JSON array of objects; None if it is missing."""
     for item in _list(orjson.loads(array)):
         if _mapping(_mapping(item).get("metadata")).get("name") == name:
             return from_object(item)
@@ -73,7 +74,7 @@ def from_items(array: bytes, name: str) -> OwnNode | None:
 
 
 def from_frames(frames: bytes, current: OwnNode | None) -> OwnNode | None:
-    """What is known of the Node after these watch frames; frames that name no Node change nothing."""
+    """Returns the Node after these watch frames; frames that name no Node change nothing."""
     for event in _events(frames):
         changed = _mapping(event.get("object"))
         if event.get("type") == "DELETED":
@@ -84,9 +85,10 @@ def from_frames(frames: bytes, current: OwnNode | None) -> OwnNode | None:
 
 
 def differences(old: OwnNode, new: OwnNode | None, *, pod_cidrs: bool) -> list[str]:
-    """Why the process must end, one sentence each; empty: go on.
+    """Returns why the process must end, one sentence each; empty if it may continue.
 
-    `pod_cidrs`: whether they matter (detectLocalMode NodeCIDR). Zone, taints and a coming deletion are no reason.
+    `pod_cidrs`: whether podCIDRs matter (detectLocalMode NodeCIDR). Zone, taints and a pending deletion do not end the
+    process.
     """
     if new is None:
         return [f"Node {old.name} was deleted"]
@@ -122,7 +124,7 @@ def _events(frames: bytes) -> Iterator[dict[str, Any]]:
         try:
             event = orjson.loads(line) if line.strip() else None
         except orjson.JSONDecodeError:
-            continue  # the engine, which gets the same bytes, names it
+            continue  # the engine receives the same bytes and reports it
         if isinstance(event, dict):
             yield event
 

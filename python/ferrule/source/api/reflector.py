@@ -1,18 +1,20 @@
-"""List and watch as a state machine. Pure: no I/O, no clock, no loop; `source.api.follow` does what it says.
+"""The reflector: list and watch as a state machine. Pure: no I/O, no clock, no event loop; `source.api.follow` carries
+out its actions.
 
     List ──ok──► Watch ──ended──► Watch …            any failure ──► Wait ──► Watch (same version) or List
 
-Guarantees, whatever the server does (a property test holds the machine to each):
-1. Requests are bounded: after the n-th failure of one sort at least 0.8 s, doubled n-1 times (30 s at most; while no
+Guarantees, whatever the server does (a property test checks each):
+1. Requests are bounded: after the n-th failure of one kind at least 0.8 s, doubled n-1 times (30 s at most; while no
    connection can be made, `ABSENT_MAX`), pass before the next request, and two watches never start less than
-   `WATCH_SPACING` apart. `Retry-After` is obeyed. Sorts count apart because a restart goes through them: nobody there,
-   then a 403 or a 500 while the server gets up, then a 410; none of them says that the next was asked too often.
-2. A list is asked for only at the start, when the server has forgotten our version (410) or not yet reached it ("too
-   large"), and after `RELIST_AFTER` failures at one version. Nothing else leaves a good version behind, least of all a
-   server that is away: every node of the cluster would list at the moment it comes back.
-3. Calm is earned: only a watch that was open for `CALM` seconds makes us forget earlier failures. A list alone does
-   not: a server that lists well and refuses every watch would otherwise be listed at full speed.
-4. When the server is well again, the next request is at most `Wait` away and it succeeds.
+   `WATCH_SPACING` apart. `Retry-After` is obeyed. Kinds are counted separately because a restarting server goes through
+   several: unreachable, then a 403 or a 500 while it starts, then a 410. None of them means that requests of the next
+   kind were too frequent.
+2. A list is requested only at the start, when the resource version is too old (410) or too new ("too large"), and after
+   `RELIST_AFTER` failures at one version. Nothing else discards a valid version, in particular not an unreachable
+   server: every node of the cluster would relist when it returns.
+3. Back-off resets only after a watch was open for `CALM` seconds. A list alone does not reset it: a server that lists
+   but rejects every watch would otherwise be listed at full speed.
+4. When the server works again, the next request is at most `Wait` away and succeeds.
 """
 
 from __future__ import annotations
@@ -23,50 +25,51 @@ from dataclasses import dataclass
 
 BACKOFF_FIRST = 0.8
 BACKOFF_MAX = 30.0
-"""Seconds before jitter. kube-rs's default; client-go's reflectors use the same two numbers."""
+"""Seconds before jitter. The default of kube-rs; client-go's reflectors use the same two numbers."""
 
 ABSENT_MAX = 2.0
-"""Seconds before jitter, while no connection can be made: a SYN and a RST burden nobody, and whoever looks twice a
-minute follows up to half a minute late. It is an attempt, not a request: what comes back sees the ordinary back-off."""
+"""Seconds before jitter, while no connection can be made. A SYN and a RST put no load on a server, and a longer
+interval would delay recovery by up to its length. After a connection the ordinary back-off applies."""
 
 BACKOFF_JITTER = 0.25
-"""Up to this part is added, so that the nodes of a cluster do not come back in step."""
+"""Maximum fraction that is added at random, so that the nodes of a cluster do not retry in step."""
 
 RETRY_AFTER_MAX = 600.0
-"""Seconds. A longer Retry-After is a mistake of somebody in between: we would be blind for too long."""
+"""Seconds. A longer Retry-After is a mistake of a proxy: ferrule would miss changes for too long."""
 
 RELIST_AFTER = 5
-"""Failures at one version before we doubt the version itself (Felix's number)."""
+"""Number of failures at one version after which the version itself is suspected (Felix's number)."""
 
 CALM = 30.0
-"""Seconds that a watch must have been open for earlier failures to be forgotten."""
+"""Seconds for which a watch must be open before earlier failures are forgotten."""
 
 WATCH_SPACING = 1.0
-"""Seconds between the starts of two watches; one that ends sooner, with nothing new, counts as a failure: an endpoint
-that answers every watch with an empty 200 would otherwise be asked thousands of times a second."""
+"""Seconds between the starts of two watches. A watch that ends sooner without a change counts as a failure: an
+endpoint that returns an empty 200 for every watch would otherwise receive thousands of requests per second."""
 
 WATCH_SECONDS = (270, 330)
-"""The server ends a watch after a time in here: about 5 min, spread over the nodes."""
+"""Range of the requested duration of a watch in seconds: about 5 min, spread over the nodes."""
 
 FROM_CACHE = "0"
-"""List whatever the server has in its watch cache: costs etcd nothing. Right for a first list."""
+"""Lists from the server's watch cache, without load on etcd. Sufficient for a first list."""
 
 MOST_RECENT = ""
-"""List the newest state: needed once our version is gone, or a lagging cache would give us the same one again."""
+"""Lists the newest state: required when the version is too old, because a lagging cache could return the same one
+again."""
 
 
 class Failure(enum.Enum):
-    """What a failure means to the machine."""
+    """The classification of a failure."""
 
-    EXPIRED = "expired"  # 410: our version is gone
-    TOO_LARGE = "too large resource version"  # the server has not got there yet
-    ABSENT = "absent"  # no connection: nobody was asked anything
-    OTHER = "other"  # everything that is mended by trying again
+    EXPIRED = "expired"  # 410: the version is too old
+    TOO_LARGE = "too large resource version"  # the server does not have this version yet
+    ABSENT = "absent"  # no connection: no request was sent
+    OTHER = "other"  # everything that a retry may resolve
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A whole list was taken over; `version` is its resourceVersion."""
+    """A list was applied; `version` is its resourceVersion."""
 
     version: str
 
@@ -81,7 +84,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Frames of the open watch were taken over; `version` is the newest among them (bookmarks count)."""
+    """Frames of the open watch were applied; `version` is the newest among them (bookmarks count)."""
 
     version: str
 
@@ -101,14 +104,14 @@ Signal = Listed | Failed | Progress | Ended | Waited
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Ask for everything, not older than `version` (or `FROM_CACHE`, `MOST_RECENT`)."""
+    """Request a list, not older than `version` (or `FROM_CACHE`, `MOST_RECENT`)."""
 
     version: str
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Ask for changes since `version`; the server shall end it after `seconds`."""
+    """Request changes since `version`; the server ends the watch after `seconds`."""
 
     version: str
     seconds: int
@@ -116,7 +119,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Ask for nothing for so long."""
+    """Send no request for a number of seconds."""
 
     seconds: float
 
@@ -125,7 +128,7 @@ Action = List | Watch | Wait
 
 
 class Reflector:
-    """One kind's machine. `random` gives numbers in [0, 1); `now` is seconds of a monotonic clock."""
+    """The state machine of one kind. `random` returns numbers in [0, 1); `now` is in seconds of a monotonic clock."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
@@ -138,20 +141,20 @@ class Reflector:
 
     @property
     def version(self) -> str | None:
-        """The resourceVersion we hold; None: everything has to be listed."""
+        """The current resourceVersion; None if a list is required."""
         return self._version
 
     @property
     def failures(self) -> int:
-        """Without calm between them; times when nobody was there are not among them."""
+        """Number of consecutive failures, without failed connections."""
         return sum(count for failure, count in self._failures.items() if failure is not Failure.ABSENT)
 
     def start(self) -> Action:
-        """The first action."""
+        """Returns the first action."""
         return List(self._list_from)
 
     def step(self, signal: Signal, now: float) -> Action | None:
-        """What to do next; None: go on reading the open watch."""
+        """Returns the next action; None to continue with the open watch."""
         match signal:
             case Listed(version):
                 return self._listed(version, now)
@@ -168,7 +171,7 @@ class Reflector:
 
     def _listed(self, version: str, now: float) -> Action:
         if version in ("", "0"):
-            # Nothing can be watched from there: whoever wrote this list is no API server.
+            # This version cannot be watched: the list does not come from an API server.
             return self._failed(Failure.OTHER, None, now)
         self._version, self._list_from, self._at_version = version, version, 0
         return self._request(now)
@@ -190,11 +193,11 @@ class Reflector:
         elif failure is Failure.OTHER:
             self._at_version += 1
             if self._version is not None and self._at_version >= RELIST_AFTER:
-                # Not older than what we have: a lagging cache must not take us back in time.
+                # Not older than the current version: a lagging cache must not return an earlier state.
                 self._list_from, self._version = self._version, None
         before = self._failures.get(failure, 0)
         self._failures[failure] = before + 1
-        # The exponent is capped for its own sake: 2**10000 is no float.
+        # The exponent is limited because 2**10000 is not a float.
         delay = min(BACKOFF_FIRST * 2.0 ** min(before, 20), ABSENT_MAX if failure is Failure.ABSENT else BACKOFF_MAX)
         delay *= 1 + BACKOFF_JITTER * self._random()
         return Wait(max(delay, min(retry_after or 0.0, RETRY_AFTER_MAX)))
@@ -209,7 +212,7 @@ class Reflector:
             self._watching_since = None
             return List(self._list_from)
         low, high = WATCH_SECONDS
-        # From the request on, not from its answer: a server that lets us wait for headers has not earned calm, but it
-        # cannot make us ask more often either, and time is all that counts here.
+        # Measured from the request, not from its response: time alone matters, because a server that delays its headers
+        # cannot cause more frequent requests.
         self._watching_since, self._advanced = now, False
         return Watch(self._version, low + int((high - low) * self._random()))

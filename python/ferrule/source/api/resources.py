@@ -1,4 +1,4 @@
-"""Where the objects of each kind are, and which of them we ask for. The selectors are kube-proxy 1.37's."""
+"""Paths and selectors of the watched resources. The selectors are kube-proxy 1.37's."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Resource:
 
     @property
     def selectors(self) -> dict[str, str]:
-        """As query parameters."""
+        """Returns the selectors as query parameters."""
         pairs = {"labelSelector": self.label_selector, "fieldSelector": self.field_selector}
         return {name: value for name, value in pairs.items() if value}
 
 
 def resources(node_name: str) -> dict[Kind, Resource]:
-    """What a node proxy watches; `node_name` is our own Node, the only one of its kind."""
+    """Returns the resources that a node proxy watches; `node_name` selects its own Node."""
     return {
         "Service": Resource(
             "Service",

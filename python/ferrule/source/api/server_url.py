@@ -18,7 +18,7 @@ def server_url(text: str, where: str, *, tls: bool) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise InputError(f"{where}: {text!r} is no URL: {error}") from error
+        raise InputError(f"{where}: {text!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0:
         raise InputError(f"{where}: {text!r} must be a URL such as https://host:6443")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):

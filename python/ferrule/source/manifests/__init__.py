@@ -1,5 +1,5 @@
-"""Cluster state from files: a folder of manifests stands in for the API server.
+"""Cluster state from files: a folder of manifests replaces the API server.
 
-`documents` turns one file's bytes into objects (pure), `folder` follows a folder. Forbidden here: knowing what a
-Service means; the engine judges that.
+`documents` decodes one file (pure), `folder` follows a folder. This package does not interpret Services; the engine
+does.
 """

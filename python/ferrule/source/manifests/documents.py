@@ -1,4 +1,4 @@
-"""One file's bytes → the objects in it, or precisely what is wrong. Pure."""
+"""Decodes one file into its objects, or into located complaints. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMESPACED: frozenset[Kind] = frozenset({"Service", "EndpointSlice"})
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Something about a file. `document` counts from 1; `field` is empty where the whole document is meant."""
+    """A complaint about a file. `document` counts from 1; `field` is empty for the whole document."""
 
     file: str
     document: int
@@ -30,7 +30,7 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One object as the engine takes it."""
+    """One object in the engine's input format."""
 
     kind: Kind
     namespace: str
@@ -42,18 +42,18 @@ class Manifest:
 
     @property
     def title(self) -> str:
-        """`Service shop/web`: the name the engine's problems use."""
+        """`Service shop/web`: the object's name in the engine's problems."""
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A file's content. With complaints, nothing of it counts: half a file is no state anybody wanted."""
+    """A file's content. With complaints, none of it takes effect, because half a file is not an intended state."""
 
     manifests: tuple[Manifest, ...]
     complaints: tuple[Complaint, ...]
     notes: tuple[Complaint, ...]
-    """What is ignored on purpose: objects of kinds that make no rules."""
+    """Objects that are ignored on purpose: kinds that do not affect rules."""
 
 
 def parse(file: str, data: bytes) -> Parsed:
@@ -70,7 +70,7 @@ def parse(file: str, data: bytes) -> Parsed:
 
 def _documents(file: str, data: bytes) -> Iterator[Any]:
     try:
-        # kubectl writes JSON under any name. Read as YAML it takes thirty times as long.
+        # kubectl writes JSON under any name. Decoding it as YAML takes thirty times as long.
         found = load_json(data) if file.endswith(".json") or looks_like_json(data) else None
     except YamlError:
         if file.endswith(".json"):
@@ -84,7 +84,7 @@ def _documents(file: str, data: bytes) -> Iterator[Any]:
 
 
 class _Reader:
-    """Collects what one file's documents say."""
+    """Collects the objects and complaints of one file's documents."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -104,7 +104,7 @@ class _Reader:
         if not isinstance(document, dict) or not isinstance(kind, str) or not kind.endswith("List"):
             self._take("", document)
             return
-        if "items" not in document:  # another kind's name that happens to end so
+        if "items" not in document:  # another kind whose name ends with "List"
             self._take("", document)
             return
         items = document["items"]
@@ -158,7 +158,7 @@ class _Reader:
 
 
 def _cut_short(kind: str, item: dict[str, Any]) -> str | None:
-    """The field whose absence tells a file that ends too early (YAML cut anywhere is still YAML)."""
+    """Returns the field whose absence indicates a truncated file (YAML cut anywhere is still YAML)."""
     if kind == "Service" and not isinstance(item.get("spec"), dict):
         return "spec"
     if kind == "EndpointSlice" and not item.get("addressType"):

@@ -1,7 +1,7 @@
-"""A folder of manifests as cluster state, followed live.
+"""Follows a folder of manifests.
 
-A file's last valid content counts: a file that becomes unreadable, half-written or invalid keeps its objects and is
-reported; a file that is deleted takes its objects with it.
+The last valid content of a file counts: a file that becomes unreadable, half-written or invalid keeps its objects and
+is reported; deleting a file deletes its objects.
 
 A cut YAML file often parses, as fewer documents or a shorter name. So a changed file is taken over only when it is
 finished: no process has it open for writing (`ferrule.file_writers`) and, where it became shorter or the kernel cannot
@@ -30,44 +30,45 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".yaml", ".yml", ".json")
 
 DEBOUNCE_MS = 30
-"""A burst of edits ends when nothing happened for this long. An editor's write-and-rename takes a few ms."""
+"""Milliseconds without an event after which a burst of edits ends. An editor's write-and-rename takes a few."""
 
 RESCAN_MS = 2000
-"""Look anyway this often: inotify loses events when its queue overflows, and network file systems send none."""
+"""Interval of scans without events: inotify loses events when its queue overflows, and network file systems send
+none."""
 
 SETTLE_SECONDS = 0.5
-"""How long a file must stay the same where its writers are unknown, or where it became shorter: a truncation is how
-most rewrites begin, and a script may open the file anew for each line."""
+"""Seconds for which a file must stay the same if its writers are unknown, or if it became shorter: most rewrites
+begin with a truncation, and a script may open the file anew for each line."""
 
 LOOK_AGAIN_SECONDS = 0.02
-"""The first pause before an unfinished file is looked at again; each further one is twice as long, to RESCAN_MS."""
+"""The first pause before an unfinished file is read again; each further one is twice as long, up to RESCAN_MS."""
 
 PATIENCE_SECONDS = 5.0
-"""A file that stays unfinished for longer is reported."""
+"""Seconds after which an unfinished file is reported."""
 
 FILE_LIMIT = 256 << 20
-"""Bytes of one file. More is a mistake, and reading it would be the end of a small node."""
+"""Maximum size of one file in bytes. A larger file is a mistake, and reading it could exhaust a small node."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderState:
-    """What the folder says now."""
+    """The current state of the folder."""
 
     manifests: tuple[Manifest, ...]
-    """Every object that counts."""
+    """Every object in effect."""
     lists: dict[Kind, bytes]
-    """The same as a JSON array a kind: the whole state, not a difference."""
+    """The objects as a JSON array per kind: the whole state, not a difference."""
     changed: frozenset[Kind]
     """Kinds whose array differs from the previous state's."""
     complaints: tuple[Complaint, ...]
-    """What is wrong now; objects of such files keep their last good state."""
+    """Current complaints; objects of such files keep their last good state."""
     notes: tuple[Complaint, ...]
     origin: dict[str, str]
     """`Service shop/web` → `shop.yaml, document 2`."""
     changed_at: float | None
     """Newest modification time (wall clock, seconds) among files that changed; None if only deletions did."""
     unfinished: tuple[str, ...] = ()
-    """Files that are being written: they have changed, and still count as they were."""
+    """Files that are being written: they have changed, and their previous content is still in effect."""
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class _File:
 class _Unfinished:
     identity: tuple[int, ...]
     since: float
-    """When a look first showed this identity."""
+    """When a scan first found this identity."""
     begun: float
     """When the file was first found unfinished."""
 
@@ -98,13 +99,13 @@ def require(path: Path) -> None:
 
 
 def as_list(manifests: Iterable[Manifest], kind: Kind) -> bytes:
-    """The objects of one kind as the JSON array that the engine takes."""
+    """Returns the objects of one kind as the engine's JSON array."""
     return b"[" + b",".join(m.raw for m in manifests if m.kind == kind) + b"]"
 
 
 @dataclass(slots=True)
 class ManifestFolder:
-    """Follows one folder (or one file). `scan` is synchronous and does all the work; `follow` says when."""
+    """Follows one folder (or one file). `scan` is synchronous and does all the work; `follow` decides when."""
 
     path: Path
     clock: Callable[[], float] = time.monotonic
@@ -118,13 +119,13 @@ class ManifestFolder:
         require(self.path)
 
     def scan(self) -> FolderState:
-        """Read what changed since the last scan."""
+        """Reads what changed since the last scan."""
         complaints: list[Complaint] = []
         newest: float | None = None
         try:
             names = self._names()
         except OSError as error:
-            # Whoever removed the folder did not say that its Services shall go: keep everything.
+            # Removing the folder does not mean that its Services should be removed: keep everything.
             complaints.append(Complaint(str(self.path), 0, "", f"cannot be listed: {error.strerror}; its objects stay"))
             names = list(self._files)
         for gone in self._files.keys() - set(names):
@@ -171,7 +172,7 @@ class ManifestFolder:
         )
 
     def _read(self, name: str) -> float | None:
-        """Takes over one file; returns its modification time if it changed."""
+        """Reads one file. Returns its modification time if it changed."""
         path = self.path / name if self.path.is_dir() else self.path
         known = self._files.get(name)
         identity: tuple[int, ...]
@@ -183,7 +184,7 @@ class ManifestFolder:
                 self._unfinished.pop(name, None)
                 return None
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(0, "is no regular file")
+                raise OSError(0, "is not a regular file")
             if status.st_size > FILE_LIMIT:
                 raise OSError(0, f"is larger than {FILE_LIMIT >> 20} MiB")
             status, content = self._finished(name, path, known)
@@ -238,7 +239,7 @@ class ManifestFolder:
         )
 
     async def follow(self) -> AsyncIterator[FolderState]:
-        """The state after each burst of edits, for ever. Call `scan` once before."""
+        """Yields the state after each burst of edits, for ever. Call `scan` once before."""
         previous: tuple[Complaint, ...] | None = None
         pause = LOOK_AGAIN_SECONDS
         async for _ in self._occasions():
@@ -247,7 +248,7 @@ class ManifestFolder:
                 if state.changed or state.complaints != previous:
                     previous = state.complaints
                     yield state
-                # Nothing tells that a file was closed. The pauses grow, since a file may stay open for hours.
+                # Closing a file causes no event. The pauses grow, because a file may stay open for hours.
                 if not state.unfinished or pause > RESCAN_MS / 1000:
                     break
                 await self.sleep(pause)
@@ -256,8 +257,8 @@ class ManifestFolder:
                 pause = LOOK_AGAIN_SECONDS
 
     async def _occasions(self) -> AsyncIterator[None]:
-        """When to look: after each burst of edits, and every `RESCAN_MS`."""
-        # Imported here: `render` and `--once` never need it.
+        """Yields when to scan: after each burst of edits, and every `RESCAN_MS`."""
+        # Imported here because `render` and `--once` never need it.
         from watchfiles import awatch  # noqa: PLC0415
         from watchfiles._rust_notify import WatchfilesRustInternalError  # noqa: PLC0415
 
@@ -274,6 +275,6 @@ class ManifestFolder:
                 ):
                     yield
             except (OSError, WatchfilesRustInternalError):
-                # The folder itself is gone, or inotify has no watch left: look by the clock until it is back.
+                # The folder does not exist, or inotify has no watch left: scan at intervals until it is back.
                 await self.sleep(RESCAN_MS / 1000)
                 yield
