@@ -1,4 +1,4 @@
-# One set of verbs for people, hooks and CI. Each sets up what it needs; a second run finds everything done.
+# The targets for people, hooks and CI. Each sets up what it needs; a second run reuses it.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,7 +13,7 @@ STAMPS := $(VENV)/.stamps
 RUST_SOURCES := $(shell find rust Cargo.toml Cargo.lock -name target -prune -o -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.lock' \) -print 2>/dev/null)
 
 .PHONY: help
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # ------------------------------------------------------------------ set-up
@@ -53,11 +53,11 @@ wheel: dist/.stamp ## dist/ferrule-….whl, for any Python from 3.11 on and glib
 net-tools:
 	@hack/need-net-tools
 
-# ------------------------------------------------------------------ what it is for
+# ------------------------------------------------------------------ targets
 
 KEEP ?=
 .PHONY: demo
-demo: build net-tools ## real connections through real rules, in namespaces of its own (KEEP=1 leaves them)
+demo: build net-tools ## real connections through real rules, in its own namespaces (KEEP=1 keeps them)
 	@hack/in-namespaces $(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 .PHONY: test

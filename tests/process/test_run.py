@@ -290,7 +290,7 @@ def test_the_other_backends_rules_are_removed_after_ours_stand(netns: NetNs, fol
     assert once(netns, folder, "--backend", "legacy").returncode == 0
     done = once(netns, folder, "--backend", "nft")
     assert done.returncode == 0
-    assert "The other backend held Service rules" in done.stderr
+    assert "Removed Service rules of the other backend" in done.stderr
     assert "KUBE-SVC" not in rules(netns, "legacy")
     assert len(targets(netns, "nft")) == 2
 

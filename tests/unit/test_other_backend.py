@@ -86,7 +86,9 @@ def test_a_failed_removal_is_retried_and_logged_once(caplog: pytest.LogCaptureFi
         metrics = asyncio.run(serve())
     assert fake.asked == [(Backend.LEGACY,)] * 5
     assert fake.delays == [FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY, 8 * FIRST_DELAY]
-    assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == ["Not removed"] * 2
+    assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == [
+        "Cannot remove rules of the other backend"
+    ] * 2
     assert metrics.registry.get_sample_value(FAILURES, {"work": "other backend"}) == 4
     assert not host.choice.other_holds_rules
 

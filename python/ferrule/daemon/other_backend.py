@@ -77,14 +77,14 @@ class OtherBackend:
             removed = sum(r.chains for r in report.removed)
             if report.removed:
                 log.warning(
-                    "The other backend held Service rules, which would shadow ours: removed",
+                    "Removed Service rules of the other backend",
                     extra=kv(backend=other.value, chains=removed),
                 )
         if problems:
             self._failed(other, problems)
             return False
         if self._logged:
-            log.info("The other backend holds no Service rules any more", extra=kv(backend=other.value))
+            log.info("Other backend is free of Service rules", extra=kv(backend=other.value))
         self._host.choice = Choice(chosen.backend, chosen.reason)
         return True
 
@@ -93,4 +93,7 @@ class OtherBackend:
         for problem in problems:
             if problem not in self._logged:
                 self._logged.add(problem)
-                log.error("Not removed", extra=kv(backend=other.value, err=problem, retry="with back-off"))
+                log.error(
+                    "Cannot remove rules of the other backend",
+                    extra=kv(backend=other.value, err=problem, retry="with back-off"),
+                )

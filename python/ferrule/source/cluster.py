@@ -118,7 +118,7 @@ class ClusterSource:
                     f"Node {self._node_name}: {lacks} after {seconds:.0f} s, and detectLocalMode NodeCIDR needs them"
                 ) from None
             log.warning(
-                "Our Node is not there: going on with what this host tells of itself",
+                "Node not found, using the addresses of the host",
                 extra=kv(node=self._node_name, waited=f"{seconds:.0f}s"),
             )
             self._going_without = True
@@ -141,7 +141,7 @@ class ClusterSource:
         reasons = own_node.differences(before, node, pod_cidrs=self._needs_pod_cidrs)
         if node is None:
             # kubelet creates a deleted Node object again; its rules stay until then.
-            log.warning("Our Node was deleted; the rules stay as they are", extra=kv(node=self._node_name))
+            log.warning("Node deleted, rules stay in place", extra=kv(node=self._node_name))
             self._node = before
         elif reasons and not self._ends.done():
             self._ends.set_result("; ".join(reasons) + ": ending, so that the next start takes it in")

@@ -146,7 +146,7 @@ class Follower:
         kind, status = resource.kind, self._status[resource.kind]
         if status.listed:
             self.observer.relist(kind, status.trouble)
-            log.info("Listing again", extra=kv(kind=kind, reason=status.reason))
+            log.info("Relisting", extra=kv(kind=kind, reason=status.reason))
         started = self.clock()
         query = {**resource.selectors, **({"resourceVersion": version} if version else {})}
         async with self.client.stream(resource.path, query) as answer:
