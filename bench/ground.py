@@ -178,7 +178,7 @@ class Setting:
 
 @contextmanager
 def setting(ground: Ground, subject: str, backend: str, min_sync: str) -> Iterator[Setting]:
-    """In a world of its own: nobody starts over another's rules."""
+    """Yields a setting with namespaces of its own, so that no subject starts over another's rules."""
     with ExitStack() as undo:
         ground.folder.joinpath("worlds").mkdir(exist_ok=True)
         folder = ground.folder / "worlds" / f"{len(list((ground.folder / 'worlds').iterdir()))}-{subject}-{backend}"

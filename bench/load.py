@@ -18,7 +18,7 @@ import aiohttp
 
 PARALLEL = 32
 BEHIND = 5.0
-"""Seconds. A steady rate that the server does not keep is no steady rate."""
+"""Seconds. A server that falls behind the rate by more than this does not keep it."""
 
 JSON = "application/json"
 T = TypeVar("T")

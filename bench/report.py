@@ -148,7 +148,7 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; empty without rows, or where nobody has a column."""
+    """Returns a Markdown table; empty without rows or without columns."""
     if not rows or len(head) < 2:
         return ""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -73,7 +73,7 @@ class Runner:
         return self.budget is not None and time.monotonic() - self.begun > self.budget
 
     def run(self, step: Step, body: Callable[[], dict[str, float]], limit: float) -> Row:
-        """The body gives the row's values; at most `limit` seconds."""
+        """Runs a step for at most `limit` seconds. The body returns the row's values."""
         row = Row(step.row, step.shape, step.subject, step.backend)
         if self.late:
             return self.skip(step, "out of time: the run's budget was spent")

@@ -1,4 +1,4 @@
-"""Synthetic clusters, seeded by their shape alone: the same label gives the same objects, addresses and changes.
+"""Synthetic clusters, seeded by their shape alone: the same label produces the same objects, addresses and changes.
 
 10000x4             10,000 Services of 4 endpoints; every tenth has a node port, every tenth is UDP
 2000x4x3            of three ports each
@@ -91,7 +91,7 @@ def service_number(address: str) -> int:
 
 
 def pod_ip(number: int, v6: bool = False) -> str:
-    """The n-th Pod's: nobody is there."""
+    """Returns the n-th Pod's address. No host has it."""
     return str(ipaddress.ip_address(FIRST_POD[v6] + number))
 
 
@@ -146,7 +146,7 @@ def slice_name(number: int, part: int = 0, v6: bool = False) -> str:
 
 
 def endpoint_slice(shape: Shape, number: int, part: int, addresses: list[str], v6: bool = False) -> dict[str, Any]:
-    """Managed by nobody else, so that no controller mends it."""
+    """Returns an EndpointSlice without a managing controller, so that none changes it."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

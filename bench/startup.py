@@ -55,7 +55,7 @@ class Cluster:
         return DNS if n == self.services - 1 else (f"team-{n % 50}", f"svc-{n:05d}")
 
     def service(self, n: int) -> dict[str, Any]:
-        """As the API has it, as far as anybody reads it."""
+        """Returns a Service with the fields of the API that a proxy reads."""
         namespace, called = self.key(n)
         spec = {
             "clusterIP": f"10.{96 + n // 62500}.{n // 250 % 250}.{n % 250 + 1}",
@@ -230,7 +230,7 @@ async def alone(options: argparse.Namespace, netns: NetNs) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Runs one measurement of the start, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--endpoints", type=int, default=4)

@@ -102,7 +102,7 @@ class Saved(Rules):
 
 
 class Asked(Rules):
-    """Of an nft kernel, as far as somebody wants to know; each answer once."""
+    """Rules of an nft kernel, read when they are first asked for and then kept."""
 
     def __init__(self, netns: NetNs, family: str) -> None:
         self._netns, self._tool = netns, f"{family}-nft"

@@ -1,1 +1,1 @@
-"""One module per kind of row. A row gives its values, or raises: `WrongRules`, `Unfinished`, or whatever went wrong."""
+"""One module per kind of row. A row returns its values, or raises `WrongRules`, `Unfinished` or what failed."""

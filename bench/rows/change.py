@@ -22,7 +22,7 @@ LEAST, MOST = 10, 100
 
 ONE_CHANGE = 60.0
 CALM = 45.0
-"""Seconds. ferrule gives memory back once it has been calm for some twenty."""
+"""Seconds. ferrule returns memory to the system once it has been idle for about twenty."""
 
 HISTOGRAMS = {
     "sync ms": "kubeproxy_sync_proxy_rules_duration_seconds",
@@ -165,7 +165,7 @@ def flood(setting: Setting, changes: int) -> dict[str, float]:
         touched = range(min(count, shape.services))
         return out + [shapes.patch(shape, n, shapes.replaced(shape, n, 0)) for n in touched]
 
-    # A tenth of it first: what allocators and caches take once is no growth.
+    # A tenth of it first: what allocators and caches take once does not count as growth.
     setting.ground.send(there_and_back(changes // 10))
     settle(setting, CALM)
     before, used = usage.rss_mib(pid), usage.cpu(pid)

@@ -20,7 +20,7 @@ SOURCE = "10.191.255.1"
 """Inside the cluster's network, so that no rule masquerades."""
 
 MISS = "10.191.254.254"
-"""Outside the range of cluster IPs, in which kube-proxy's nftables mode refuses what is no Service."""
+"""Outside the range of cluster IPs, in which kube-proxy's nftables mode refuses addresses without a Service."""
 FLOWS = 1_500
 CONNECTIONS = 1_500
 PLACES = ("first", "middle", "last")

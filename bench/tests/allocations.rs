@@ -1,5 +1,5 @@
 //! What one change costs the engine in allocations: a bound, and the same at any size of the cluster.
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)] // numbers for whoever moves the bounds
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)] // numbers for a change of the bounds
 
 use std::sync::atomic::Ordering;
 

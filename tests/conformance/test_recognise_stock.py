@@ -43,7 +43,7 @@ def test_stock_rules_are_left_alone(case: Case) -> None:
 
 @pytest.mark.parametrize("case", ALL[::7], ids=lambda case: case.name)
 def test_one_foreign_rule_is_noticed(case: Case) -> None:
-    """The counterpart: recognition is no blindness."""
+    """A single rule that stock kube-proxy would not write is reported."""
     step = case.steps[0]
     engine = case.engine()
     load(engine, case.objects(step))

@@ -31,7 +31,7 @@ OWN_SERVICE = ("Service", "default", "kubernetes")
 
 
 class HistoryCluster(Cluster):
-    """Nothing but an API server: whoever writes the states is the only one who writes, and picks every port."""
+    """Nothing but an API server: the history is its only writer and picks every port."""
 
     def _run(self, component: str, *arguments: str) -> Process:
         if component == "kube-apiserver":
@@ -88,7 +88,7 @@ class Stage:
     def become(self, state: Iterable[Object]) -> None:
         """Make the server hold this state: deletions, then the rest, again and again while something succeeds.
 
-        What one object gives up (a port, an address) may be what another waits for, so one refusal means little.
+        What one object releases (a port, an address) may be what another waits for, so one refusal means little.
         """
         wanted = {key_of(thing): thing for thing in state if key_of(thing) != OWN_SERVICE}
         for kind, namespace, name in sorted(self.stored.keys() - wanted.keys()):
@@ -159,7 +159,7 @@ class Stage:
 
 
 def _said(thing: Object) -> Object:
-    """Without what the server gives itself."""
+    """Returns the object without the fields that the server sets."""
     own = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink")
     return thing | {"metadata": {k: v for k, v in thing["metadata"].items() if k not in own}}
 

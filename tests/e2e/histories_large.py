@@ -22,7 +22,7 @@ IPS = ("10.96.254.7", "fd00:10:96::fe07")
 
 
 class LargeHistory(RandomHistory):
-    """`next` gives one state after the other, as its base does."""
+    """`next` returns one state after the other, as its base does."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)

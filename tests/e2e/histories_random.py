@@ -25,7 +25,7 @@ LEAST_SERVICES, MOST_SERVICES = 3, 12
 
 
 class RandomHistory:
-    """`next` gives one state after the other; `did` says what the last one changed."""
+    """`next` returns one state after the other; `did` says what the last one changed."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - no secret
@@ -239,7 +239,7 @@ class RandomHistory:
         thing["ports"] = ports
 
     def _fill(self, thing: Object, service: RandomService) -> None:
-        """New endpoints. Nowhere twice in a Service with different words: what then counts is anybody's choice."""
+        """New endpoints, none twice in a Service with different conditions: which of them counts is not specified."""
         twins = [s for k in self._slices_of(service) if (s := self._slices[k]) is not thing]
         used = {address for twin in twins for e in twin["endpoints"] for address in e["addresses"]}
         form = "10.128.{}.{}" if thing["addressType"] == "IPv4" else "fd00:10:128:{}::{:x}"

@@ -210,8 +210,8 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
 
 @pytest.mark.parametrize("jump", [timedelta(days=30), timedelta(days=-30)], ids=["forward", "back"])
 def test_the_clock_jumps(world: World, monkeypatch: pytest.MonkeyPatch, jump: timedelta) -> None:
-    """Only the wall clock, as when somebody sets it: what waits goes by the monotonic one. TLS would not survive a
-    jump beyond the certificates' dates, whoever checks them: the connection that is there does."""
+    """Only the wall clock jumps, as when it is set: what waits uses the monotonic one. No new TLS connection survives
+    a jump beyond the certificates' dates; the existing one does."""
     if FAKETIME is None:
         pytest.skip("libfaketime is not installed (hack/need-net-tools e2e)")
     node = world.node()

@@ -384,7 +384,7 @@ def test_one_object_as_large_as_the_api_takes(shop: Shop) -> None:
 
 
 def test_a_forgotten_version_swaps_the_store_and_no_rule_between(shop: Shop) -> None:
-    """etcd compacted while nobody watches: a 410, a list, one swap. Who stays is never without rules."""
+    """etcd compacted while no watch is open: a 410, a list, one swap. Services that stay are never without rules."""
     shop.start()
     world, between = shop.world, shop.between
     doomed = shop.add("doomed")

@@ -47,7 +47,7 @@ def an_event(world: World, reason: str, kind: str, name: str) -> Object:
 
 
 def test_a_node_that_leaves(world: World, subject: Subject) -> None:
-    """Load balancers stop sending to it (/healthz), nobody restarts the proxy for it (/livez), traffic goes on."""
+    """Load balancers stop sending to it (/healthz), the proxy is not restarted for it (/livez), traffic goes on."""
     node = world.node()
     client = world.client(node)
     address = world.service()["spec"]["clusterIP"]
@@ -98,7 +98,7 @@ def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
         assert who(client, address, count=3, timeout=QUICK) != {"web-1"}
         world.register(node)
         eventually(lambda: proxy.http("/readyz").status == 200, lambda: proxy.http("/readyz").text)
-        # Nobody has to wait once it says so.
+        # Once it is ready, clients need not wait.
         assert who(client, address) == {"web-1"}
 
 
@@ -152,13 +152,13 @@ def test_health_check_node_ports_beside_stock(world: World) -> None:
         for pod in more:
             pod.set_ready(False)
         both(1)
-        # Only terminating ones left: they still serve, and nobody new shall come.
+        # Only terminating ones left: they still serve, and no new traffic should come.
         for pod in pods:
             pod.terminate()
         both(0)
         for path in ("/healthz", "/any/path?x=1"):
             assert request(outside.netns, ours.ips[0], port, path).status == 503
-        # The tainted node is no concern of these ports, in stock neither.
+        # The node's taint does not affect these ports, in stock neither.
         world.api.patch("Service", "lb", world.namespace, {"spec": {"externalTrafficPolicy": "Cluster"}})
         for node in (ours, theirs):
             eventually(lambda n=node: refused(n, port, outside), f"{node.name} still listens")  # type: ignore[misc]

@@ -150,7 +150,7 @@ def test_internal_policy_does_not_touch_node_ports(site: Site, world: World) -> 
 
 
 def test_source_ranges(site: Site, world: World) -> None:
-    """Who may use the load balancer's address; node port and cluster IP are nobody's business there."""
+    """Source ranges restrict the load balancer's address; node port and cluster IP stay open."""
     service = world.service(type="LoadBalancer", loadBalancerSourceRanges=["172.31.250.9/32"])
     world.give_ingress("web", "192.0.2.30")
     port = service["spec"]["ports"][0]["nodePort"]

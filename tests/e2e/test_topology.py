@@ -72,7 +72,7 @@ def test_rules_follow_our_nodes_zone(world: World, subject: Subject) -> None:
         meets(client, address, {"one"})
         label_zone(world, near, None)
         meets(client, address, {"one", "two"})
-        # One endpoint without a hint: hints count for nobody.
+        # One endpoint without a hint: all hints are ignored.
         label_zone(world, near, "a")
         meets(client, address, {"one"})
         slices = hinted(world, "web", (one, "a"), (two, "b"))
@@ -182,5 +182,5 @@ def test_our_nodes_pod_range_changes(world: World, subject: Subject) -> None:
         assert who(client, address) == {"web-1"}, "the rules stay"
         proxy.start().wait_until_synced()
         eventually(lambda: who(client, address) == {"web-1"}, "the next start does not work")
-        # Our Pods are strangers now, whose traffic is masqueraded.
+        # Our Pods count as off-cluster now, and their traffic is masqueraded.
         assert {a.source for a in client.ask(address, 80, count=5)} == {node.ips[0]}

@@ -1,8 +1,8 @@
 """Dispatch trees change hands: kube-proxy takes over from ferrule and ferrule from it, both ways more than once.
 
 kube-proxy does not know the parts of a tree. In nat it must take them out, or they keep jumping to Services that it
-wants to delete, which the kernel refuses, and every sync of its after that fails. In filter they stay and may matter
-to nobody. `tests/e2e/test_swap.py` swaps over flat rules.
+wants to delete, which the kernel refuses, and every sync of its after that fails. In filter they stay without
+effect. `tests/e2e/test_swap.py` swaps over flat rules.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SERVED = 24
 CROWD = {"tree": (2, 20), "auto": (5, 260)}
 """Services without endpoints and their ports: with `auto`, more dispatch rules than its threshold at every moment."""
 SHARED = ("KUBE-FIREWALL", HINT)
-"""Chains that are kubelet's too: nobody's cleanup takes them out."""
+"""Chains that are kubelet's too: no proxy's cleanup removes them."""
 FAMILIES = ("iptables", "ip6tables")
 PART = re.compile(r"KUBE-SVC-DSP-[A-Z2-7]{15}")
 """Parts of dispatch trees."""

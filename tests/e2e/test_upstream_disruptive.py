@@ -1,5 +1,5 @@
-"""What upstream calls disruptive: proxies and API servers that restart, rules that somebody deletes, flows that outlive
-their Pods."""
+"""What upstream calls disruptive: proxies and API servers that restart, rules that another process deletes, flows that
+outlive their Pods."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class Caller:
         self._socket.close()
 
     def ask(self) -> str:
-        """The Pod's name, or `nobody`."""
+        """Returns the Pod's name, or `none`."""
         try:
             self._socket.send(b"?")
             said = self._socket.recv(4096).decode()
         except (TimeoutError, ConnectionRefusedError, PermissionError):
-            return "nobody"
+            return "none"
         return said.split('"pod": "')[1].split('"')[0]
 
 
 def test_udp_flows_follow_their_pods(world: World, subject: Subject) -> None:
-    """Clients that never change their port, over Pods that come and go (upstream's conntrack.go). Asked before there is
-    anybody, so that flows to nowhere are tracked, too; answers must come although the clients never paused."""
+    """Clients that never change their port, over Pods that come and go (upstream's conntrack.go). Asked before the
+    first Pod, so that flows to nowhere are tracked, too; answers must come although the clients never paused."""
     node, other = world.node("node-1"), world.node("node-2")
     world.cluster.fabric.route_services_via(node)
     client, outside = world.client(node), world.cluster.fabric.outside
@@ -81,10 +81,10 @@ def test_udp_flows_follow_their_pods(world: World, subject: Subject) -> None:
                 eventually(lambda c=caller: c.ask() == name, f"{caller} does not meet {name}", seconds=20)  # type: ignore[misc]
 
         # Before any proxy runs, each flow is tracked as one to the address itself.
-        all_meet("nobody")
+        all_meet("none")
         with Proxy(subject, node, world.cluster, world.folder) as proxy:
             proxy.wait_until_synced()
-            all_meet("nobody")
+            all_meet("none")
             first = world.pod("web-1", node, ready=False)
             first.set_ready()
             all_meet("web-1")
@@ -94,12 +94,12 @@ def test_udp_flows_follow_their_pods(world: World, subject: Subject) -> None:
             first.delete()
             all_meet("web-2")
             second.delete()
-            all_meet("nobody")
+            all_meet("none")
             world.pod("web-3", other)
             all_meet("web-3")
 
 
-# ---------------------------------------------------------------------- rules that somebody deletes
+# ---------------------------------------------------------------------- rules that another process deletes
 
 
 @pytest.mark.parametrize("flush", ["everything", "our canaries"])
@@ -117,7 +117,7 @@ def test_deleted_rules_come_back(world: World, subject: Subject, backend: str, f
         proxy.wait_until_synced()
         assert who(client, address) == {"web-1"}
         if flush == "everything":
-            # In one go, or the proxy's own writing might come between: emptied tables, all chains of anybody's gone.
+            # In one go, or the proxy's own writing might come between: emptied tables, all chains gone.
             empty = "".join(f"*{table}\nCOMMIT\n" for table in ("mangle", "filter", "nat"))
             node.netns.run(f"iptables-{backend}-restore", "-w", "5", stdin=empty)
         else:

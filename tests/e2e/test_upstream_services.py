@@ -219,7 +219,7 @@ def world_has_both(world: World) -> bool:
 
 
 def test_affinity_ends_after_its_timeout(site: Site, world: World, web: list[Pod]) -> None:
-    """Asked every 1.5 s under a timeout of 1 s, nobody is remembered. Four Services, lest chance takes its time."""
+    """Asked every 1.5 s under a timeout of 1 s, no client is remembered. Four Services make chance quicker."""
     config = {"clientIP": {"timeoutSeconds": 1}}
     names = [f"web-{i}" for i in range(4)]
     services = [
@@ -376,7 +376,7 @@ def test_families_are_added_and_removed(site: Site, world: World, web: list[Pod]
 
 
 def test_the_source_address_is_kept_inside(site: Site, world: World, web: list[Pod]) -> None:
-    """Upstream: `preserve source pod IP for traffic thru service cluster IP`; a stranger's and a hairpin's is not."""
+    """Upstream: `preserve source pod IP for traffic thru service cluster IP`, not of a hairpin."""
     address = world.service()["spec"]["clusterIP"]
     meets(site.near, address, BOTH)
     assert {a.source for a in site.near.ask(address, 80, count=20)} == {site.near.ips[0]}

@@ -154,7 +154,7 @@ def test_every_kind_of_frontend_follows_its_endpoints(lab: Lab, proxy: Proxy) ->
     for family in FAMILIES:
         assert set(who(family)) == {"a"}
     bystander = (client, 40009, (OUTSIDE_IPS[0], NODE_PORT))
-    sip(*bystander)  # nobody answers there; the entry is what counts
+    sip(*bystander)  # no host answers there; the entry is what counts
     tcp = Flow(("10.128.1.77", 1), (V4, 80), ("10.128.1.99", 8080), "tcp")
     proxy.netns.call(lambda: insert([tcp]))
 

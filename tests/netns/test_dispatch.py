@@ -141,7 +141,7 @@ def deepest(saved: str) -> int:
 def test_addresses_chosen_to_lie_badly_do_not_exceed_the_kernels_nesting(netns: NetNs, backend: str) -> None:
     """nf_tables takes fifteen jumps inside one another and refuses the whole transaction for the sixteenth. One Service
     with the longest way behind its address (source ranges, policy Local, many endpoints) and addresses and ports that
-    branch at every digit stays below, and so costs nobody anything."""
+    branch at every digit stays below it."""
     why_not = small_transactions_only(backend)
     if why_not:
         pytest.skip(why_not)

@@ -113,13 +113,13 @@ def test_a_refusal_names_the_rule_and_changes_nothing(kernels: tuple[Kernel, Ker
     ours, _ = kernels
     _, plan = planned(ours)
     ours.write(plan)
-    # Somebody else's rule holds a chain that is about to go.
+    # A foreign rule references a chain that is about to be deleted.
     ours.netns.run("iptables-nft", "-t", "nat", "-N", "MINE")
     saved = ours.save("ipv4")
     (held,) = (line.split()[-1] for line in saved if "-j KUBE-SVC-" in line)
     ours.netns.run("iptables-nft", "-t", "nat", "-A", "MINE", "-j", held)
     before = ours.save("ipv4")
-    # As if nobody had told us: that rule came after the last look.
+    # That rule came after the last read-back.
     plan_to_delete = engine_of([], [], saved).plan("ipv4", netlink=True)
     assert plan_to_delete is not None
     with pytest.raises(DataplaneError) as caught:
@@ -222,7 +222,7 @@ def test_of_thousands_of_refusals_the_first_is_told(kernels: tuple[Kernel, Kerne
     assert plan is not None
     ours.write(plan)
     engine.commit(plan)
-    # Behind our back everything goes; what is written now jumps to chains that were there.
+    # Another process flushes everything; what is written now jumps to chains that were there.
     ours.netns.run("nft", "flush", "ruleset")
     engine.replace("EndpointSlice", [orjson.dumps(slices(3))])
     plan = engine.plan("ipv4", netlink=True)

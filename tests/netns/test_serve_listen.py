@@ -138,7 +138,7 @@ def test_where_service_health_answers(
 
 
 def test_a_wildcard_does_not_push_others_aside(host: NetNs) -> None:
-    """Somebody holds the port for IPv4 only: half a listener would look healthy from one side."""
+    """Another process holds the port for IPv4 only: half a listener would look healthy from one side."""
 
     def inside() -> None:
         async def main() -> None:

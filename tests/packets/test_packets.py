@@ -1,7 +1,7 @@
 """Real TCP and UDP packets through real rules: who answers, and which source address does the backend see?
 
 One lab serves the whole module; each case is programmed over the one before by `ferrule run --once`, so every case is
-also a restart over somebody else's rules.
+also a restart over the rules of another configuration.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ CASES = [
         [
             Ask("outside", NODE_IPS[0], NODE_PORT, "a b", every=True, seen=OUTSIDE_IPS[0]),
             Ask("outside", NODE_IPS[1], NODE_PORT, "a b", seen=OUTSIDE_IPS[1]),
-            # Our own Pods and processes are no outsiders: they get the cluster set.
+            # Our own Pods and processes are not outside: they get all endpoints of the cluster.
             Ask("client", NODE_IPS[0], NODE_PORT, ALL, every=True),
             Ask("node", NODE_IPS[0], NODE_PORT, ALL, every=True, seen="node"),
         ],
@@ -285,13 +285,13 @@ CASES = [
         "health check node port passes the filter",
         web(**LB_SPEC, externalTrafficPolicy="Local", healthCheckNodePort=HEALTH_PORT),
         [
-            # Nobody listens there yet, so the kernel itself refuses: the packet got through.
+            # Nothing listens there yet, so the kernel itself refuses: the packet got through.
             Ask("outside", NODE_IPS[0], HEALTH_PORT, REFUSED),
             Ask("outside", LB_IP, 80, "a b", seen=OUTSIDE_IPS[0]),
         ],
     ),
     Case(
-        "terminating endpoints serve when nobody is ready",
+        "terminating endpoints serve when none is ready",
         web("!a !r ~b", **NODE_PORT_SPEC),
         [
             Ask("client", V4, 80, "a r", every=True),

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.netns
 
 NODE = "--hostname-override=node-1"
 NOBODY = "https://127.0.0.1:1"
-"""Nobody listens there."""
+"""Nothing listens there."""
 GOES_ON_SECONDS = 2.0
-"""A retry fits in; a program that gives up has done so."""
+"""A retry fits in; a program that stops trying has done so."""
 
 
 def kubeconfig(path: Path, server: str = NOBODY, *, context: str = "default", **cluster: Any) -> Path:
@@ -48,7 +48,7 @@ def kubeconfig(path: Path, server: str = NOBODY, *, context: str = "default", **
 
 
 def config(folder: Path, access: Path | None = None, **fields: Any) -> str:
-    """The argument for a configuration whose kubeconfig is `access` (by default one that nobody answers)."""
+    """The argument for a configuration whose kubeconfig is `access` (by default one whose server does not answer)."""
     access = access or kubeconfig(folder / "kubeconfig")
     path = folder / "config.conf"
     path.write_text(
@@ -66,7 +66,7 @@ def argv(*arguments: str) -> tuple[str, ...]:
 
 
 def ends(netns: NetNs, *arguments: str, under: tuple[str, ...] = ()) -> str:
-    """It ends with 1 and no rule; gives its last sentence. `under` goes before its command line."""
+    """Runs a command that must exit with 1 and leave no rule. Returns its last sentence. `under` precedes its argv."""
     done = netns.run(*under, *argv(*arguments), check=False)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +101,7 @@ def get(netns: NetNs, path: str, port: int = 10256) -> tuple[int, str]:
 
 
 def readiness(netns: NetNs) -> tuple[int, str]:
-    """`/readyz`: its status, and its reasons as text; asked again while nobody listens yet."""
+    """`/readyz`: its status, and its reasons as text; asked again until it listens."""
     found: list[tuple[int, str]] = []
 
     def asked() -> bool:
@@ -218,7 +218,7 @@ def test_a_name_that_resolves_to_nothing(netns: NetNs, tmp_path: Path) -> None:
 
 @contextmanager
 def tls_server(netns: NetNs, pair: Any) -> Iterator[int]:
-    """Accepts, shakes hands and hangs up; gives its port."""
+    """Accepts, shakes hands and hangs up. Yields its port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.cert, pair.key)
     listening = netns.call(lambda: socket.create_server(("127.0.0.1", 0)))

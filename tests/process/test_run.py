@@ -171,7 +171,7 @@ def test_once_tells_by_its_exit_code(netns: NetNs, folder: Path) -> None:
     assert again.returncode == 0
     assert '"Synced"' not in again.stderr
     assert again.stderr.count("the kernel had everything already") == 2, "nothing is written, and it says so"
-    # A foreign table lock that nobody gives back: legacy waits for it and then says so.
+    # A foreign table lock that is never released: legacy waits for it and then says so.
     lock = netns.popen(("flock", "-o", "/run/xtables.lock", "sleep", "60"), start_new_session=True)
     try:
         eventually(lambda: netns.run("flock", "-n", "/run/xtables.lock", "true", check=False).returncode)

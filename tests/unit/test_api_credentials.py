@@ -405,7 +405,7 @@ def test_a_plugins_credential_is_renewed_before_it_expires_and_after_a_401() -> 
     assert [bearer(credentials), bearer(credentials)] == ["Bearer t1"] * 2
     clock.now += 539
     assert bearer(credentials) == "Bearer t1"
-    wall.now -= 3600  # somebody sets the clock back: nothing is delayed
+    wall.now -= 3600  # the clock is set back: nothing is delayed
     clock.now += 2
     assert bearer(credentials) == "Bearer t2"
     clock.now += 545

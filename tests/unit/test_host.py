@@ -58,7 +58,7 @@ def values(root: Path) -> dict[str, str]:
         (32768, 131072, 256, 1048576),
         (0, 131072, 8, 0),  # off, with its floor
         (1, 0, 3, 3),
-        (32768, 2_000_000, 4, 2_000_000),  # a floor somebody wrote down is no multiple of anything
+        (32768, 2_000_000, 4, 2_000_000),  # a configured minimum is not multiplied
         (32768, 2_000_000, 64, 1048576),  # as kube-proxy: the limit first
     ],
 )
@@ -94,7 +94,7 @@ def test_the_second_time_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_what_is_larger_stays(tmp_path: Path) -> None:
-    """Size and buckets are the whole host's; somebody else asked for more."""
+    """Size and buckets are the whole host's: larger ones are another program's setting."""
     larger = FRESH | {MAX: "5000000", kernel_settings.HASHSIZE: "400000"}
     root = make(tmp_path, larger)
     kernel_settings.prepare(Settings(), root)

@@ -88,7 +88,7 @@ def test_letters(level: int, letter: str) -> None:
 
 
 def test_json_has_stocks_keys_in_stocks_order() -> None:
-    """Recorded: {"ts":1795471110631.315,"caller":"app/server.go:256","msg":"…","err":"…"}; `v` where it is no error."""
+    """Recorded: {"ts":1795471110631.315,"caller":"app/server.go:256","msg":"…","err":"…"}; `v` unless an error."""
     bad = record("It failed", logging.ERROR, zone="a", err="no route")
     bad.created = 1795471110.631315
     assert JsonFormatter().format(bad) == (

@@ -61,7 +61,7 @@ def test_a_sync(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs.submit(lists("10.128.1.11"))
     kernel.fail_next(FailureKind.KERNEL)
     assert not asyncio.run(syncs.sync()).ok
-    # By the size of what there is or of what arrived, which nobody knows beforehand.
+    # By the size of the state or of what arrived, which is not known beforehand.
     assert watched.threaded - {"commit", "abandon"} == {"replace", "observe", "plan", "conntrack_view"}
     assert watched.inline - {"commit", "abandon"} == {"take_change_triggers", "rule_reader", "facts"}
     assert {"commit", "abandon"} <= (watched.threaded if large else watched.inline)

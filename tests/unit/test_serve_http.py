@@ -255,7 +255,7 @@ def test_profiling_looks_inside_and_leaves_nothing_on(loop: str) -> None:
     on_port(loop, Daemon().admin_port(profiling=True), scenario)
 
 
-# ---------------------------------------------------------------- strangers
+# ---------------------------------------------------------------- misbehaving clients
 
 
 def echo(limits: Limits, body: bytes = b"ok") -> Listener:

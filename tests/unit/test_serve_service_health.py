@@ -28,7 +28,7 @@ class Check:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now."""
+    """Returns ports that are free now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [sock.getsockname()[1] for sock in sockets]
     for sock in sockets:

@@ -203,7 +203,7 @@ def test_a_change_is_timed_from_its_arrival_to_its_confirmation() -> None:
     report = bench.sync()
     assert report.change_seconds == {"ipv4": 1.0}
     assert ("wait", "ipv6") not in report.stages
-    # A look at the kernel that finds nothing is no change.
+    # A read-back that finds nothing to do does not count as a change.
     bench.loop.recheck("ipv4")
     assert bench.sync().change_seconds == {}
 

@@ -71,7 +71,7 @@ def request(
     tls: ssl.SSLContext | None = None,
     seconds: float = SECONDS,
 ) -> Reply:
-    """One request on a connection of its own, made inside the namespace. Raises `OSError` when nobody answers."""
+    """Sends one request on a connection of its own from inside the namespace. Raises `OSError` without an answer."""
     connection = http.client.HTTPConnection(host, port, timeout=seconds)
     plain = netns.call(lambda: socket.create_connection((host, port), seconds))
     try:
@@ -148,7 +148,7 @@ class Api:
         return dict(self.call("PATCH", path, change, content=content))
 
     def delete(self, kind: str, name: str, namespace: str | None = None, *, grace: int | None = 0) -> None:
-        """No complaint where there is none. A Pod with `grace` > 0 stays, terminating: nobody here ends it."""
+        """Deletes an object if it exists. A Pod with `grace` > 0 stays terminating: no kubelet ends it."""
         body = {} if grace is None else {"gracePeriodSeconds": grace}
         try:
             self.call("DELETE", _path(kind, name, namespace), body)

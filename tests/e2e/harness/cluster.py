@@ -142,7 +142,7 @@ class Cluster:
 
     @contextmanager
     def api_server_paused(self) -> Iterator[None]:
-        """Frozen (SIGSTOP) inside: connections are accepted by the kernel, nobody answers."""
+        """Freezes the API server (SIGSTOP): the kernel accepts connections, and no request is answered."""
         assert self.api_server is not None
         self.api_server.child.send_signal(signal.SIGSTOP)
         try:
@@ -279,7 +279,7 @@ class Cluster:
             "--listen-peer-urls=http://127.0.0.1:2380",
             "--initial-advertise-peer-urls=http://127.0.0.1:2380",
             "--initial-cluster=e2e=http://127.0.0.1:2380",
-            # Nobody needs this data after a power cut.
+            # This data need not survive a power cut.
             "--unsafe-no-fsync",
             "--log-level=warn",
         )

@@ -37,7 +37,7 @@ FIRST_POD = 10
 
 @dataclass(slots=True)
 class NodeHost(Host):
-    """A node's namespace and the addresses it gives out."""
+    """A node's namespace and the Pod addresses that it assigns."""
 
     number: int = 0
     pods: int = 0

@@ -112,7 +112,7 @@ class FaultyProxy:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Nobody listens inside: connections are refused, running ones break."""
+        """Closes the listener and all connections inside: new ones are refused."""
         self._do(self._unlisten())
         try:
             yield

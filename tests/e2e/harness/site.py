@@ -64,7 +64,7 @@ class Site:
 
     @property
     def outside(self) -> Host:
-        """A host that is no node; it sends service addresses to `node`."""
+        """A host outside the cluster. It routes service addresses to `node`."""
         return self.cluster.fabric.outside
 
 

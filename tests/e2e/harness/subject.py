@@ -114,7 +114,7 @@ class Proxy:
             self.process.kill()
 
     def http(self, path: str, port: int = METRICS, *, host: str = "127.0.0.1") -> Reply:
-        """From the node itself. Raises `OSError` while nobody listens."""
+        """Sends a request from the node itself. Raises `OSError` while nothing listens."""
         return request(self.node.netns, host, port, path)
 
     def metrics(self) -> dict[str, float]:
@@ -157,7 +157,7 @@ def rules(node: NodeHost, backend: str, family: str = "iptables") -> str:
 
 
 def leave_hint(node: NodeHost, backend: str) -> None:
-    """What kubelet leaves, so that everybody takes this backend. Idempotent."""
+    """Makes the chain that kubelet leaves, by which every proxy picks this backend. Idempotent."""
     for family in ("iptables", "ip6tables"):
         node.netns.run(f"{family}-{backend}", "-w", "5", "-t", "mangle", "-N", HINT, check=False)
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def eventually(
     probe: Callable[[], T | None], complaint: Callable[[], str] | str, *, seconds: float = PATIENCE, every: float = 0.05
 ) -> T:
-    """What `probe` gives once it is truthy; `AssertionError` with the complaint and the last assertion seen."""
+    """Returns the first truthy value of `probe`. Raises `AssertionError` with the complaint and the last assertion."""
     end = time.monotonic() + seconds
     last = ""
     while True:
