@@ -21,7 +21,7 @@ from ferrule.serve.health import health_handler
 from ferrule.serve.http import Answer, Limits, Question
 from ferrule.serve.listener import Endpoint, Listener, ListenError, open_socket
 from ferrule.serve.profiling import profiling_handler
-from ferrule.testing.waiting import until
+from ferrule.testing.waiting import soon, until
 from tests.http_client import Reply, ask, parse, run_on, running
 
 STOCK = Path(__file__).parent.parent / "data" / "stock"
@@ -283,8 +283,10 @@ async def at_end(reader: asyncio.StreamReader) -> bytes:
         b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 5000 + b"\r\n\r\n",
         b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(100)) + b"\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n",
     ],
-    ids=["tls", "long header", "long path", "many headers"],
+    ids=["tls", "long header", "long path", "many headers", "no path", "a tunnel"],
 )
 def test_nonsense_gets_400_the_door_and_no_log_line(
     loop: str, request_bytes: bytes, caplog: pytest.LogCaptureFixture
@@ -317,6 +319,59 @@ def test_only_reading_is_allowed_and_a_body_is_not_waited_for(loop: str) -> None
         writer.close()
 
     on_port(loop, echo(Limits()), scenario)
+
+
+@pytest.mark.parametrize("expected", ["100-continue", "something"])
+def test_an_expectation_changes_nothing(loop: str, expected: str) -> None:
+    async def scenario(port: int) -> None:
+        reply = await ask(port, "/", headers=f"Expect: {expected}\r\n")
+        assert (reply.status, reply.body) == (200, b"ok")
+
+    on_port(loop, echo(Limits()), scenario)
+
+
+def test_a_malformed_request_behind_a_good_one_gets_an_answer_of_its_own(loop: str) -> None:
+    async def scenario(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert await reader.readexactly(2) == b"ok"
+        writer.write(b"nonsense\r\n\r\n")
+        reply = parse(await at_end(reader))
+        assert (reply.status, reply.body) == (400, b"400 Bad Request")
+        writer.close()
+
+    on_port(loop, echo(Limits()), scenario)
+
+
+def test_an_empty_answer_has_a_head(loop: str) -> None:
+    async def scenario(port: int) -> None:
+        reply = await ask(port)
+        assert (reply.status, reply.headers["Content-Length"], reply.body) == (200, "0", b"")
+
+    on_port(loop, echo(Limits(), b""), scenario)
+
+
+def test_a_client_that_leaves_ends_its_handler(loop: str) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(_: Question) -> Answer:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return Answer(b"")
+
+    async def scenario(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await started.wait()
+        writer.close()
+        await soon(ended.wait())
+
+    on_port(loop, Listener("test", LOCAL, handle), scenario)
 
 
 def test_a_connection_is_used_again(loop: str) -> None:
@@ -355,7 +410,7 @@ def test_a_client_that_does_not_read_is_given_up(loop: str) -> None:
             await until(lambda: len(pool) == 0)
 
     listener = echo(Limits(response_seconds=0.2), b"x" * (8 << 20))
-    pool = listener._service._connections
+    pool = listener._http.connections
     on_port(loop, listener, scenario)
 
 
@@ -371,7 +426,7 @@ def test_at_the_limit_the_oldest_connection_goes_and_probes_are_answered(loop: s
             writer.close()
 
     listener = echo(Limits(connections=8))
-    pool = listener._service._connections
+    pool = listener._http.connections
     on_port(loop, listener, scenario)
 
 

@@ -1,9 +1,8 @@
-"""A small HTTP server on aiohttp's low level: questions in, answers out, strangers kept in bounds.
+"""A small HTTP server on `aiohttp.web` with limits on connections, header size and idle time.
 
-Anybody in the cluster's network can reach the health ports, so: few and short headers, a limit of connections at which
-the oldest one goes, a time limit for idle and for slow clients, and no line in the log that a client could cause at
-will. Why the low level: `aiohttp.web` with its application, routes and static files costs 1.3 MB of memory more than
-the three modules used here, for four fixed paths.
+Any client in the cluster's network can reach the health ports, so: few and short headers, a limit of connections at
+which the oldest one ends, a time limit for idle and for slow clients, and no line in the log that a client could cause
+at will.
 """
 
 from __future__ import annotations
@@ -11,23 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
-from aiohttp import hdrs
-from aiohttp.web_protocol import RequestHandler
-from aiohttp.web_request import BaseRequest
-from aiohttp.web_response import Response, StreamResponse
-from aiohttp.web_server import Server
+from aiohttp import hdrs, web
 
 from ferrule.observe.logs import kv
-
-if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.streams import StreamReader
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +66,13 @@ NOT_FOUND = Answer(b"404 page not found\n", status=404)
 
 _NOT_ALLOWED = Answer(b"Method Not Allowed\n", status=405, headers={hdrs.ALLOW: "GET, HEAD"})
 _FAILED = Answer(b"500 Internal Server Error\n", status=500)
+_MALFORMED = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\n"
+    b"Connection: close\r\n\r\n400 Bad Request"
+)
+
+SHUTDOWN_SECONDS = 0.1
+"""For handlers that were cancelled with their connection."""
 
 
 class Connections:
@@ -101,114 +97,174 @@ class Connections:
         """It is closed."""
         self._open.pop(transport, None)
 
-
-class HttpServer(Server):
-    """A protocol factory for `loop.create_server`."""
-
-    def __init__(self, handler: Handler, limits: Limits, connections: Connections) -> None:
-        super().__init__(
-            self._answer,
-            request_factory=self._request,
-            keepalive_timeout=limits.idle_seconds,
-            lingering_time=0,
-            max_line_size=limits.line_bytes,
-            max_field_size=limits.line_bytes,
-            max_headers=limits.headers,
-            access_log=None,
-            logger=log,
-        )
-        self._handler = handler
-        self._limits = limits
-        self._pool = connections
-        self._transports: dict[RequestHandler, asyncio.Transport] = {}
-
-    def __call__(self) -> RequestHandler:
-        """A protocol for one connection."""
-        return _Protocol(self, loop=self._loop, **self._kwargs)
-
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Counted from the first moment on, before it said a word."""
-        super().connection_made(handler, transport)
-        self._transports[handler] = transport
-        self._pool.add(transport)
-
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Not counted any more."""
-        super().connection_lost(handler, exc)
-        transport = self._transports.pop(handler, None)
-        if transport is not None:
-            self._pool.remove(transport)
-
     def cut(self) -> None:
         """End every connection now."""
-        for transport in list(self._transports.values()):
+        for transport in list(self._open):
             transport.abort()
 
-    def _request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> BaseRequest:
-        return _Request(message, payload, protocol, writer, task, self._loop)
 
-    async def _answer(self, request: BaseRequest) -> StreamResponse:
+class HttpServer:
+    """Answers on any number of sockets, each with a handler of its own, all of them within one set of limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.connections = Connections(limits.connections)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Makes ready for `protocol`. A second call does nothing."""
+        if self._runner is not None:
+            return
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer, expect_handler=_go_on)
+        app.on_response_prepare.append(_without_banner)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_connection_log(),
+            handler_cancellation=True,
+            keepalive_timeout=self.limits.idle_seconds,
+            lingering_time=0,
+            max_line_size=self.limits.line_bytes,
+            max_field_size=self.limits.line_bytes,
+            max_headers=self.limits.headers,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        await runner.setup()
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Ends what `start` began, and every connection."""
+        runner, self._runner = self._runner, None
+        self.connections.cut()
+        if runner is not None:
+            await runner.cleanup()
+
+    def protocol(self, handler: Handler, transports: set[asyncio.Transport]) -> asyncio.Protocol:
+        """A protocol for one connection, whose transport is in `transports` while it is open."""
+        if self._runner is None or self._runner.server is None:
+            raise RuntimeError("not started")
+        return _Connection(self._runner.server(), handler, self.connections, transports)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        transport = cast("_Transport | None", request.transport)
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
         answer = _NOT_ALLOWED
         if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
             try:
-                answer = await self._handler(_question(request))
+                answer = await transport.handler(_question(request))
             except Exception:
                 log.exception("Cannot answer", extra=kv(path=request.path))
                 answer = _FAILED
-        response = Response(
+        response = web.Response(
             status=answer.status,
             body=answer.body,
             headers={hdrs.CONTENT_TYPE: answer.content_type, "X-Content-Type-Options": "nosniff", **answer.headers},
         )
         # Written here and not by aiohttp afterwards: only so can a client that does not read be given up.
+        transport.answering = True
         try:
-            async with asyncio.timeout(self._limits.response_seconds):
+            async with asyncio.timeout(self.limits.response_seconds):
                 await response.prepare(request)
                 await response.write_eof()
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+            transport.abort()
             raise ConnectionResetError("the client took too long to read") from None
+        finally:
+            transport.answering = False
         return response
 
 
-class _Request(BaseRequest):
-    """Answers do not say what they are made of: no banner, as with kube-proxy."""
-
-    async def _prepare_hook(self, response: StreamResponse) -> None:
-        response.headers.popall(hdrs.SERVER, None)
+async def _without_banner(_: web.Request, response: web.StreamResponse) -> None:
+    """Answers do not say what they are made of, as with kube-proxy."""
+    response.headers.popall(hdrs.SERVER, None)
 
 
-class _Protocol(RequestHandler):
-    """Nonsense is answered and not logged: a port scan must not fill a node's disk."""
-
-    def handle_error(
-        self,
-        request: BaseRequest,  # noqa: ARG002 - aiohttp's signature
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> StreamResponse:
-        """`message` quotes the client; it gets Go's words instead."""
-        log.debug("Bad request", extra=kv(status=status, err=repr(exc), detail=message))
-        text = f"{status} {HTTPStatus(status).phrase}"
-        response = Response(status=status, body=text.encode(), headers={hdrs.CONTENT_TYPE: TEXT})
-        response.force_close()
-        return response
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Whatever of a connection fails concerns that connection only."""
-        log.debug("Connection failed", extra=kv(detail=[str(arg) for arg in args], err=repr(kw.get("exc_info"))))
+async def _go_on(_: web.Request) -> None:
+    """`Expect: 100-continue` is answered like any other request: bodies are never read."""
 
 
-def _question(request: BaseRequest) -> Question:
+def _connection_log() -> logging.Logger:
+    """aiohttp's log of failed connections and malformed requests, at debug level: a port scan must not fill a disk."""
+
+    def demote(record: logging.LogRecord) -> bool:
+        record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+        return log.isEnabledFor(logging.DEBUG)
+
+    logger = logging.getLogger(f"{__name__}.connections")
+    if not logger.filters:
+        logger.addFilter(demote)
+    return logger
+
+
+class _Transport:
+    """The transport as aiohttp sees it. Only answers of a handler pass.
+
+    aiohttp answers a malformed request by itself: with its name and version, and with a quotation of the request. Go's
+    words are sent instead, and the connection ends.
+    """
+
+    def __init__(self, transport: asyncio.Transport, handler: Handler) -> None:
+        self._transport = transport
+        self.handler = handler
+        self.answering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends an answer, or ends the connection."""
+        if self.answering:
+            self._transport.write(data)
+        elif not self._transport.is_closing():
+            log.debug("Bad request", extra=kv(peer=self._transport.get_extra_info("peername")))
+            self._transport.write(_MALFORMED)
+            self._transport.close()
+
+    def writelines(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Like `write`, all at once."""
+        self.write(b"".join(parts))
+
+
+class _Connection(asyncio.Protocol):
+    """Counts a connection from its first moment on, before a byte of it came, and hands everything on to aiohttp."""
+
+    def __init__(
+        self, inner: asyncio.Protocol, handler: Handler, pool: Connections, transports: set[asyncio.Transport]
+    ) -> None:
+        self._inner = inner
+        self._handler = handler
+        self._pool = pool
+        self._transports = transports
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transports.add(self._transport)
+        self._pool.add(self._transport)
+        self._inner.connection_made(cast("asyncio.Transport", _Transport(self._transport, self._handler)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._transports.discard(self._transport)
+            self._pool.remove(self._transport)
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+def _question(request: web.Request) -> Question:
     query: dict[str, tuple[str, ...]] = {}
     with contextlib.suppress(ValueError):
         for key, value in request.query.items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ferrule.errors import FerruleError
 from ferrule.observe.logs import kv
-from ferrule.serve.http import Connections, Handler, HttpServer, Limits
+from ferrule.serve.http import Handler, HttpServer, Limits
 
 log = logging.getLogger(__name__)
 
@@ -108,22 +108,21 @@ def reason(error: OSError) -> str:
 class Service:
     """Servers for one handler on several addresses of one port: all of them, or none."""
 
-    def __init__(self, handler: Handler, limits: Limits, connections: Connections) -> None:
+    def __init__(self, handler: Handler, http: HttpServer) -> None:
         self._handler = handler
-        self._limits = limits
-        self._connections = connections
+        self._http = http
         self._listening: list[asyncio.Server] = []
-        self._http: HttpServer | None = None
+        self._transports: set[asyncio.Transport] = set()
 
     async def open(self, endpoints: Sequence[Endpoint]) -> None:
         """Starts to listen. Raises `OSError`; then no address listens."""
         loop = asyncio.get_running_loop()
-        self._http = HttpServer(self._handler, self._limits, self._connections)
+        await self._http.start()
         try:
             for endpoint in endpoints:
-                sock = open_socket(endpoint, self._limits)
+                sock = open_socket(endpoint, self._http.limits)
                 try:
-                    self._listening.append(await loop.create_server(self._http, sock=sock, backlog=BACKLOG))
+                    self._listening.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
                 except BaseException:
                     sock.close()
                     raise
@@ -131,14 +130,16 @@ class Service:
             self.close()
             raise
 
+    def _protocol(self) -> asyncio.Protocol:
+        return self._http.protocol(self._handler, self._transports)
+
     def close(self) -> None:
         """Stops listening and closes open connections immediately, because no client needs to finish."""
         for server in self._listening:
             server.close()
         self._listening.clear()
-        if self._http is not None:
-            self._http.cut()
-            self._http = None
+        for transport in list(self._transports):
+            transport.abort()
 
     @property
     def ports(self) -> list[int]:
@@ -161,13 +162,13 @@ class Listener:
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         """`name` is used in logs. `on_state` receives the reason why the port does not listen, None once it does."""
-        limits = limits or Limits()
         self._name = name
         self._endpoint = endpoint
         self._hard_fail = hard_fail
         self._on_state = on_state
         self._retry_seconds = retry_seconds
-        self._service = Service(handler, limits, Connections(limits.connections))
+        self._http = HttpServer(limits or Limits())
+        self._service = Service(handler, self._http)
 
     @property
     def ports(self) -> list[int]:
@@ -181,6 +182,7 @@ class Listener:
             await asyncio.Event().wait()
         finally:
             self._service.close()
+            await self._http.stop()
 
     async def _open(self) -> None:
         said = None

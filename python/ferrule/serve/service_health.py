@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from ferrule.observe.health import FAMILY_NAMES
 from ferrule.observe.logs import kv
-from ferrule.serve.http import JSON, Answer, Connections, Handler, Limits, Question
+from ferrule.serve.http import JSON, Answer, Handler, HttpServer, Limits, Question
 from ferrule.serve.listener import RETRY_SECONDS, Endpoint, Service, reason
 from ferrule.types import FAMILIES, Family
 
@@ -94,9 +94,8 @@ class ServiceHealthServers:
         self._proxy_healthy = proxy_healthy
         self._on_failure = on_failure
         self._on_counts = on_counts
-        self._limits = limits
         self._retry_seconds = retry_seconds
-        self._connections = Connections(limits.connections)
+        self._http = HttpServer(limits)
         self._addresses: dict[Family, tuple[str, ...]] = {family: (WILDCARD[family],) for family in FAMILIES}
         self._wanted: dict[Key, HealthCheck] = {}
         self._ports: dict[Key, _Port] = {}
@@ -137,6 +136,7 @@ class ServiceHealthServers:
             for port in self._ports.values():
                 port.service.close()
             self._ports.clear()
+            await self._http.stop()
 
     async def _reconcile(self) -> None:
         # Obsolete ports are closed before any is opened: a port may have moved from one Service to another.
@@ -152,7 +152,7 @@ class ServiceHealthServers:
         for key, check in sorted(self._wanted.items(), key=lambda item: item[0]):
             entry = self._ports.get(key)
             if entry is None:
-                service = Service(self._handler(key), self._limits, self._connections)
+                service = Service(self._handler(key), self._http)
                 entry = self._ports[key] = _Port(check.port, service)
             if entry.addresses is None:
                 await self._open(key, entry)
