@@ -1,7 +1,7 @@
-"""Remove everything that ferrule or kube-proxy wrote: both backends, both families, and nothing else.
+"""Removes the rules of ferrule and kube-proxy: both backends, both families, and nothing else.
 
-Works from what iptables-save prints, in which the engine recognises chains by name. Needs no cluster, goes on after
-errors and reports them all. Run twice, the second time finds nothing.
+Uses the output of iptables-save, in which the engine recognises chains by name. Needs no cluster, continues after
+errors and reports all of them. A second run finds nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ferrule.types import FAMILIES, Backend, Family
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was taken out of one table."""
+    """What was removed from one table."""
 
     backend: Backend
     family: Family
@@ -30,14 +30,14 @@ class Removed:
 
 @dataclass(slots=True)
 class CleanupReport:
-    """What was removed and what could not be."""
+    """What was removed, and what could not be removed."""
 
     removed: list[Removed] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 async def cleanup(runner: Runner, backends: Iterable[Backend] = tuple(Backend)) -> CleanupReport:
-    """Remove our rules. Never raises `DataplaneError`: what went wrong is in the report."""
+    """Removes ferrule's rules. Never raises `DataplaneError`: the report contains failures."""
     report = CleanupReport()
     for backend in backends:
         for family in FAMILIES:
@@ -49,11 +49,11 @@ async def _clean(plane: IptablesDataplane, report: CleanupReport) -> None:
     try:
         saved = await plane.save()
     except DataplaneError as error:
-        # Where a tool is not installed, nothing can have been written with it.
+        # Without the tool, no rules can have been written with it.
         if error.kind is not FailureKind.MISSING:
             report.problems.append(str(error))
         return
-    # Beside a running daemon: a save of a large cluster is tens of megabytes.
+    # In a thread, because a daemon may be running: a save of a large cluster is tens of megabytes.
     for removal in await asyncio.to_thread(removals, saved):
         where = f"{plane.tool()} -t {removal.table}"
         for chain, rule in removal.held:

@@ -1,8 +1,8 @@
-"""Tells whether a file is open for writing, so that a half-written file is not read as a finished one.
+"""Determines whether a file is open for writing, so that a half-written file is not read as a finished one.
 
-The kernel grants a read lease only on a file that no process has open for writing, writable mappings included. Asking
-for one and returning it at once is therefore an answer that does not depend on how long a writer pauses. inotify's
-close-after-write event says the same only to who was watching when the writer began. Source: fcntl(2), F_SETLEASE.
+The kernel grants a read lease only on a file that no process has open for writing, writable mappings included. Taking
+and releasing one is therefore a check that does not depend on how long a writer pauses. inotify's close-after-write
+event reaches only processes that watched when the writer began. Source: fcntl(2), F_SETLEASE.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import signal
 
 
 def open_for_writing(descriptor: int) -> bool | None:
-    """Returns whether any process has the file open for writing; None where the kernel cannot tell.
+    """Returns whether any process has the file open for writing; None if the kernel cannot tell.
 
-    `descriptor` must be open for reading only. It cannot be told on file systems without leases (NFS, FUSE) and for
+    `descriptor` must be open for reading only. The result is unknown on file systems without leases (NFS, FUSE) and for
     files of another user without CAP_LEASE.
     """
     try:
-        # A writer that opens the file while the lease is held is announced by a signal: by one whose default is to be
-        # ignored, instead of SIGIO, whose default ends the process.
+        # A writer that opens the file while the lease is held causes a signal. One that is ignored by default is chosen
+        # instead of SIGIO, whose default ends the process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -33,7 +33,7 @@ def open_for_writing(descriptor: int) -> bool | None:
 def read_with_writers(path: str | os.PathLike[str]) -> tuple[os.stat_result, bytes, bool | None]:
     """Returns a regular file's status and content, and whether it was open for writing just after it was read.
 
-    Raises `OSError`, also for what is not a regular file.
+    Raises `OSError`, also if it is not a regular file.
     """
     # Not blocking: a FIFO in a folder of manifests must not stop the reader.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""`ferrule render`: the whole restore text for manifests, without a kernel, a right or a cluster."""
+"""`ferrule render`: prints the restore text for manifests, without a kernel, privileges or a cluster."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from ferrule.types import FAMILIES, KINDS, Family
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Text a family, and what was wrong with the input."""
+    """Restore text by family, and the problems of the input."""
 
     texts: dict[Family, bytes]
     complaints: tuple[Complaint, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
-    """What is valid and probably not meant."""
+    """Warnings about input that is valid but probably a mistake."""
 
 
 def render(paths: Sequence[str], settings: Settings, node_name: str, families: Sequence[Family] = FAMILIES) -> Rendered:
-    """`paths` are files, folders or `-` for standard input. Raises `InputError` for one that does not exist.
+    """Renders manifests. `paths` are files, folders or `-` for standard input. Raises `InputError` for a missing one.
 
-    The node's addresses come from its Node manifest; the kernel is taken to be a current one with nfacct.
+    The node's addresses come from its Node manifest; a current kernel with nfacct is assumed.
     """
     manifests, complaints = _gather(paths)
     facts = HostFacts(
@@ -104,7 +104,7 @@ def _node_address(entry: object) -> str | None:
 
 
 def require_families(value: str | None) -> Sequence[Family]:
-    """`--family` as given; both when it was not."""
+    """Returns the families of `--family`; both without it."""
     if value is None:
         return FAMILIES
     for family in FAMILIES:

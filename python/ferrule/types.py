@@ -1,4 +1,4 @@
-"""Names shared by every layer. Data only: nothing here opens, runs or waits for anything."""
+"""Types that all layers share. Data only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ KINDS: tuple[Kind, Kind, Kind] = ("Service", "EndpointSlice", "Node")
 
 
 class Backend(enum.Enum):
-    """Which half of the kernel iptables talks to. Never both: two active rule sets shadow each other."""
+    """The iptables backend. Only one is used: two active rule sets shadow each other."""
 
     NFT = "nft"
     LEGACY = "legacy"
 
 
 class Stage(enum.StrEnum):
-    """Parts of a change's way whose time is told apart."""
+    """The stages of a change whose duration is measured separately."""
 
     INGEST = "ingest"
-    """Decoding a batch: nobody's family."""
+    """Decoding a batch; belongs to no family."""
     WAIT = "wait"
-    """From the arrival of the first change that the family's rules lack to the beginning of the family's sync."""
+    """From the arrival of the first change that is not in the family's rules to the start of the family's sync."""
     OBSERVE = "observe"
     """Reading the kernel's rules back."""
     PLAN = "plan"

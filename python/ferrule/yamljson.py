@@ -1,8 +1,8 @@
-"""YAML read as what it stands for in a cluster: JSON.
+"""Decodes YAML with JSON's data model.
 
-YAML 1.1's surprises are left out: `on`, `yes` and `2024-01-01` stay text, `010` stays text (and is then refused where a
-number belongs, instead of silently becoming 8). Keys are strings; a key given twice is noticed, because the reader of
-the file sees one value and the parser another. JSON is YAML, and `load_json` reads it several times as fast.
+YAML 1.1's implicit types are not used: `on`, `yes` and `2024-01-01` stay text, `010` stays text (and is rejected where
+a number is expected, instead of silently becoming 8). Keys are strings; a repeated key is reported, because a human
+reader sees one value and the parser another. JSON is YAML, and `load_json` decodes it several times as fast.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import orjson
 import yaml
 
 EXPANDED_LIMIT = 2_000_000
-"""Values in one document after its aliases are expanded. A few lines of nested aliases would otherwise be gigabytes."""
+"""Maximum number of values in one document after expansion of aliases. A few lines of nested aliases would otherwise
+expand to gigabytes."""
 
 
 class YamlError(Exception):
-    """A document that cannot be read. `line` counts from 1; None where the parser does not say."""
+    """A document that cannot be decoded. `line` counts from 1; None if the parser does not report it."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason if line is None else f"line {line}: {reason}")
@@ -38,7 +39,7 @@ class _Loader(yaml.CSafeLoader):
         self.repeated: list[str] = []
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Like the parent's, but keys must be strings, and a repeated key is recorded."""
+        """Like the base class, but keys must be strings, and repeated keys are recorded."""
         if isinstance(node, yaml.MappingNode):
             own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             for index, (key, _) in enumerate(node.value):
@@ -66,7 +67,7 @@ for _tag, _pattern, _first in (
 
 
 def load_all(data: bytes) -> Iterator[tuple[Any, list[str]]]:
-    """Each document with the keys it repeats. Raises `YamlError` at the first document that cannot be read."""
+    """Yields each document with its repeated keys. Raises `YamlError` at the first document that cannot be decoded."""
     try:
         loader = _Loader(data)
     except (yaml.YAMLError, UnicodeError) as error:
@@ -84,12 +85,12 @@ def load_all(data: bytes) -> Iterator[tuple[Any, list[str]]]:
 
 
 def looks_like_json(data: bytes) -> bool:
-    """Whether `load_json` is worth a try: the first character opens an object or an array."""
+    """Returns whether the data may be JSON: the first character opens an object or an array."""
     return data[:256].lstrip()[:1] in (b"{", b"[")
 
 
 def load_json(data: bytes) -> tuple[Any, list[str]]:
-    """A JSON document with the keys it repeats. Raises `YamlError`."""
+    """Returns a JSON document with its repeated keys. Raises `YamlError`."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -102,7 +103,7 @@ def load_json(data: bytes) -> tuple[Any, list[str]]:
             repeated.extend(key for index, key in enumerate(keys) if key in keys[:index])
 
     try:
-        # orjson keeps the last of repeated keys without a word. The values are of no interest here.
+        # orjson silently keeps the last of repeated keys. The values do not matter here.
         json.loads(data, object_pairs_hook=look)
     except (ValueError, RecursionError) as error:
         raise YamlError("not JSON: nested too deeply, or a number with too many digits") from error
@@ -110,7 +111,7 @@ def load_json(data: bytes) -> tuple[Any, list[str]]:
 
 
 def load_first(data: bytes) -> tuple[Any, list[str]]:
-    """The first document; None where there is none. Later ones are ignored, as kube-proxy does."""
+    """Returns the first document; None if there is none. Later ones are ignored, as in kube-proxy."""
     for document, repeated in load_all(data):
         return document, repeated
     return None, []

@@ -348,7 +348,7 @@ def test_no_iptables(netns: NetNs, tmp_path: Path) -> None:
 
 def test_no_right_to_change_rules(netns: NetNs, tmp_path: Path) -> None:
     said = ends(netns, config(tmp_path), under=("setpriv", "--bounding-set=-net_admin"))
-    assert "no right to change rules here" in said
+    assert "no permission to change rules here" in said
     assert "CAP_NET_ADMIN" in said
 
 

@@ -68,4 +68,4 @@ def test_legacy_without_net_raw_says_so(netns: NetNs) -> None:
     assert confined(netns, without, *command(SHOP, "--once", "--backend", "nft")).returncode == 0
     done = confined(netns, without, *command(SHOP, "--once", "--backend", "legacy"))
     assert done.returncode == 1
-    assert "no right to change rules here" in done.stderr
+    assert "no permission to change rules here" in done.stderr

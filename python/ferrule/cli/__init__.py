@@ -1,7 +1,8 @@
-"""Arguments → what to do. Imports of the heavy parts stay inside the commands, so that `--help` is quick.
+"""The command line. Heavy imports are inside the commands, so that `--help` is fast.
 
-`run` takes kube-proxy's flags in kube-proxy's syntax: `pflag` the syntax, `values` the types, `flags` the table,
-`settings` which of flag and file counts, `run` what is then done. The other commands are ours, and plain argparse.
+`run` accepts kube-proxy's flags in kube-proxy's syntax: `pflag` has the syntax, `values` the types, `flags` the table,
+`settings` the precedence of flags and file, `run` the actions. The other commands are not in kube-proxy and use
+argparse.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _epilog(*examples: _Example) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Returns the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="ferrule",
         allow_abbrev=False,
@@ -43,12 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
             _Example(
                 "ferrule render --manifests examples/shop", "print the rules for a folder of manifests; needs no rights"
             ),
-            _Example("ferrule run --manifests /etc/ferrule/manifests", "keep the kernel in step with that folder"),
+            _Example("ferrule run --manifests /etc/ferrule/manifests", "keep the kernel in sync with that folder"),
         ),
     )
     parser.add_argument("--version", action="store_true", help="print the version and end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("run", add_help=False, help="program the kernel and keep it in step, with kube-proxy's flags")
+    commands.add_parser("run", add_help=False, help="program the kernel and keep it in sync, with kube-proxy's flags")
     _render_parser(commands)
     _cleanup_parser(commands)
     version = commands.add_parser(
@@ -67,8 +68,8 @@ def _render_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "render",
         allow_abbrev=False,
         help="print the restore text for manifests",
-        description="Print what `iptables-restore --noflush` would be given on a fresh node. Needs no root and no "
-        "kernel. Bad input is reported on stderr and costs nobody else anything; the exit code is 1 if there was any.",
+        description="Print the input of `iptables-restore --noflush` for a fresh node. Needs no root and no "
+        "kernel. Invalid input is reported on stderr and affects no other object; the exit code is 1 if there was any.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_epilog(
             _Example(
@@ -94,11 +95,11 @@ def _cleanup_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
     clean = commands.add_parser(
         "cleanup",
         allow_abbrev=False,
-        help="remove every rule and chain of ours",
+        help="remove every rule and chain of ferrule",
         description="Remove what ferrule or kube-proxy wrote, in both backends and both families. Foreign chains and "
-        "kubelet's stay. Goes on after errors and lists them all; exit code 1 if there were any.",
+        "kubelet's stay. Continues after errors and lists them all; exit code 1 if there were any.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_epilog(_Example("ferrule cleanup", "after stopping ferrule for good")),
+        epilog=_epilog(_Example("ferrule cleanup", "after stopping ferrule permanently")),
     )
     clean.set_defaults(call=_cleanup)
 
@@ -111,7 +112,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def program() -> NoReturn:
-    """The process: `main`, then an end that waits for no worker thread. One may be in a write of many seconds."""
+    """Runs `main` and ends the process without waiting for worker threads, one of which may be in a long write."""
     leave(main())
 
 
@@ -162,7 +163,7 @@ def _advice(error: Exception) -> str:
             return f"{error.stderr or error}: install iptables (Debian: apt-get install iptables)"
         if error.kind is FailureKind.PERMISSION:
             rights = "run as root, or with CAP_NET_ADMIN, and CAP_NET_RAW for the legacy backend"
-            return f"no right to change rules here ({rights}): {error}"
+            return f"no permission to change rules here ({rights}): {error}"
     return str(error)
 
 

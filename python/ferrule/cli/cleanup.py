@@ -11,7 +11,7 @@ from ferrule.process.runner import Runner
 
 
 def cleanup() -> int:
-    """Remove all rules of ours and say what was done. 1 if something could not be removed; the rest was, then."""
+    """Removes all rules of ferrule and prints what was removed. Returns 1 if something could not be removed."""
     daemon = running()
     if daemon is not None:
         complain(f"warning: {daemon} is running in this network namespace and writes its rules again; stop it first")
@@ -19,7 +19,7 @@ def cleanup() -> int:
     for r in report.removed:
         print(f"{r.backend.value} {r.family} {r.table}: removed {r.chains} chains and {r.jumps} jumps to them")
     if not report.removed and not report.problems:
-        print("nothing of ours was there")
+        print("nothing to remove")
     for problem in report.problems:
         complain(problem)
     return 1 if report.problems else 0

@@ -1,6 +1,7 @@
-"""All flags of `ferrule run`: kube-proxy 1.37.2's own, with the same types and defaults, and a few of ours. Data only.
+"""All flags of `ferrule run`: kube-proxy 1.37.2's, with the same types and defaults, and a few additional ones. Data
+only.
 
-The order is that of `--help`. A flag without a path is no field of the configuration; run.py says what it does.
+The order is that of `--help`. A flag without a path does not set a configuration field; run.py handles it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from ferrule.cli import values as v
 from ferrule.cli.pflag import Flag
 
 GROUPS: dict[str, tuple[Flag, ...]] = {
-    "What to do": (
+    "Actions": (
         Flag("config", v.STRING, "", "configuration file; all flags marked * are then ignored"),
-        Flag("cleanup", v.BOOL, "", "remove all rules of ours, both backends and families, and end"),
+        Flag("cleanup", v.BOOL, "", "remove all rules of ferrule, both backends and families, and end"),
         Flag("init-only", v.BOOL, "", "do what needs full root, then end"),
         Flag("write-config-to", v.STRING, "", "write the configuration with all defaults to this file and end"),
         Flag("version", v.VERSION, "", "print the version and end; =raw for the whole build"),
     ),
-    "Ferrule's own": (
+    "Additional flags": (
         Flag("manifests", v.STRING, "", "follow this folder (or file) instead of the API"),
         Flag("once", v.BOOL, "", "with --manifests: one sync; exit 0 when all is in the kernel"),
         Flag("backend", v.choice("nft", "legacy"), "", "iptables backend (the one kubelet uses, else nft)"),
@@ -28,7 +29,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "kube-api-content-type",
             v.STRING,
             "application/vnd.kubernetes.protobuf",
-            "* JSON is spoken anyway",
+            "* ferrule always uses JSON",
             "client_connection.content_type",
         ),
         Flag("kube-api-qps", v.FLOAT32, "5", "* requests a second to the API server", "client_connection.qps"),
@@ -42,7 +43,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("feature-gates", v.STRING_BOOLS, "", "* A=true,B=false; kube-proxy's names", "feature_gates"),
     ),
     "Rules": (
-        Flag("proxy-mode", v.PROXY_MODE, "", "* iptables, or nothing, which means iptables", "mode"),
+        Flag("proxy-mode", v.PROXY_MODE, "", "* iptables, or empty, which means iptables", "mode"),
         Flag("cluster-cidr", v.STRING, "", "* the Pods' network, or one of each family", "cluster_cidr"),
         Flag(
             "detect-local-mode",
@@ -106,7 +107,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "show-hidden-metrics-for-version",
             v.STRING,
             "",
-            "* accepted; ferrule hides none",
+            "* accepted; ferrule hides no metrics",
             "show_hidden_metrics_for_version",
         ),
         Flag(
@@ -128,25 +129,25 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("v", v.LEVEL, "", "verbosity; 2 names every chain written", "logging.verbosity", short="v"),
         Flag("vmodule", v.VMODULE, "", "verbosity of single files: loop=4,dataplane/*=5", "logging.vmodule"),
         Flag("logging-format", v.STRING, "text", "text or json", "logging.format"),
-        Flag("log-flush-frequency", v.DURATION, "5s", "how long lines may wait", "logging.flush_frequency"),
+        Flag("log-flush-frequency", v.DURATION, "5s", "how long lines may be buffered", "logging.flush_frequency"),
         Flag(
             "log-text-split-stream",
             v.BOOL,
             "",
-            "information to stdout, the rest to stderr",
+            "information to stdout, all else to stderr",
             "logging.options.text.split_stream",
         ),
         Flag(
             "log-text-info-buffer-size",
             v.QUANTITY,
             "",
-            "bytes that may wait (4Ki)",
+            "bytes that may be buffered (4Ki)",
             "logging.options.text.info_buffer_size",
         ),
         Flag("log-json-split-stream", v.BOOL, "", "the same for json", "logging.options.json.split_stream"),
         Flag("log-json-info-buffer-size", v.QUANTITY, "", "the same for json", "logging.options.json.info_buffer_size"),
     ),
-    "Accepted for kube-proxy's sake, without effect": (
+    "Accepted for compatibility with kube-proxy, without effect": (
         Flag("ipvs-scheduler", v.STRING, "", "*", "ipvs.scheduler"),
         Flag("ipvs-sync-period", v.DURATION, "30s", "*"),
         Flag("ipvs-min-sync-period", v.DURATION, "1s", "*"),
@@ -161,7 +162,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
 FLAGS = {flag.name: flag for group in GROUPS.values() for flag in group}
 
 LOGGING = frozenset(flag.name for flag in GROUPS["Log"])
-OWN = frozenset(flag.name for flag in GROUPS["Ferrule's own"])
+OWN = frozenset(flag.name for flag in GROUPS["Additional flags"])
 
-BESIDE_A_FILE = LOGGING | OWN | {"hostname-override", "master"} | {flag.name for flag in GROUPS["What to do"]}
+BESIDE_A_FILE = LOGGING | OWN | {"hostname-override", "master"} | {flag.name for flag in GROUPS["Actions"]}
 """Flags that count although --config is given; `*` marks the others."""

@@ -11,7 +11,7 @@ WIDTH = 100
 _COLUMN = 50
 
 _ABOUT = (
-    "Keep this node's Service rules in step with the cluster, as kube-proxy does in iptables mode: same flags, same "
+    "Keep this node's Service rules in sync with the cluster, as kube-proxy does in iptables mode: same flags, same "
     "configuration file, same rules. Started under the name kube-proxy, the program is this command. SIGTERM and "
     "Ctrl-C end it and leave the rules in place."
 )
@@ -27,12 +27,12 @@ _EXAMPLES = (
         "no cluster: program a folder, exit 0 if all of it is in the kernel",
     ),
     ("ferrule run --write-config-to=config.yaml", "a file with every field and its default"),
-    ("ferrule run --cleanup", "after stopping for good: remove every rule of ours"),
+    ("ferrule run --cleanup", "after stopping permanently: remove every rule of ferrule"),
 )
 
 
 def run_help() -> str:
-    """The whole text."""
+    """Returns the whole text."""
     parts = ["usage: ferrule run [flags]\n", textwrap.fill(_ABOUT, WIDTH), "\nexamples:"]
     parts += [f"  {command}\n      {meaning}" for command, meaning in _EXAMPLES]
     parts += [

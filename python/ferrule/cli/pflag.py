@@ -1,8 +1,8 @@
-"""A command line in the syntax of kube-proxy's own parser (spf13/pflag). Pure.
+"""Parses a command line in the syntax of kube-proxy's parser (spf13/pflag). Pure.
 
-`--flag=value`, `--flag value`, `-v=2`, `-v 2`, `-v2`; a flag that means something alone (`--cleanup`) never takes the
-next word; underscores in names count as hyphens; `--` ends the flags; flags and words may be mixed; the last of a
-repeated flag counts, unless it is a list. argparse does none of this the same way.
+`--flag=value`, `--flag value`, `-v=2`, `-v 2`, `-v2`; a flag with a default value of its own (`--cleanup`) never
+consumes the next word; underscores in names count as hyphens; `--` ends the flags; flags and words may be mixed; the
+last of a repeated flag counts, unless it is a list. argparse differs in all of this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ferrule.errors import InputError
 
 
 class FlagError(InputError):
-    """The command line is wrong. The words are pflag's."""
+    """The command line is invalid. The messages are pflag's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Flag:
     name: str
     kind: Kind
     default: str
-    """As text, in the flag's own syntax; "" is the kind's empty value."""
+    """The default as text, in the flag's own syntax; "" for the kind's zero value."""
     help: str
     path: str = ""
-    """The field of `Settings` it sets, in snake case with dots; "" where it is no setting."""
+    """The field of `Settings` that it sets, in snake case with dots; "" if it is not a setting."""
     short: str = ""
     deprecated: str = ""
-    """What to do instead."""
+    """The replacement of a deprecated flag."""
 
     @property
     def default_value(self) -> Any:
@@ -42,13 +42,13 @@ class Flag:
 
     @property
     def shown_name(self) -> str:
-        """As in messages and in `--help`."""
+        """The name in messages and in `--help`."""
         return f"-{self.short}, --{self.name}" if self.short else f"--{self.name}"
 
 
 @dataclass(slots=True)
 class Parsed:
-    """What was given. `values` holds only flags that were."""
+    """The parsed command line. `values` holds only flags that were set."""
 
     values: dict[str, Any] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)
@@ -56,7 +56,8 @@ class Parsed:
 
 
 def parse(argv: Sequence[str], flags: Mapping[str, Flag]) -> Parsed:
-    """Raises `FlagError` for the first fault, as pflag does. Stops at --help, without looking at what follows."""
+    """Parses flags. Raises `FlagError` for the first fault, as pflag does. Stops at --help without checking the
+    rest."""
     shorts = {flag.short: flag for flag in flags.values() if flag.short}
     parsed = Parsed()
     rest = list(argv)
@@ -75,7 +76,7 @@ def parse(argv: Sequence[str], flags: Mapping[str, Flag]) -> Parsed:
 
 
 def shown(parsed: Parsed, flags: Mapping[str, Flag]) -> dict[str, str]:
-    """Every flag with its value as text: what was given, else the default."""
+    """Returns every flag with its value as text: the one that was set, or the default."""
     return {
         name: flag.kind.show(parsed.values[name])
         if name in parsed.values
@@ -136,5 +137,5 @@ def _set(flag: Flag, text: str, parsed: Parsed) -> None:
 
 
 def _plain(text: str) -> str:
-    """As typed, unless it could move a terminal's cursor."""
+    """Returns the text as typed, quoted if it contains control characters."""
     return text if text.isprintable() else quote(text)

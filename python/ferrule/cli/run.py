@@ -1,4 +1,4 @@
-"""`ferrule run`, which is also what the program does under the name `kube-proxy`."""
+"""`ferrule run`, also used under the name `kube-proxy`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDING = ("once", "init-only", "cleanup", "write-config-to")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Exit code. Raises `FerruleError` with what to tell the user."""
+    """Runs the command. Returns the exit code. Raises `FerruleError` with a message for the user."""
     # First of all: process 1 of a container does not even receive a signal that it has no handler for.
     with Shutdown() as shutdown:
         return _run(argv, shutdown)
@@ -63,7 +63,7 @@ def _run(argv: Sequence[str], shutdown: Shutdown) -> int:
 
 
 def log_options(section: Logging) -> LogOptions:
-    """The configuration's section, for the log."""
+    """Returns the log options of the configuration's section."""
     as_json = section.format == "json"
     output = section.options.json if as_json else section.options.text
     return LogOptions(

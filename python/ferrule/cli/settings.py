@@ -1,4 +1,4 @@
-"""Flags and file → `Settings`, by kube-proxy's rules of which counts. Reads the file, and nothing else."""
+"""Combines flags and file into `Settings` with kube-proxy's precedence. Reads only the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ferrule.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the daemon is to use."""
+    """The resolved settings of the daemon."""
 
     settings: Settings
     file: Loaded | None
@@ -26,8 +26,8 @@ class Resolved:
 
 
 def resolve(parsed: Parsed) -> Resolved:
-    """With a file, only logging flags and the node's name are taken from the command line; the others are named in a
-    warning. Raises `ConfigError` with all faults, `FlagError` for combinations that contradict themselves."""
+    """Resolves the settings. With a file, only logging flags and the node's name are taken from the command line; a
+    warning lists the others. Raises `ConfigError` with all faults, `FlagError` for contradictory combinations."""
     given = parsed.values
     _contradictions(given)
     warnings = [f"--{name} is deprecated: {FLAGS[name].deprecated}" for name in given if FLAGS[name].deprecated]
@@ -81,8 +81,8 @@ def _with(section: Any, path: list[str], value: object) -> Any:
 
 
 def _ports(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The deprecated port flags, as stock obeys them: 0 switches a listener off, another port goes to an address that
-    has none. The default addresses have one, so for them nothing changes."""
+    """Applies the deprecated port flags as kube-proxy does: 0 disables a listener, another port is added to an
+    address without one. The default addresses have a port, so they do not change."""
     healthz = given.get("healthz-port", HEALTHZ_PORT)
     metrics = given.get("metrics-port", METRICS_PORT)
     return replace(

@@ -1,6 +1,6 @@
-"""The kinds of values that kube-proxy's flags take, each with Go's own words for what is wrong. Pure.
+"""The types of kube-proxy's flags, with Go's error messages. Pure.
 
-The words matter: an operator who searches for `strconv.ParseBool: parsing "yes": invalid syntax` finds an answer.
+The wording matters: a search for `strconv.ParseBool: parsing "yes": invalid syntax` finds an answer.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type of flag. `parse` gets the text and the value so far, and raises `ValueError`."""
+    """A type of flag. `parse` receives the text and the previous value, and raises `ValueError`."""
 
     name: str
-    """As `--help` shows it, and as kube-proxy's help does."""
+    """The name in `--help`, as in kube-proxy's."""
     parse: Callable[[str, Any], Any]
     empty: Any
-    """The value where the default is not written out."""
+    """The zero value."""
     alone: str = ""
-    """What the flag without a value means; "" where it needs one."""
+    """The value of the flag without an argument; "" if it requires one."""
     show: Callable[[Any], str] = str
-    """A value as text again."""
+    """Formats a value as text."""
 
 
 def parse_bool(text: str) -> bool:
-    """What Go takes for a truth value, and nothing else: neither yes nor on."""
+    """Parses Go's boolean values, which do not include yes and on."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -47,7 +47,7 @@ def parse_bool(text: str) -> bool:
 
 
 def _int32(text: str, _: object) -> int:
-    """As Go reads a number of unstated base: 0x, 0b, 0o, a leading 0 for octal, underscores between digits."""
+    """Parses a number as Go does with base 0: 0x, 0b, 0o, a leading 0 for octal, underscores between digits."""
     try:
         if not text.isascii() or text != text.strip():
             raise ValueError
@@ -91,7 +91,7 @@ def _duration(text: str, _: object) -> float:
 
 
 def _strings(text: str, before: object) -> tuple[str, ...]:
-    """A line of comma-separated values; given again, the flag adds to its list."""
+    """Parses a line of comma-separated values; a repeated flag appends to its list."""
     try:
         rows = list(csv.reader([text], strict=True)) if text else [[]]
     except csv.Error as error:
@@ -168,7 +168,7 @@ def _quantity(text: str, _: object) -> str:
 
 
 def _version(text: str, _: object) -> str:
-    """true, false, raw. A version to report instead of our own is accepted, because stock takes one, and not used."""
+    """Parses true, false, raw. A version to report is accepted, as in kube-proxy, and ignored."""
     if text == "raw" or re.fullmatch(r"v\d+\.\d+\.\d+\S*", text):
         return text
     return "true" if parse_bool(text) else ""
@@ -202,7 +202,7 @@ PROXY_MODE = Kind("ProxyMode", lambda text, _: text, "")
 
 
 def choice(*allowed: str) -> Kind:
-    """One word of several."""
+    """Returns a type with a fixed set of words."""
 
     def parse(text: str, _: object) -> str:
         if text not in allowed:

@@ -1,4 +1,4 @@
-"""What this build calls itself."""
+"""The version of this build."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ferrule._engine import build_info
 
 
 def version(*, whole: bool = True) -> str:
-    """`ferrule 0.1.0`, and with `whole` how it was built."""
+    """Returns `ferrule 0.1.0`, and with `whole` the details of the build."""
     info = build_info()
     short = f"ferrule {info['version']}"
     return f"{short} ({info['profile']}, {info['target']}, {info['rustc']})" if whole else short

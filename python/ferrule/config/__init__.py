@@ -1,7 +1,7 @@
-"""KubeProxyConfiguration: kube-proxy's own file, read the way kube-proxy reads it.
+"""Reads KubeProxyConfiguration, kube-proxy's own file, as kube-proxy does.
 
-`schema` is the data with its defaults, `decode` turns a document into it, `validate` says what may not be, `load` is
-the door. Forbidden here: looking at the host.
+`schema` is the data with its defaults, `decode` decodes a document, `validate` checks it, `load` is the entry point.
+This package does not inspect the host.
 """
 
 from ferrule.config.load import load_config

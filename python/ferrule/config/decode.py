@@ -1,4 +1,4 @@
-"""A parsed document into `Settings`, by the shape of the dataclasses: every fault is collected with its path.
+"""Decodes a parsed document into `Settings`, guided by the dataclasses; collects every fault with its path.
 
 Unknown fields are faults when strict and warnings when not; a value of the wrong type is always a fault.
 """
@@ -26,14 +26,15 @@ def api_name(field: str) -> str:
 
 @dataclasses.dataclass(slots=True)
 class Findings:
-    """What is wrong (`faults`) and what is merely strange (`warnings`), in the file's order."""
+    """Faults and warnings, in the file's order."""
 
     faults: list[str] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 def decode(document: Mapping[str, Any], findings: Findings, *, strict: bool) -> Settings:
-    """Fields with faults keep their defaults, so that validation can go on and find the rest."""
+    """Decodes a document. Fields with faults keep their defaults, so that validation can continue and find other
+    faults."""
     body = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
     return typing.cast(Settings, _section(Settings, body, "", findings, strict))
 
@@ -47,7 +48,7 @@ def _section(cls: type[Any], mapping: Mapping[str, Any], path: str, findings: Fi
         known = fields.get(key)
         if known is None:
             (findings.faults if strict else findings.warnings).append(f"unknown field {at!r}")
-        elif value is not None:  # null is "not given", as in every API object
+        elif value is not None:  # null means "not set", as in every API object
             try:
                 values[known.name] = _value(hints[known.name], value, at, findings, strict)
             except ValueError as error:
@@ -98,7 +99,7 @@ def _value(hint: Any, value: object, path: str, findings: Findings, strict: bool
 
 
 def _whole(value: object, allowed: range) -> int:
-    # A number such as 1.0 is whole to nobody who reads JSON into integers.
+    # JSON decoders for integers reject a number such as 1.0.
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("must be a whole number")
     if value not in allowed:

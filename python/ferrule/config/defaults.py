@@ -1,7 +1,7 @@
-"""What kube-proxy makes of fields that were left empty. Pure.
+"""Applies kube-proxy's defaults to empty fields. Pure.
 
-In a file, zero and "" mean "not given" for most fields. On the command line they mean what they say, so this is applied
-to files only; `host_port` to both.
+In a file, zero and "" mean "not set" for most fields. On the command line they are values, so this is applied to files
+only; `host_port` to both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ METRICS_PORT = 10249
 
 
 def complete(settings: Settings, document: Mapping[str, Any]) -> Settings:
-    """`document` is the file as read: it alone tells an address that was given from one that was not."""
+    """Returns the settings with defaults. `document` is the decoded file, which shows whether an address was set."""
     default = Settings()
     iptables, client, logging = settings.iptables, settings.client_connection, settings.logging
     bind_address = settings.bind_address or default.bind_address
@@ -52,7 +52,7 @@ def complete(settings: Settings, document: Mapping[str, Any]) -> Settings:
 
 
 def host_port(address: str, port: int) -> str:
-    """A bare IP gets the port; anything else stays as it is, for validation to judge."""
+    """Adds the port to a bare IP; other text is returned unchanged, for validation."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -61,7 +61,7 @@ def host_port(address: str, port: int) -> str:
 
 
 def is_ipv6(address: str) -> bool:
-    """Whether it is an IPv6 address; no address at all is none."""
+    """Returns whether the text is an IPv6 address."""
     try:
         return ipaddress.ip_address(address).version == 6
     except ValueError:

@@ -1,4 +1,4 @@
-"""Go's durations (`1h30m`, `1.5s`, `300ms`, `-1s`), which the configuration and the flags are written in."""
+"""Parses and formats Go's durations (`1h30m`, `1.5s`, `300ms`, `-1s`), which the configuration and the flags use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([^\d.]*)", re.ASCII)
 
 
 def quote(text: str) -> str:
-    """In double quotes, with nothing in it that could move a terminal's cursor: Go's %q, near enough."""
+    """Quotes text without control characters, similar to Go's %q."""
     return json.dumps(text)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds. Raises `ValueError` worded as Go does."""
+    """Returns seconds. Raises `ValueError` with Go's message."""
     rest = text.removeprefix("-") if text.startswith("-") else text.removeprefix("+")
     sign = -1 if text.startswith("-") else 1
     if rest == "0":
@@ -48,7 +48,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """As Go prints it: `1h0m0s`, `1.5s`, `300ms`, `0s`."""
+    """Formats a duration as Go does: `1h0m0s`, `1.5s`, `300ms`, `0s`."""
     nanos = round(abs(seconds) * 10**9)
     sign = "-" if seconds < 0 and nanos else ""
     if nanos == 0:

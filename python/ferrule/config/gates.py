@@ -1,8 +1,8 @@
 """The feature gates that kube-proxy 1.37.2 knows: the names a cluster's configuration may carry.
 
-Ferrule has none of its own; where it goes by one of these, a function below says so. A name nobody knows is a mistake
-and refused, as is changing a gate that is locked; any other is accepted, because the same map is often given to every
-component of a cluster. Pure.
+Ferrule has no gates of its own; the functions below evaluate those that it supports. An unknown name is rejected, and
+so is changing a locked gate; any other is accepted, because the same map is often passed to every component of a
+cluster. Pure.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FREE = frozenset(
     WorkloadWithJob
     """.split()  # noqa: SIM905 - two hundred quoted names are no easier to read
 )
-"""May be set to either value."""
+"""Gates that may have either value."""
 
 LOCKED_ON = frozenset(
     """
@@ -83,18 +83,18 @@ LOCKED_ON = frozenset(
     UserNamespacesSupport VolumeAttributesClass WatchCacheInitializationPostStartHook WinDSR WinOverlay
     """.split()  # noqa: SIM905 - two hundred quoted names are no easier to read
 )
-"""On for good: may only be set to true."""
+"""Gates locked to true."""
 
 LOCKED_OFF = frozenset(
     """
     AllowOverwriteTerminationGracePeriodSeconds DeclarativeValidationTakeover GitRepoVolumeDriver SeparateCacheWatchRPC
     """.split()  # noqa: SIM905 - two hundred quoted names are no easier to read
 )
-"""Off for good: may only be set to false."""
+"""Gates locked to false."""
 
 
 def faults(gates: Mapping[str, bool]) -> Iterator[str]:
-    """What kube-proxy refuses, in its words."""
+    """Yields the faults that kube-proxy reports, with its messages."""
     for name, value in gates.items():
         if name in LOCKED_ON or name in LOCKED_OFF:
             locked = name in LOCKED_ON
@@ -106,21 +106,21 @@ def faults(gates: Mapping[str, bool]) -> Iterator[str]:
 
 
 def logging_alpha(gates: Mapping[str, bool]) -> bool:
-    """Whether split streams and their buffers may be used: kube-proxy's gate for them."""
+    """Returns whether split streams and their buffers are enabled: kube-proxy's gate for them."""
     return gates.get("LoggingAlphaOptions", gates.get("AllAlpha", False))
 
 
 def external_ips(gates: Mapping[str, bool]) -> bool:
-    """Whether Services' externalIPs may be programmed."""
+    """Returns whether Services' externalIPs are programmed."""
     return gates.get("AllowServiceExternalIPs", True)
 
 
 def page(name: str, gates: Mapping[str, bool]) -> bool:
-    """Whether the page behind `ComponentStatusz` or `ComponentFlagz` is served."""
+    """Returns whether the page of `ComponentStatusz` or `ComponentFlagz` is served."""
     return gates.get(name, gates.get("AllBeta", True))
 
 
 EFFECTIVE = frozenset(
     {"AllAlpha", "AllBeta", "AllowServiceExternalIPs", "ComponentFlagz", "ComponentStatusz", "LoggingAlphaOptions"}
 )
-"""Gates that change what ferrule does."""
+"""Gates that affect ferrule."""

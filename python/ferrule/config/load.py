@@ -1,4 +1,4 @@
-"""The door: a file's bytes → `Settings`, or every reason why not."""
+"""The entry point: decodes and validates a file into `Settings`, or reports every fault."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ from ferrule.yamljson import YamlError, load_first
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file that can be used."""
+    """A valid file."""
 
     settings: Settings
     content: bytes
-    """What was read: whoever watches the file compares with this, so that no change can slip in between."""
+    """The content of the file, with which a watch compares, so that no change is missed in between."""
     strict_faults: tuple[str, ...] = ()
-    """Unknown and repeated fields: kube-proxy reads such a file once more, leniently, and says so."""
+    """Unknown and repeated fields: kube-proxy decodes such a file once more, leniently, and logs it."""
     warnings: tuple[str, ...] = ()
-    """What is strange about the file itself."""
+    """Warnings about the file itself."""
 
 
 def read_config(path: Path) -> Loaded:
-    """As kube-proxy reads it: unknown and repeated fields are reported and passed over, everything else that is wrong
-    raises `ConfigError` with all faults."""
+    """Reads a file as kube-proxy does: unknown and repeated fields are reported and ignored, all other faults raise
+    `ConfigError`."""
     content = _read(path)
     settings, strict_faults = parse_config(content, str(path), strict=False)
     return Loaded(settings, content, tuple(strict_faults), tuple(_permissions(path)))
 
 
 def load_config(path: Path, *, strict: bool = True) -> Settings:
-    """Raises `ConfigError` with all faults. `strict`: unknown and repeated fields are faults, else passed over."""
+    """Reads a file. Raises `ConfigError` with all faults. With `strict`, unknown and repeated fields are faults;
+    otherwise they are ignored."""
     settings, _ = parse_config(_read(path), str(path), strict=strict)
     return settings
 
 
 def parse_config(data: bytes, source: str, *, strict: bool = True) -> tuple[Settings, list[str]]:
-    """The same for bytes; gives the warnings too. `source` names the file in errors."""
+    """Parses bytes. Returns the settings and the warnings. `source` names the file in errors."""
     try:
         document, repeated = load_first(data)
     except YamlError as error:
         raise ConfigError([f"{source}: {error}"]) from error
     if not isinstance(document, dict):
-        raise ConfigError([f"{source}: is no {KIND}: there are no fields in it"])
+        raise ConfigError([f"{source}: is not a {KIND}: it has no fields"])
     _check_kind(document, source)
     findings = Findings()
     if repeated:
@@ -74,17 +75,18 @@ def _read(path: Path) -> bytes:
 
 
 def _permissions(path: Path) -> Iterator[str]:
-    """A warning, not a refusal: kube-proxy starts with such a file, and so must whatever replaces it."""
+    """Yields warnings about permissions. Not an error, because kube-proxy starts with such a file, and its
+    replacement must as well."""
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # gone since it was read: the watch will tell
+        return  # deleted since it was read: the watch reports it
     if os.geteuid() == 0 and mode & (stat.S_IWGRP | stat.S_IWOTH):
         yield f"{path} is writable by group or others (mode {stat.S_IMODE(mode):04o}): they decide what root does here"
 
 
 def _repeated(node: yaml.Node | None, path: str) -> Iterator[str]:
-    """Paths of the fields given more than once."""
+    """Yields the paths of repeated fields."""
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             yield from _repeated(item, f"{path}[{i}]")

@@ -1,4 +1,4 @@
-"""Amounts as Kubernetes writes them: `512`, `4Mi`, `1.5k`, `1e3`."""
+"""Parses quantities in Kubernetes' format: `512`, `4Mi`, `1.5k`, `1e3`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LARGE = "KMGTPE"
 
 
 def parse_quantity(text: str) -> int:
-    """Rounded up to a whole number, as everywhere in Kubernetes. Raises `ValueError`."""
+    """Returns the quantity, rounded up to a whole number, as everywhere in Kubernetes. Raises `ValueError`."""
     match = _FORM.fullmatch(text)
     if match is None:
         raise ValueError("must be a number with an optional suffix such as k, M, Ki or Mi")

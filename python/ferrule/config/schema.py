@@ -13,13 +13,13 @@ Seconds = NewType("Seconds", float)
 """Written as a Go duration in the file."""
 
 FlushSeconds = NewType("FlushSeconds", float)
-"""The same, or a whole number of nanoseconds: one old field can be either."""
+"""A Go duration or a whole number of nanoseconds: one old field accepts both."""
 
 UInt = NewType("UInt", int)
 """A whole number that cannot be negative."""
 
 Quantity = NewType("Quantity", str)
-"""An amount as Kubernetes writes it (`4Mi`, `1k`, `0`), kept as written."""
+"""A quantity in Kubernetes' format (`4Mi`, `1k`, `0`), kept as text."""
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
@@ -35,7 +35,7 @@ API_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ClientConnection:
-    """How to talk to the API server."""
+    """The connection to the API server."""
 
     kubeconfig: str = ""
     accept_content_types: str = ""
@@ -46,17 +46,17 @@ class ClientConnection:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Where lines of one format go. Needs feature gate LoggingAlphaOptions, as in kube-proxy."""
+    """Output streams of one log format. Needs feature gate LoggingAlphaOptions, as in kube-proxy."""
 
     split_stream: bool = False
-    """Errors to stderr, the rest to stdout."""
+    """Errors to stderr, all else to stdout."""
     info_buffer_size: Quantity = Quantity("0")
-    """Bytes that may wait before they are written to stdout."""
+    """Bytes that may be buffered before they are written to stdout."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggingOptions:
-    """Per format."""
+    """Options per log format."""
 
     text: OutputOptions = field(default_factory=OutputOptions)
     json: OutputOptions = field(default_factory=OutputOptions)
@@ -64,7 +64,7 @@ class LoggingOptions:
 
 @dataclass(frozen=True, slots=True)
 class VModule:
-    """Another verbosity for the files whose name matches a pattern."""
+    """A verbosity for files whose names match a pattern."""
 
     file_pattern: str = ""
     verbosity: UInt = UInt(0)
@@ -72,7 +72,7 @@ class VModule:
 
 @dataclass(frozen=True, slots=True)
 class Logging:
-    """What the log looks like."""
+    """Logging options."""
 
     format: str = "text"
     flush_frequency: FlushSeconds = FlushSeconds(5.0)
@@ -83,7 +83,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class IPTables:
-    """The mode we implement."""
+    """The iptables mode, which ferrule implements."""
 
     masquerade_bit: int = 14
     masquerade_all: bool = False
@@ -94,7 +94,7 @@ class IPTables:
 
 @dataclass(frozen=True, slots=True)
 class Conntrack:
-    """Kernel settings; 0 leaves one as it is."""
+    """Conntrack settings of the kernel; 0 leaves a value unchanged."""
 
     max_per_core: int = 32768
     min: int = 131072
@@ -107,7 +107,7 @@ class Conntrack:
 
 @dataclass(frozen=True, slots=True)
 class DetectLocal:
-    """Names for the two interface modes of detectLocalMode."""
+    """Interface names for the two interface modes of detectLocalMode."""
 
     bridge_interface: str = ""
     interface_name_prefix: str = ""
@@ -115,7 +115,7 @@ class DetectLocal:
 
 @dataclass(frozen=True, slots=True)
 class IPVS:
-    """Another mode's section: accepted, never used."""
+    """The section of another mode: accepted and ignored."""
 
     sync_period: Seconds = Seconds(0.0)
     min_sync_period: Seconds = Seconds(0.0)
@@ -129,7 +129,7 @@ class IPVS:
 
 @dataclass(frozen=True, slots=True)
 class NFTables:
-    """Another mode's section: accepted, never used."""
+    """The section of another mode: accepted and ignored."""
 
     masquerade_bit: int = 14
     masquerade_all: bool = False
@@ -139,7 +139,7 @@ class NFTables:
 
 @dataclass(frozen=True, slots=True)
 class Winkernel:
-    """Another operating system's section: accepted, never used."""
+    """The section of another operating system: accepted and ignored."""
 
     network_name: str = ""
     source_vip: str = ""
@@ -150,22 +150,22 @@ class Winkernel:
 
 @dataclass(frozen=True, slots=True)
 class Ferrule:
-    """Our own section. Everything has a default, so a stock file needs none of it."""
+    """Ferrule's own section. Every field has a default, so a stock file needs none of it."""
 
     backend: str = "auto"
     """auto, nft or legacy. auto follows kubelet's hint."""
     nft_writes: str = "netlink"
-    """netlink or tool. How rules get into the kernel on the nft backend: as transactions of our own, or as text for
-    iptables-nft-restore, which takes several times as long. On legacy it is always the tool."""
+    """netlink or tool. How rules are written on the nft backend: as netlink transactions, or as text for
+    iptables-nft-restore, which takes several times as long. Legacy always uses the tool."""
     dispatch: str = "auto"
-    """auto, flat or tree. How packets find their Service: by the long chains that kube-proxy writes, or by trees of
-    short ones. auto turns to trees above 1,000 rules and back below 750."""
+    """auto, flat or tree. The layout of dispatch chains: the long chains that kube-proxy writes, or trees of short
+    ones. auto uses trees above 1,000 rules and flat chains below 750."""
     balance: str = "auto"
-    """auto, flat or tree. How one of a Service's endpoints is chosen: by the long chain that kube-proxy writes, or by a
-    tree of short ones. auto makes trees of more than 100 endpoints, tree of more than 16."""
+    """auto, flat or tree. The layout of balancing chains: the long chain that kube-proxy writes, or a tree of short
+    ones. auto uses a tree for more than 100 endpoints, tree for more than 16."""
     first_services: tuple[str, ...] = ("default/kubernetes", "kube-system/kube-dns")
-    """namespace/name. A large start over an empty kernel writes these, and those labelled k8s-app=kube-dns, before all
-    others. Empty: all at once."""
+    """namespace/name. A large start over an empty kernel writes these Services, and those labelled k8s-app=kube-dns,
+    first. Empty disables the first stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,4 +200,4 @@ class Settings:
 
 
 SYNC_PERIOD_DEFAULT = Seconds(30.0)
-"""syncPeriod 0 means this, as in kube-proxy."""
+"""The value of syncPeriod 0, as in kube-proxy."""

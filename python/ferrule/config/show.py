@@ -1,8 +1,8 @@
-"""The effective configuration, in kube-proxy's shape and order: for `/configz` and `--write-config-to`. Pure.
+"""Renders the effective configuration in kube-proxy's format and order: for `/configz` and `--write-config-to`. Pure.
 
-What kube-proxy forgets between reading and showing is shown empty here too (the periods of other modes, `portRange`),
-so that a tool which compares the two sees no difference. `/configz` shows ferrule's own section only where it was
-changed; the file always has it, since it is where a reader learns of the fields.
+Fields that kube-proxy drops between reading and showing are empty here too (the periods of other modes, `portRange`),
+so that a comparison shows no difference. `/configz` includes ferrule's own section only where it was changed; the file
+always has it, because it documents the fields.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _ORDER = (
 )
 
 _OMIT_EMPTY = frozenset({"feature_gates", "vmodule", "split_stream", "windows_run_as_service", "ferrule"})
-"""Fields that stock leaves out where they say nothing."""
+"""Fields that kube-proxy omits when they are empty."""
 
 
 def configz(settings: Settings) -> bytes:
-    """The body of `/configz`."""
+    """Returns the body of `/configz`."""
     return orjson.dumps({GROUP: {"kind": KIND, "apiVersion": API_VERSION} | fields(settings)})
 
 
@@ -65,7 +65,7 @@ def as_yaml(settings: Settings) -> str:
 
 
 def fields(settings: Settings) -> dict[str, Any]:
-    """All fields but apiVersion and kind, as JSON values."""
+    """Returns all fields except apiVersion and kind, as JSON values."""
     effective = dataclasses.replace(
         settings,
         mode=settings.mode or "iptables",
@@ -97,7 +97,7 @@ def _value(value: Any, hint: Any) -> Any:
     if hint in (Seconds, FlushSeconds):
         return format_duration(value)
     if isinstance(value, tuple):
-        return [_value(item, type(item)) for item in value] or None  # as Go shows a list nobody gave
+        return [_value(item, type(item)) for item in value] or None  # as Go shows an unset list
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

@@ -1,4 +1,4 @@
-"""What a configuration may not say, worded like kube-proxy's own errors. Pure; finds all faults, not only the first."""
+"""Validates a configuration, with messages like kube-proxy's. Pure; finds all faults."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BACKENDS = ("auto", "nft", "legacy")
 NFT_WRITES = ("netlink", "tool")
 FORMS = ("auto", "flat", "tree")
 INTERFACE_LIMIT = 15
-"""IFNAMSIZ without its NUL. kube-proxy starts with a longer name and then fails for ever."""
+"""IFNAMSIZ without its NUL. kube-proxy starts with a longer name and then fails permanently."""
 
 
 def validate(s: Settings) -> list[str]:
-    """One sentence a fault: path, value, what is allowed."""
+    """Returns one sentence per fault: path, value, allowed values."""
     return [
         *_mode(s),
         *_periods(s),
@@ -36,7 +36,7 @@ def validate(s: Settings) -> list[str]:
 
 
 def invalid(path: str, value: object, allowed: str) -> str:
-    """The common form of a fault."""
+    """Returns the common form of a fault."""
     shown = f'"{value}"' if isinstance(value, str) else str(value)
     return f"{path}: Invalid value: {shown}: {allowed}"
 
@@ -133,7 +133,7 @@ def _detect_local(s: Settings) -> Iterator[str]:
     ):
         if s.detect_local_mode != mode:
             continue
-        # A prefix is written with a wildcard behind it, which takes one of the fifteen.
+        # A prefix is written with a trailing wildcard, which is one of the fifteen characters.
         limit = INTERFACE_LIMIT - (mode == "InterfaceNamePrefix")
         if not value:
             yield invalid(f"detectLocal.{name}", value, f"must not be empty with detectLocalMode {mode}")
@@ -164,7 +164,7 @@ def _addresses(s: Settings) -> Iterator[str]:
 
 def _endpoint(path: str, text: str, default_port: int) -> Iterator[str]:
     if _is_ip(text):
-        return  # a bare address gets the default port
+        return  # a bare address uses the default port
     host, colon, port = text.rpartition(":")
     if not colon:
         yield invalid(path, text, f"must be IP:port (or an IP alone, for port {default_port})")

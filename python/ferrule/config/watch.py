@@ -1,15 +1,15 @@
-"""Waits until a configuration file says something else.
+"""Waits until a configuration file has changed.
 
-The file is looked at once a second, not watched with inotify: a ConfigMap is updated by swapping a symlink two folders
-up, an editor replaces the file, and inotify may be used up or (on network file systems) silent. One `stat` a second
-costs nothing.
+The file is polled once a second instead of watched with inotify: a ConfigMap is updated by replacing a symlink two
+folders above, an editor replaces the file, and inotify may be exhausted or (on network file systems) silent. One `stat`
+per second has no measurable cost.
 
 A change counts when four things are true:
 
 1. the content differs from the running configuration's;
 2. no process has the file open for writing, as far as the kernel can tell (`ferrule.file_writers`);
-3. two looks in a row saw the same content, so that a script that writes in several steps is not caught between them;
-4. it is a valid configuration. Another is reported once, and the running one stays.
+3. two consecutive polls read the same content, so that a script that writes in several steps is not read in between;
+4. it is a valid configuration. An invalid one is reported once, and the running one stays.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from ferrule.file_writers import read_with_writers
 INTERVAL_SECONDS = 1.0
 
 Signature = tuple[int, ...]
-"""What of `stat` changes when a file does. The time of the last status change is in it: no program can set it back."""
+"""The fields of `stat` that change with the file. They include the time of the last status change, which no program
+can set back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The file at one moment."""
+    """The file at the time of one poll."""
 
     signature: Signature
     digest: bytes
@@ -40,20 +41,20 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is remembered between looks."""
+    """The state between polls."""
 
     running: bytes
-    """Digest of the configuration in use; empty where it could not be read."""
+    """Digest of the configuration in use; empty if it was unreadable."""
     last: Look | None = None
-    """The last look at a file that was there."""
+    """The last poll that found the file."""
     settled: Signature | None = None
-    """The file with this signature was judged: equal to the running configuration, or invalid."""
+    """The file with this signature was evaluated: equal to the running configuration, or invalid."""
 
 
 def step(watch: Watch, look: Look | None) -> tuple[bool, Watch]:
-    """Returns whether the look shows a finished file with another content, and what to remember. Pure.
+    """Returns whether the poll shows a finished file with another content, and the next state. Pure.
 
-    `None`: nothing readable is there, which is not a change: half-way through being replaced, every file is missing.
+    `None`: no readable file, which is not a change: during a replacement, every file is missing.
     """
     if look is None or look.signature == watch.settled:
         return False, watch
@@ -80,9 +81,9 @@ async def changed(
 ) -> str:
     """Returns the reason as soon as the file holds another valid configuration.
 
-    `check` raises `ConfigError` for a content that is not valid, and `on_invalid` gets it once. `known` is the content
-    in use; without it, the file is read now. A file deleted and made again with the same content has not changed. Never
-    returns otherwise; raises nothing but `CancelledError`.
+    `check` raises `ConfigError` for an invalid content, which `on_invalid` receives once. `known` is the content in
+    use; without it, the file is read now. A file deleted and created again with the same content has not changed. Never
+    returns otherwise; raises only `CancelledError`.
     """
     if known is None:
         known = await asyncio.to_thread(_content, path)
@@ -94,7 +95,7 @@ async def changed(
             try:
                 await asyncio.to_thread(check, content)
             except ConfigError as error:
-                # The same content is not reported again: it is settled until the file changes.
+                # The same content is not reported again until the file changes.
                 watch = replace(watch, settled=look.signature)
                 on_invalid(error)
             else:
@@ -105,7 +106,7 @@ async def changed(
 
 
 def _look(path: Path, watch: Watch) -> tuple[Look | None, bytes]:
-    """The content is read only where the signature is not settled yet."""
+    """Polls the file. The content is read only if the signature is unknown."""
     try:
         signature = _signature(path)
         if signature == watch.settled:

@@ -1,1 +1,1 @@
-"""First-class fakes and namespaces for tests and the demo. Nothing outside tests and examples imports this."""
+"""Fakes and namespaces for tests and the demo. Only tests and examples import this package."""

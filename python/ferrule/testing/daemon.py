@@ -1,4 +1,4 @@
-"""`ferrule run` as a process in a namespace, with its log at hand. For tests and the demo."""
+"""Runs `ferrule run` as a process in a namespace and collects its log. For tests and the demo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def command(manifests: Path, *extra: str) -> tuple[str, ...]:
-    """The command line, for the node of the lab and of the recordings."""
+    """Returns the command line for the node of the lab and of the recordings."""
     return (
         sys.executable,
         "-m",
@@ -36,7 +36,7 @@ def command(manifests: Path, *extra: str) -> tuple[str, ...]:
 
 
 class Ferrule:
-    """A running daemon. Lines of its log arrive in `log`. As a context manager it is killed at the end."""
+    """A running daemon, whose log lines are in `log`. As a context manager it is killed at the end."""
 
     def __init__(
         self, netns: NetNs, manifests: Path, *extra: str, environment: Mapping[str, str] | None = None
@@ -60,7 +60,8 @@ class Ferrule:
             self.log.append(line.rstrip())
 
     def wait_for(self, *words: str, after: int = 0) -> str:
-        """The first log line from index `after` on that holds all the words. Raises once the daemon is gone."""
+        """Waits for a log line from index `after` on that contains all words, and returns it. Raises if the daemon
+        ends."""
 
         def found() -> str | None:
             line = next((line for line in self.log[after:] if all(word in line for word in words)), None)
@@ -71,14 +72,14 @@ class Ferrule:
         return eventually(found, lambda: f"no {words} in:\n" + "\n".join(self.log))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal it and wait; gives the exit code."""
+        """Sends a signal and waits for the end. Returns the exit code."""
         self.child.send_signal(number)
         code = self.child.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return code
 
     def kill(self) -> None:
-        """End it if it still runs."""
+        """Kills it if it still runs."""
         if self.child.poll() is None:
             self.child.kill()
             self.child.wait(PATIENCE)

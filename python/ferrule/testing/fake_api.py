@@ -1,7 +1,6 @@
-"""A small API server on loopback: lists, watches with history and bookmarks, Events, and every fault we know of.
+"""A fake API server on loopback: lists, watches with history and bookmarks, Events, and all known faults.
 
-It is told to fail by `faults`: the first fault whose `matches` holds takes the request. Everything that was asked is in
-`requests`.
+`faults` inject failures: the first fault whose `matches` is true handles the request. `requests` records all requests.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class Fault:
-    """Takes requests instead of the server."""
+    """A fault, which handles requests instead of the server."""
 
     respond: Respond
     kind: str = ""
-    """Only requests for this kind; empty: any."""
+    """Only requests for this kind; empty for any."""
     verb: str = ""
-    """list, watch, post, patch; empty: any."""
+    """list, watch, post, patch; empty for any."""
     times: int = 1
-    """So many; -1: for ever."""
+    """Number of requests; -1 for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,11 @@ class FakeApi:
 
     tls: ssl.SSLContext | None = None
     tokens: set[str] | None = None
-    """Bearer tokens that are let in; None: anybody."""
+    """Accepted bearer tokens; None accepts any client."""
     port: int = 0
     version: int = 100
     oldest: int = 0
-    """Watches from before this version get 410."""
+    """Watches from before this version receive 410."""
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     history: list[tuple[int, str, bytes]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -75,7 +74,7 @@ class FakeApi:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -101,7 +100,7 @@ class FakeApi:
     # ------------------------------------------------------------------ the cluster
 
     def put(self, thing: dict[str, Any]) -> int:
-        """Create or replace an object; gives its version."""
+        """Creates or replaces an object. Returns its version."""
         kind = thing["kind"]
         key = f"{thing['metadata'].get('namespace', '')}/{thing['metadata']['name']}"
         known = self.objects.setdefault(kind, {})
@@ -112,33 +111,33 @@ class FakeApi:
         return self.version
 
     def delete(self, kind: str, name: str, namespace: str = "") -> None:
-        """Take it away."""
+        """Deletes an object."""
         thing = self.objects[kind].pop(f"{namespace}/{name}")
         self.version += 1
         thing["metadata"]["resourceVersion"] = str(self.version)
         self._event("DELETED", kind, thing)
 
     def bookmark(self, kind: str) -> None:
-        """Tell watches of the kind that nothing happened up to now."""
+        """Sends a bookmark to watches of the kind."""
         self.version += 1
         self._event("BOOKMARK", kind, {"kind": kind, "metadata": {"resourceVersion": str(self.version)}})
 
     def raw_frame(self, kind: str, frame: bytes) -> None:
-        """Send this to watches of the kind, as it is."""
+        """Sends raw bytes to watches of the kind."""
         self.history.append((self.version, kind, frame))
         self._poke()
 
     def compact(self) -> None:
-        """Forget the history."""
+        """Discards the history."""
         self.history.clear()
         self.oldest = self.version
 
     def asked(self, kind: str, verb: str) -> list[Seen]:
-        """Requests of one sort."""
+        """Returns the requests with a kind and a verb."""
         return [r for r in self.requests if r.kind == kind and r.verb == verb]
 
     def fail(self, respond: Respond, *, kind: str = "", verb: str = "", times: int = 1) -> None:
-        """The next such requests are answered like this."""
+        """Sets the response to the next requests of a kind and verb."""
         self.faults.append(Fault(respond, kind, verb, times))
 
     def _event(self, what: str, kind: str, thing: dict[str, Any]) -> None:
@@ -219,14 +218,14 @@ class FakeApi:
 def status(
     code: int, reason: str, message: str = "", *, retry_after: int | None = None, **details: Any
 ) -> web.Response:
-    """A Status object as the API server writes it."""
+    """Returns a Status object as the API server writes it."""
     body = {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message or reason}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return web.json_response({**body, "details": details}, status=code, headers=headers)
 
 
 async def start_json(request: web.Request) -> web.StreamResponse:
-    """The head of a streamed answer."""
+    """Starts a streamed response."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
     await response.prepare(request)
@@ -234,7 +233,7 @@ async def start_json(request: web.Request) -> web.StreamResponse:
 
 
 def answer(code: int, reason: str, message: str = "", *, retry_after: int | None = None, **details: Any) -> Respond:
-    """A fault: this Status."""
+    """Returns a fault that responds with a Status."""
 
     async def respond(_: web.Request) -> web.StreamResponse:
         return status(code, reason, message, retry_after=retry_after, **details)
@@ -243,7 +242,7 @@ def answer(code: int, reason: str, message: str = "", *, retry_after: int | None
 
 
 def text(code: int, body: str, content_type: str = "text/html") -> Respond:
-    """A fault: something that is not from the API."""
+    """Returns a fault that responds with text that is not the API's."""
 
     async def respond(_: web.Request) -> web.StreamResponse:
         return web.Response(status=code, text=body, content_type=content_type)
@@ -252,7 +251,7 @@ def text(code: int, body: str, content_type: str = "text/html") -> Respond:
 
 
 def stream(*parts: bytes, cut: bool = False) -> Respond:
-    """A fault: these bytes as JSON; `cut` ends the connection without an end of the answer."""
+    """Returns a fault that streams bytes as JSON; `cut` breaks the connection before the end of the response."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
         response = await start_json(request)
@@ -266,7 +265,7 @@ def stream(*parts: bytes, cut: bool = False) -> Respond:
 
 
 def generated(parts: Callable[[], AsyncIterator[bytes]]) -> Respond:
-    """Bytes made while they are sent, so that a huge answer takes no memory."""
+    """Returns a fault that generates bytes while it sends them, so that a huge response takes no memory."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
         response = await start_json(request)
@@ -278,7 +277,7 @@ def generated(parts: Callable[[], AsyncIterator[bytes]]) -> Respond:
 
 
 def reset() -> Respond:
-    """A fault: the connection breaks before an answer."""
+    """Returns a fault that breaks the connection before a response."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
         if request.transport is not None:
@@ -289,7 +288,7 @@ def reset() -> Respond:
 
 
 def black_hole(*, headers: bool = True) -> Respond:
-    """A fault: the connection stays open and nothing comes."""
+    """Returns a fault that keeps the connection open and sends nothing."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
         if headers:

@@ -1,7 +1,7 @@
-"""A dataplane that lives in memory, refuses what the kernel refuses, and fails when told to.
+"""A fake data plane in memory, which refuses what the kernel refuses, and fails on request.
 
-As atomic as the real thing: each table of a restore text is applied to a copy and swapped in at its COMMIT; a table
-that is refused leaves the tables before it committed. `tests/netns/test_fake_agrees.py` holds it to the real iptables.
+It is as atomic as the kernel: each table of a restore text is applied to a copy and replaced at its COMMIT; tables
+before a rejected one stay committed. `tests/netns/test_fake_agrees.py` compares it with the real iptables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ferrule.errors import DataplaneError, FailureKind
 from ferrule.types import Family
 
 NAME_LIMIT = 28
-"""The kernel's: 29 bytes with the NUL."""
+"""The kernel's limit: 29 bytes with the NUL."""
 
 BUILTIN = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
@@ -28,7 +28,7 @@ Chains = dict[str, list[str]]
 
 
 class Refused(Exception):
-    """What the tool or the kernel says to one line."""
+    """A line was rejected by the tool or the kernel."""
 
     def __init__(self, kind: FailureKind, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -37,48 +37,48 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure to come."""
+    """A failure of a future restore."""
 
     kind: FailureKind
     commits: int = 0
-    """Tables that still reach the kernel: 99 is "all of it, but nobody was told"."""
+    """Number of tables that still reach the kernel: 99 applies all of them and still reports a failure."""
 
 
 @dataclass
 class FakeDataplane:
-    """See the module. `tables` may be edited by a test to play somebody else."""
+    """A data plane in memory. Tests may edit `tables` to simulate another process."""
 
     family: Family = "ipv4"
     tables: dict[str, Chains] = field(default_factory=lambda: {t: {c: [] for c in cs} for t, cs in BUILTIN.items()})
     restores: list[bytes] = field(default_factory=list)
-    """Every payload that was tried."""
+    """All payloads, including failed ones."""
     saves: int = 0
     failures: list[Failure] = field(default_factory=list)
-    """Taken from the front, one a restore."""
+    """Future failures, one per restore."""
     by_netlink: bool = False
     save_failures: list[FailureKind] = field(default_factory=list)
 
     def fail_next(self, kind: FailureKind, commits: int = 0) -> None:
-        """The next restore fails this way."""
+        """Makes the next restore fail."""
         self.failures.append(Failure(kind, commits))
 
     async def write(self, plan: Plan) -> None:
-        """As text."""
+        """Applies a plan as text."""
         await self.restore(plan.take_payload())
 
     async def read_back(self, reader: RuleReader) -> bytes | RuleReader:  # noqa: ARG002 - there is no netlink
-        """Always as text."""
+        """Returns the rules as text."""
         return await self.save()
 
     async def save(self) -> bytes:
-        """As iptables-save prints it."""
+        """Returns the rules as iptables-save prints them."""
         self.saves += 1
         if self.save_failures:
             raise DataplaneError(self.save_failures.pop(0), ("fake-save",))
         return self.text().encode()
 
     def text(self) -> str:
-        """The same, for tests."""
+        """Returns the rules as text, for tests."""
         out: list[str] = []
         for name, chains in self.tables.items():
             out.append(f"*{name}")
@@ -88,7 +88,7 @@ class FakeDataplane:
         return "\n".join(out) + "\n"
 
     async def restore(self, payload: Payload) -> None:
-        """Apply, or raise what the tool would make of it."""
+        """Applies restore text, or raises the error that the tool would report."""
         text = payload if isinstance(payload, bytes) else b"".join(payload)
         self.restores.append(text)
         failure = self.failures.pop(0) if self.failures else None
@@ -102,7 +102,7 @@ class FakeDataplane:
             raise DataplaneError(failure.kind, ("fake-restore",), None, "as told")
 
     async def canary_present(self) -> bool:
-        """In all three tables."""
+        """Returns whether the canaries exist in all three tables."""
         return all("KUBE-PROXY-CANARY" in chains for chains in self.tables.values())
 
     def _apply(self, text: str, commits: int) -> None:
@@ -159,7 +159,7 @@ def _line(chains: Chains, number: int, line: str) -> None:
 
 
 def _target(rule: str) -> str | None:
-    """The word behind -j, quotes left out."""
+    """Returns the word after -j, ignoring quoted text."""
     words = " ".join(rule.split('"')[::2]).split()
     return words[words.index("-j") + 1] if "-j" in words[:-1] else None
 

@@ -1,4 +1,4 @@
-"""A small network made of namespaces: our node with Pods behind veths, another node's Pods, and a host outside.
+"""A small network of namespaces: the node with Pods behind veths, another node's Pods, and an external host.
 
 ```text
    pod a ─┐                                             ┌─ remote pods (10.128.2.0/24)
@@ -6,7 +6,7 @@
    client ┘  routes 10.128.1.0/24                       └─ outside (172.31.250.9)
 ```
 
-Every link is a veth between two of our own namespaces; the machine's own namespace gets no address, route or bridge.
+Every link is a veth between two of the lab's namespaces; the machine's own namespace gets no address, route or bridge.
 Pods are routed, not bridged: each has a /32 (and /128) that the node reaches through its veth.
 """
 
@@ -30,31 +30,31 @@ NODE_NAME = "node-1"
 NODE_IPS = ("172.31.250.2", "fd00:255::2")
 OUTSIDE_IPS = ("172.31.250.9", "fd00:255::9")
 OUTSIDE_OTHER_IP = "172.31.250.77"
-"""A second address of the outside host, for what depends on who asks."""
+"""A second address of the external host, for rules that depend on the client."""
 
 CLUSTER_CIDRS = "10.128.0.0/10,fd00:10:128::/48"
 SERVICE_RANGES = ("10.96.0.0/16", "fd00:10:96::/112", "192.0.2.0/24", "2001:db8::/64")
-"""What the outside host sends to our node: cluster IPs are not meant for it, external and LB addresses are."""
+"""What the external host routes to the node: external and LB addresses, but not cluster IPs."""
 
 PORTS = (8080, 8081)
-"""What every Pod serves, TCP and UDP."""
+"""The port that every Pod serves, TCP and UDP."""
 
 POD_PROGRAM = Path(__file__).with_name("pod.py")
 GATEWAY = "169.254.1.1"
 READY_SECONDS = 20
 PATIENT = 20.0
-"""Seconds to wait for an answer that is expected: longer than several retransmissions of a SYN on a busy machine. An
-answer ends the wait, so only a failing test takes that long."""
+"""Seconds to wait for an expected response: longer than several retransmissions of a SYN on a busy machine. A
+response ends the wait, so only a failing test takes that long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request met."""
+    """The result of one request."""
 
     pod: str
-    """Empty when nobody answered."""
+    """Name of the Pod; empty without a response."""
     source: str
-    """Our address as the Pod saw it."""
+    """The client's address as seen by the Pod."""
     error: str
     """`refused`, `timeout`, another text, or empty."""
 
@@ -78,11 +78,11 @@ class Host:
         timeout: float = PATIENT,
         source: str | None = None,
     ) -> list[Answer]:
-        """Opens `count` new connections from here; each answer tells which Pod served it."""
+        """Opens `count` new connections from this host; each result names the Pod that served it."""
         return self.ask_all([question(destination, port, protocol, count, timeout, source)])[0]
 
     def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Answer]]:
-        """Several questions in one process, one after the other."""
+        """Sends several requests from one process, one after the other."""
         limit = 10 + sum(q["timeout"] * (q["count"] // 16 + 1) for q in questions)
         done = self.netns.run(
             sys.executable, "-S", str(POD_PROGRAM), "ask", stdin=json.dumps(questions) + "\n", timeout=limit
@@ -90,7 +90,7 @@ class Host:
         return [[_answer(a) for a in answers] for answers in json.loads(done.stdout)]
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """`stream` or `knock`; returns once it runs. Close its stdin (`finish`) to get the verdict."""
+        """Starts `stream` or `knock` and returns once it runs. Close its stdin (`finish`) to get the result."""
         argv = (sys.executable, "-S", str(POD_PROGRAM), *command)
         child = self.netns.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         wait_for(child, "open")
@@ -105,7 +105,7 @@ def question(
     timeout: float = PATIENT,
     source: str | None = None,
 ) -> dict[str, Any]:
-    """One entry for `Host.ask_all`."""
+    """Returns one request for `Host.ask_all`."""
     return {
         "host": destination,
         "port": port,
@@ -117,13 +117,13 @@ def question(
 
 
 def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
-    """End a `stream` or `knock` and read what it counted."""
+    """Ends a `stream` or `knock` and returns its counts."""
     out, _ = child.communicate("", timeout=30)
     return dict(json.loads(out.strip().splitlines()[-1]))
 
 
 def pods(answers: Iterable[Answer]) -> Counter[str]:
-    """How often each Pod answered; failures count under their error."""
+    """Returns how often each Pod responded; failures count under their error."""
     return Counter(a.pod or a.error for a in answers)
 
 
@@ -134,7 +134,7 @@ def _answer(raw: dict[str, Any]) -> Answer:
 
 
 def wait_for(child: subprocess.Popen[str], word: str) -> None:
-    """The program's first line must be this word; it is killed and `RuntimeError` raised if not."""
+    """Waits for the program's first line, which must be `word`; otherwise kills it and raises `RuntimeError`."""
     assert child.stdout is not None
     ready, _, _ = select.select([child.stdout], [], [], READY_SECONDS)
     line = child.stdout.readline().strip() if ready else "silence"
@@ -144,24 +144,24 @@ def wait_for(child: subprocess.Popen[str], word: str) -> None:
 
 
 NO_DAD = {"ipv6__conf__all__accept_dad": 0, "ipv6__conf__default__accept_dad": 0}
-"""Sysctls without which duplicate detection costs each new link a second."""
+"""Sysctls that disable duplicate address detection, which costs each new link a second."""
 
 
 def make_namespace(name: str) -> NetNs:
-    """A namespace whose IPv6 addresses work at once."""
+    """Creates a namespace whose IPv6 addresses work immediately."""
     netns = NetNs(name).make()
     netns.sysctl(**NO_DAD)
     return netns
 
 
 def mac_of(ip: str) -> str:
-    """A locally administered address made of an IPv4 one. A host that comes again in a new namespace has the same, so
-    that neighbours who remember it (ARP, for half a minute) still reach it."""
+    """Returns a locally administered MAC address derived from an IPv4 address. A host that is created again in a new
+    namespace keeps it, so that cached ARP entries stay valid."""
     return ":".join(("02", "00", *(f"{octet:02x}" for octet in IPv4Address(ip).packed)))
 
 
 def join_lan(lan: NetNs, host: Host) -> None:
-    """Plug a host's `eth0`, with its addresses, into the bridge `br0` of `lan`."""
+    """Connects a host's `eth0`, with its addresses, to the bridge `br0` of `lan`."""
     port = f"to-{host.name}"[:15]
     lan.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.netns.name)
     lan.ip("link", "set", port, "master", "br0", "up")
@@ -171,11 +171,11 @@ def join_lan(lan: NetNs, host: Host) -> None:
 
 
 def set_up_router(netns: NetNs) -> None:
-    """What makes a host on the LAN a node."""
-    # A default route, so that cluster IPs get as far as the rules.
+    """Configures a host on the LAN as a node."""
+    # A default route, so that packets to cluster IPs reach the rules.
     netns.ip("route", "add", "default", "via", OUTSIDE_IPS[0])
     netns.ip("-6", "route", "add", "default", "via", OUTSIDE_IPS[1])
-    # No limit on ICMP errors either: a refusal that is not sent looks like a drop.
+    # No limit on ICMP errors: a REJECT without a response looks like a DROP.
     netns.sysctl(
         ipv4__ip_forward=1,
         ipv6__conf__all__forwarding=1,
@@ -186,14 +186,14 @@ def set_up_router(netns: NetNs) -> None:
 
 
 def wire_pod(router: Host, pod: Host, veth: str) -> None:
-    """Connect a Pod's namespace to its node and route its addresses there; `veth` is the node's end."""
+    """Connects a Pod's namespace to its node and routes its addresses there; `veth` is the node's end."""
     router.netns.ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", pod.netns.name)
     router.netns.ip("link", "set", veth, "up")
     router.netns.ip("addr", "add", "fe80::1/64", "dev", veth, "nodad")
     pod.netns.ip("link", "set", "eth0", "up")
     pod.netns.ip("addr", "add", f"{pod.ips[0]}/32", "dev", "eth0")
     pod.netns.ip("addr", "add", f"{pod.ips[1]}/128", "dev", "eth0", "nodad")
-    # The node's end carries no IPv4 address, as with routed CNIs, so that masquerading takes the node's own.
+    # The node's end has no IPv4 address, as with routed CNIs, so that masquerading uses the node's own.
     mac = json.loads(router.netns.ip("-j", "link", "show", veth))[0]["address"]
     pod.netns.ip("neigh", "add", GATEWAY, "lladdr", mac, "dev", "eth0", "nud", "permanent")
     pod.netns.ip("route", "add", GATEWAY, "dev", "eth0")
@@ -205,10 +205,10 @@ def wire_pod(router: Host, pod: Host, veth: str) -> None:
 
 @dataclass(slots=True)
 class Lab:
-    """Build with `with Lab(local=[…], remote=[…]) as lab`. Pods are numbered from .10 on in the order given."""
+    """The lab. Use as `with Lab(local=[…], remote=[…]) as lab`. Pods are numbered from .10 on in this order."""
 
     local: Sequence[str] = ("a", "b", "c")
-    """Pods on our node."""
+    """Pods on the node that runs ferrule."""
     remote: Sequence[str] = ()
     """Pods on the other node."""
     hosts: dict[str, Host] = field(default_factory=dict)
@@ -244,11 +244,11 @@ class Lab:
 
     @property
     def node(self) -> Host:
-        """Where ferrule runs."""
+        """The node that runs ferrule."""
         return self.hosts["node"]
 
     def pod_ip(self, name: str, *, v6: bool = False) -> str:
-        """A Pod's address."""
+        """Returns a Pod's address."""
         return self.hosts[name].ips[v6]
 
     def _build(self) -> None:

@@ -1,4 +1,4 @@
-"""Private network namespaces: made, entered, and removed whatever happens."""
+"""Private network namespaces: created, entered, and always removed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _alive: set[str] = set()
 
 
 def ip(*arguments: str) -> str:
-    """Run `ip`; raises `CalledProcessError` with its words."""
+    """Runs `ip`; raises `CalledProcessError` with its message."""
     done = subprocess.run(("ip", *arguments), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
@@ -34,7 +34,7 @@ def ip(*arguments: str) -> str:
 
 
 def why_no_namespaces() -> str | None:
-    """None when namespaces and both iptables can be had; else the sentence for the skip."""
+    """Returns None if namespaces and both iptables backends are available; otherwise the reason for skipping."""
     for tool in ("ip", "iptables-nft", "iptables-legacy"):
         if shutil.which(tool, path=f"/usr/sbin:/sbin:{os.environ.get('PATH', '')}") is None:
             return f"{tool} is not installed"
@@ -46,9 +46,9 @@ def why_no_namespaces() -> str | None:
 
 
 def small_transactions_only(backend: str) -> str | None:
-    """Why a large restore cannot work here, for the skip; None where it can.
+    """Returns why a large restore cannot work here, as a reason for skipping; None if it can.
 
-    The nft tool sends a transaction as one message and raises its socket's buffer for that, which only real root may.
+    The nft tool sends a transaction as one message and raises its socket's buffer for it, which only real root may do.
     """
     mapped = Path("/proc/self/uid_map").read_text().split()
     if backend == "nft" and mapped != ["0", "0", "4294967295"]:
@@ -57,7 +57,7 @@ def small_transactions_only(backend: str) -> str | None:
 
 
 def sweep() -> None:
-    """Remove namespaces whose maker is dead (killed with -9, say)."""
+    """Removes namespaces whose creator is dead (for example killed with -9)."""
     if not NAMES.is_dir():
         return
     for entry in NAMES.iterdir():
@@ -76,7 +76,7 @@ class NetNs:
         self.name = f"{PREFIX}-{os.getpid()}-{_count}-{label}"
 
     def make(self) -> NetNs:
-        """Create it; removed at exit at the latest."""
+        """Creates it; removed at exit at the latest."""
         ip("netns", "add", self.name)
         _alive.add(self.name)
         ip("-n", self.name, "link", "set", "lo", "up")
@@ -99,7 +99,7 @@ class NetNs:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Put before a command line to run it inside."""
+        """The prefix of a command line that runs inside."""
         return ("ip", "netns", "exec", self.name)
 
     def ip(self, *arguments: str) -> str:
@@ -109,7 +109,7 @@ class NetNs:
     def run(
         self, *argv: str, stdin: str = "", check: bool = True, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program inside to its end."""
+        """Runs a program inside to its end."""
         done = subprocess.run(
             (*self.prefix, *argv), input=stdin, capture_output=True, text=True, check=False, timeout=timeout
         )
@@ -118,16 +118,16 @@ class NetNs:
         return done
 
     def sysctl(self, **settings: int) -> None:
-        """Set `net.*` values inside: `ipv4__ip_forward=1`. (The tool of that name is not on every machine.)"""
+        """Sets `net.*` values inside: `ipv4__ip_forward=1`. (The sysctl tool is not installed on every machine.)"""
         lines = [f"echo {value} > /proc/sys/net/{name.replace('__', '/')}" for name, value in settings.items()]
         self.run("sh", "-ec", "\n".join(lines))
 
     def popen(self, argv: Sequence[str], **options: object) -> subprocess.Popen[str]:
-        """Start a program inside."""
+        """Starts a program inside."""
         return subprocess.Popen((*self.prefix, *argv), text=True, **options)  # type: ignore[call-overload,no-any-return]
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run a function inside, in a thread of its own (setns is per thread)."""
+        """Runs a function inside, in a separate thread (setns is per thread)."""
 
         def inside() -> T:
             with (NAMES / self.name).open("rb") as handle:

@@ -1,4 +1,4 @@
-"""The program that runs in every Pod of the lab: a TCP and UDP server that says who asked, and a client that asks.
+"""The program that runs in every Pod of the lab: a TCP and UDP server that reports the client's address, and a client.
 
 Started as `python -S pod.py serve NAME PORT…` and `python -S pod.py ask`; imports the standard library only, so that a
 dozen of them cost little.
@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 CONCURRENT = 32
-"""Connections that a client has open at once."""
+"""Maximum number of concurrent connections of a client."""
 
 
 # ---------------------------------------------------------------- server
@@ -25,12 +25,12 @@ def _answer(name: str, local: Any, peer: Any) -> bytes:
 
 
 async def serve(name: str, ports: list[int]) -> None:
-    """Answer every TCP connection and every datagram on both families; prints a line once it listens."""
+    """Responds to every TCP connection and datagram on both families; prints a line once it listens."""
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                # "?" asks who is there; anything else is a stream's heartbeat and comes back as it is.
+                # "?" requests the Pod's name; anything else is a stream's heartbeat and is echoed.
                 answer = _answer(name, writer.get_extra_info("sockname"), writer.get_extra_info("peername"))
                 writer.write(answer if line == b"?\n" else line)
                 await writer.drain()
@@ -79,7 +79,7 @@ async def _udp(host: str, port: int, timeout: float, source: str | None) -> dict
         channel.setblocking(False)
         if source:
             channel.bind((source, 0))
-        # Connected, so that an ICMP error comes back as ECONNREFUSED.
+        # Connected, so that an ICMP error is reported as ECONNREFUSED.
         await loop.sock_connect(channel, (host, port))
         await loop.sock_sendall(channel, b"?")
         return dict(json.loads(await asyncio.wait_for(loop.sock_recv(channel, 4096), timeout)))
@@ -99,7 +99,7 @@ async def _one(protocol: str, host: str, port: int, timeout: float, source: str 
 
 
 async def ask(question: dict[str, Any]) -> list[dict[str, Any]]:
-    """`count` independent requests, each from a fresh source port."""
+    """Sends `count` independent requests, each from a new source port."""
     gate = asyncio.Semaphore(CONCURRENT)
 
     async def gated() -> dict[str, Any]:
@@ -112,7 +112,7 @@ async def ask(question: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def stream(host: str, port: int) -> dict[str, Any]:
-    """One connection that exchanges a line every 20 ms until stdin closes; tells whether it ever broke."""
+    """Opens one connection that exchanges a line every 20 ms until stdin closes; reports whether it broke."""
     loop = asyncio.get_running_loop()
     stop = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stop), sys.stdin)
@@ -133,7 +133,8 @@ async def stream(host: str, port: int) -> dict[str, Any]:
 
 
 async def knock(host: str, port: int, rate: float, protocol: str = "tcp") -> dict[str, Any]:
-    """New connections (or datagrams, each from a fresh port) at `rate` a second until stdin closes; counts failures."""
+    """Opens new connections (or sends datagrams, each from a new port) at `rate` per second until stdin closes;
+    counts failures."""
     loop = asyncio.get_running_loop()
     stop = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stop), sys.stdin)
@@ -143,7 +144,7 @@ async def knock(host: str, port: int, rate: float, protocol: str = "tcp") -> dic
     due = loop.time()
     while not ended.done():
         tasks.append(asyncio.ensure_future(_one(protocol, host, port, 3.0, None)))
-        # By the clock and not by pauses, or a busy machine would quietly be asked for less.
+        # Scheduled by the clock, because pauses would reduce the rate on a busy machine.
         due += 1 / rate
         await asyncio.sleep(max(0.0, due - loop.time()))
     answers = await asyncio.gather(*tasks)
@@ -152,7 +153,7 @@ async def knock(host: str, port: int, rate: float, protocol: str = "tcp") -> dic
 
 
 def main(argv: list[str]) -> None:
-    """See the module."""
+    """Runs the server or a client, by the arguments."""
     command, *rest = argv
     if command == "serve":
         asyncio.run(serve(rest[0], [int(p) for p in rest[1:]]))
