@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ferrule._engine import Engine, EngineOptions, InputError, NotUnderstood, RuleReader, RulesChanged
-from ferrule.dataplane import iptables, netlink, nftables
+from ferrule.dataplane import iptables, nftables
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.types import Backend, Family
+from tests import netlink
 
 RECORDED = Path(__file__).parents[2] / "rust/engine/tests/data/nft"
 
