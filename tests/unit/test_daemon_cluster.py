@@ -95,7 +95,7 @@ async def rig(folder: Path, *objects: dict[str, Any], mode: str = "ClusterCIDR")
         health = ProxyHealth(60.0, clock=time.monotonic, wall_ns=time.time_ns)
         access = find_access(str(kubeconfig), "")
         source = ClusterSource(settings, access, "node-1", engine, loop, Status(metrics, health, readiness))
-        async with source.client:
+        async with source:
             tasks = {**source.tasks(), "sync": loop.run}
             running = {name: asyncio.create_task(start()) for name, start in tasks.items()}
             try:

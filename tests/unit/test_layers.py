@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 FORBIDDEN = {
     "Layers": ("sync/cadence.py", "import ferrule.daemon"),
     "Layers of observe": ("observe/health.py", "import ferrule.observe.metrics"),
+    "Layers of source": ("source/folder.py", "import ferrule.source.cluster"),
     "Only ferrule.process starts processes": ("source/api/exec_plugin.py", "import kubernetes_asyncio"),
     "Pure modules reach": ("config/gates.py", "import ferrule.process.memory_file"),
     "The dataplane and processes know nothing": ("dataplane/netlink.py", "from ferrule.config import Settings"),

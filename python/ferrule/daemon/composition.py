@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import partial
 
 from ferrule._engine import ConntrackView, build_info
-from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
 from ferrule.daemon.after_sync import AfterSync
 from ferrule.daemon.endpoints import Endpoints
@@ -30,6 +29,7 @@ from ferrule.process.runner import ToolRun
 from ferrule.source.api.access import Access
 from ferrule.source.folder import FolderSource
 from ferrule.source.problems import ProblemBook
+from ferrule.source.protocol import Source
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
 from ferrule.sync.report import SyncReport
@@ -99,6 +99,15 @@ class Daemon:
             return 1
         return 0
 
+    def _source(self) -> Source:
+        if self._access is None:
+            return self._folder()
+        # Imported where it is used: a folder needs no HTTP client.
+        from ferrule.source.cluster import ClusterSource  # noqa: PLC0415
+
+        host = self._host
+        return ClusterSource(self._options.settings, self._access, host.node, host.engine, self._loop, self._status)
+
     def _folder(self) -> FolderSource:
         path = self._options.manifests
         if path is None:
@@ -114,32 +123,17 @@ class Daemon:
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
         """Every eternal task, by name."""
         options = self._options
-        endpoints = partial(Endpoints, options.settings, self._status, self._host, flags=options.flags)
-        tasks: dict[str, Task] = {"sync": self._loop.run}
-        if self._access is None:
-            source = self._folder()
-            await source.scan()
-            tasks["manifests"] = source.follow
-            self._endpoints = endpoints()
-        else:
-            # Imported where it is used: a folder needs no HTTP client.
-            from ferrule.source.cluster import ClusterSource  # noqa: PLC0415
-
-            cluster = ClusterSource(
-                options.settings,
-                self._access,
-                self._host.node,
-                self._host.engine,
-                self._loop,
-                self._status,
-            )
-            await stack.enter_async_context(cluster.client)
-            self._problems.on_new = cluster.problem_found
-            self._endpoints = endpoints(on_failure=cluster.events.failed_to_listen, on_port_failure=cluster.port_failed)
-            tasks |= cluster.tasks()
-            cluster.events.starting()
-            if not options.settings.mode:
-                cluster.events.default_mode(MODE_UNSET)
+        source = await stack.enter_async_context(self._source())
+        self._problems.on_new = source.problem_found
+        self._endpoints = Endpoints(
+            options.settings,
+            self._status,
+            self._host,
+            flags=options.flags,
+            on_failure=source.listen_failed,
+            on_port_failure=source.port_failed,
+        )
+        tasks: dict[str, Task] = {"sync": self._loop.run, **source.tasks()}
         tasks |= self._endpoints.tasks()
         tasks |= {
             "addresses": lambda: follow_addresses(self._host.addresses, self._set_addresses),

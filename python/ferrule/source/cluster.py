@@ -11,9 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from ferrule._engine import Engine, IngestReport, Problem, build_info
+from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import Settings
 from ferrule.errors import FerruleError
 from ferrule.observe.health import Subsystem
@@ -27,6 +29,7 @@ from ferrule.source.api.events import EventRecorder
 from ferrule.source.api.follow import Follower
 from ferrule.source.api.own_node import OwnNode
 from ferrule.source.api.resources import resources
+from ferrule.source.protocol import Source
 from ferrule.sync.intake import Batch, Intake
 from ferrule.sync.loop import SyncLoop
 from ferrule.types import Kind, Stage
@@ -45,8 +48,8 @@ class NodeChanged(FerruleError):
     """The Node differs from the one this process was configured for."""
 
 
-class ClusterSource:
-    """Follows Services, EndpointSlices and this node's Node. Implements `source.api.follow.Sink` and `Observer`."""
+class ClusterSource(Source):
+    """Follows Services, EndpointSlices and this Node. Implements `source.api.follow.Sink` and its `Observer`."""
 
     def __init__(
         self,
@@ -79,7 +82,21 @@ class ClusterSource:
         self._going_without = False
         self._ends: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._failing: dict[Kind, str] = {}
+        self._mode_unset = not settings.mode
         self._report_missing()
+
+    async def __aenter__(self) -> Self:
+        """Opens the HTTP client, and records the start."""
+        await self.client.__aenter__()
+        self.events.starting()
+        if self._mode_unset:
+            self.events.default_mode(MODE_UNSET)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.__aexit__(kind, value, trace)
 
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Returns the permanent tasks by name."""
@@ -99,6 +116,10 @@ class ClusterSource:
             self.events.not_programmed(
                 namespace, name, f"{problem.field}: {problem.value!r} {problem.reason} ({problem.kind})"
             )
+
+    def listen_failed(self, reason: str, message: str) -> None:
+        """Records an Event for a port of this process that could not be opened."""
+        self.events.failed_to_listen(reason, message)
 
     def port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
         """Records an Event for a healthCheckNodePort that could not be opened."""

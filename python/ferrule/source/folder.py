@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
+from ferrule._engine import Problem
 from ferrule.observe.health import Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.status import Status
 from ferrule.source.api import own_node
 from ferrule.source.manifests.folder import FolderState, ManifestFolder
 from ferrule.source.problems import ProblemBook
+from ferrule.source.protocol import Source
 from ferrule.sync.loop import SyncLoop
 from ferrule.sync.report import Changes
 
@@ -21,7 +25,7 @@ NAMES_SHOWN = 3
 """Nodes that a message about a wrong name lists."""
 
 
-class FolderSource:
+class FolderSource(Source):
     """Passes whole lists of changed kinds to the sync loop, one burst of edits at a time."""
 
     def __init__(
@@ -44,6 +48,29 @@ class FolderSource:
     async def scan(self) -> None:
         """Reads the folder for the first time. Raises `InputError` if it is not a folder of manifests."""
         self._take(await self._folder.scan_finished())
+
+    async def __aenter__(self) -> Self:
+        """Reads the folder for the first time, as `scan` does."""
+        await self.scan()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing stays open."""
+
+    def tasks(self) -> Mapping[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Returns the task that follows the folder."""
+        return {"manifests": self.follow}
+
+    def problem_found(self, problem: Problem) -> None:
+        """A folder is not told; the log names the problem, and the file."""
+
+    def listen_failed(self, reason: str, message: str) -> None:
+        """A folder is not told."""
+
+    def port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
+        """A folder is not told."""
 
     async def follow(self) -> None:
         """Follows the folder, for ever."""
