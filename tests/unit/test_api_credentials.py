@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 import os
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -380,14 +382,23 @@ def test_what_a_plugin_does_wrong_is_said_to_be_its_fault(tmp_path: Path, script
     assert str(caught.value).startswith(f"exec plugin {tmp_path}/plugin: ")
 
 
+def processes(argument: str) -> Iterator[Path]:
+    """All that were started with it."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in (path / "cmdline").read_bytes().split(b"\0"):
+                yield path
+
+
 @pytest.mark.usefixtures("loop")
 def test_a_plugin_that_is_not_there_and_one_that_hangs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not found or not executable Install it"):
         asyncio.run(run_plugin({"command": str(tmp_path / "none"), "apiVersion": "x", "installHint": "Install it"}))
-    config = plugin(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 300")
+    os.mkfifo(tmp_path / "silent")
+    config = plugin(tmp_path, f"read -r line < {tmp_path}/silent")
     with pytest.raises(InputError, match="still running after 1 s"):
         asyncio.run(run_plugin(config, seconds=1))
-    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists(), "it was killed"
+    assert not list(processes(f"{tmp_path}/plugin")), "it was killed"
 
 
 def test_a_plugins_credential_is_renewed_before_it_expires_and_after_a_401() -> None:

@@ -17,6 +17,7 @@ import pytest
 from ferrule._engine import ConntrackView, Engine, EngineOptions, StalePlan
 from ferrule.dataplane import conntrack
 from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner, clean, why
+from ferrule.testing.waiting import happened, in_virtual_time, let_pass, until
 from tests.netlink import HEADER, NLMSG_DONE, NLMSG_ERROR, messages
 from tests.objects import NODE_PORT, endpoint, endpoint_slice, service
 
@@ -128,18 +129,16 @@ def test_a_newer_view_replaces_a_waiting_one_and_inherits_its_work() -> None:
         kernel.gate = asyncio.Event()
         task = asyncio.create_task(cleaner.run())
         cleaner.after_sync("ipv4", views[0])
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await let_pass(1)
         cleaner.after_sync("ipv4", views[1])
         cleaner.after_sync("ipv4", views[2])
-        await asyncio.sleep(0)
+        await let_pass(3600)
         assert len(kernel.views) == 1, "one walk at a time"
         kernel.gate.set()
-        for _ in range(9):
-            await asyncio.sleep(0)
+        await let_pass(3600)
         task.cancel()
 
-    asyncio.run(serve())
+    in_virtual_time(serve())
     assert len(kernel.views) == 2
     # 10.96.0.10 went away with the second view, which never ran; its translated flows are still cleaned up.
     assert kernel.views[1].frontends == 3
@@ -160,7 +159,6 @@ def test_what_the_host_refuses_is_said_once_and_done_later(caplog: pytest.LogCap
         assert "CAP_NET_ADMIN" in cleaner.degraded["ipv4"]
         cleaner.after_sync("ipv4", cluster.sync(exists=False))
         await cleaner.clean_owed()
-        await asyncio.sleep(0)
         cleaner.after_sync("ipv4", None)
         await cleaner.clean_owed()
         assert "nf_conntrack_netlink" in cleaner.degraded["ipv4"]
@@ -189,7 +187,7 @@ def test_an_unfinished_walk_is_still_owed(how: str) -> None:
         kernel.gate = asyncio.Event()
         cleaner.after_sync("ipv4", cluster.view("10.128.2.1"))
         task = asyncio.create_task(cleaner.clean_owed())
-        await asyncio.sleep(0)
+        await until(lambda: kernel.views)
         if how == "cancelled":
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -208,7 +206,7 @@ def test_a_cancelled_walk_ends_its_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
     def endless(_: ConntrackView, stop: threading.Event) -> Cleaned:
         begun.set()
-        assert stop.wait(60)
+        happened(stop)
         ended.set()
         return Cleaned("ipv4", 0.0, 0, 0, 0, complete=False)
 
@@ -216,7 +214,7 @@ def test_a_cancelled_walk_ends_its_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def serve() -> None:
         task = asyncio.create_task(conntrack.reconcile(Cluster().view("10.128.2.1")))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(happened, begun)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

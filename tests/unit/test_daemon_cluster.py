@@ -18,18 +18,18 @@ from ferrule.config.schema import ClientConnection, Settings
 from ferrule.observe.health import ProxyHealth, Readiness, Subsystem
 from ferrule.observe.metrics import Metrics
 from ferrule.observe.status import Status
-from ferrule.source import cluster
 from ferrule.source.api.kubeconfig import find_access
-from ferrule.source.cluster import ClusterSource, NodeChanged
+from ferrule.source.cluster import NODE_SECONDS, POD_CIDR_SECONDS, ClusterSource, NodeChanged
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
 from ferrule.testing import fake_api
 from ferrule.testing.fake_api import FakeApi
 from ferrule.testing.fake_dataplane import FakeDataplane
+from ferrule.testing.waiting import Limits, until
 from tests.objects import endpoint, endpoint_slice, service
 
-SECONDS = 20.0
 JSON = "application/json"
+MISSING_NODE = "waiting for: Node node-1 itself"
 
 
 def node(*ips: str, pod_cidr: str = "10.128.1.0/24", **metadata: Any) -> dict[str, Any]:
@@ -53,18 +53,19 @@ class Rig:
     running: dict[str, asyncio.Task[None]]
 
     async def until(self, probe: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + SECONDS
-        while not probe():
+        def seen() -> object:
+            if found := probe():
+                return found
             for name, task in self.running.items():
                 if task.done():
                     raise AssertionError(f"task {name} ended while waiting for {what}") from task.exception()
-            assert time.monotonic() < end, f"{what} did not happen: {self.readiness.reasons}"
-            await asyncio.sleep(0.01)
+            return None
+
+        await until(seen, lambda: f"{what} did not happen: {self.readiness.reasons}")
 
     async def end_of(self, name: str) -> BaseException:
         """What a task ends with."""
-        done, _ = await asyncio.wait({self.running[name]}, timeout=SECONDS)
-        assert done, f"task {name} goes on"
+        await until(self.running[name].done, f"task {name} goes on")
         error = self.running[name].exception()
         assert error is not None
         return error
@@ -141,15 +142,17 @@ def test_rules_follow_the_api_and_wait_for_every_list(tmp_path: Path) -> None:
 def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_api.Respond, why: str) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
-            # No task has run yet: the first list is the one that fails.
-            r.api.fail(answer, kind="EndpointSlice", verb="list")
-            await r.until(lambda: r.api.asked("Service", "watch") and r.api.asked("Node", "watch"), "the other lists")
-            said = r.readiness.reasons[Subsystem.LISTS]
-            assert said.startswith("waiting for: EndpointSlice list (")
-            assert why in said
+            # No task has run yet: the first list fails, too.
+            r.api.fail(answer, kind="EndpointSlice", verb="list", times=-1)
+
+            def only_this_list_is_missing() -> bool:
+                said = r.readiness.reasons[Subsystem.LISTS]
+                return said.startswith("waiting for: EndpointSlice list (") and why in said
+
+            await r.until(only_this_list_is_missing, f"a complaint with {why}")
             assert r.kernel.restores == []
+            r.api.faults.clear()
             await r.until(lambda: r.kernel.restores, "a sync after the list came")
-            assert len(r.api.asked("EndpointSlice", "list")) == 2
 
     asyncio.run(scenario())
 
@@ -158,13 +161,12 @@ def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_ap
 def test_without_our_node_nothing_is_written_until_it_was_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "NODE_SECONDS", 0.5)
-
     async def scenario() -> None:
+        limits = Limits(monkeypatch, NODE_SECONDS)
         async with rig(tmp_path, *WEB) as r:
-            await r.until(lambda: r.api.asked("Node", "watch"), "a watch of the missing Node")
-            assert "Node node-1 itself" in r.readiness.reasons[Subsystem.LISTS]
+            await r.until(lambda: r.readiness.reasons[Subsystem.LISTS] == MISSING_NODE, "the lists")
             assert r.kernel.restores == []
+            await limits.expire()
             await r.until(lambda: r.kernel.restores, "a sync without the Node")
             assert r.readiness.reasons.keys() == {Subsystem.NODE}
             assert "no Node is named node-1" in r.readiness.reasons[Subsystem.NODE]
@@ -245,12 +247,13 @@ def test_changed_pod_cidrs_end_the_process_where_rules_depend_on_them(tmp_path: 
 
 @pytest.mark.usefixtures("loop")
 def test_node_cidr_mode_ends_without_pod_cidrs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "POD_CIDR_SECONDS", 0.5)
-
     async def scenario() -> None:
+        limits = Limits(monkeypatch, POD_CIDR_SECONDS)
         async with rig(tmp_path, *WEB, node("172.31.250.2", pod_cidr=""), mode="NodeCIDR") as r:
+            await r.until(lambda: r.readiness.reasons[Subsystem.LISTS] == MISSING_NODE, "the lists")
+            await limits.expire()
             error = await r.end_of("node")
-            assert "no podCIDRs" in str(error)
+            assert "no podCIDRs after 300 s" in str(error)
             assert r.kernel.restores == []
 
     asyncio.run(scenario())

@@ -19,6 +19,7 @@ from ferrule.sync.intake import Batch, Intake
 from ferrule.sync.loop import SyncLoop
 from ferrule.sync.report import Changes
 from ferrule.testing.fake_dataplane import FakeDataplane
+from ferrule.testing.waiting import in_virtual_time, let_pass
 from ferrule.types import KINDS
 from tests.objects import endpoint, endpoint_slice, service
 
@@ -104,11 +105,11 @@ def test_a_batch_knows_its_arrival_and_its_work_apart_from_waiting() -> None:
         await taking.feed_list("Service", b'{"metadata": {"resourceVersion": "7"}, ')
         async with lock:
             waiting = asyncio.create_task(taking.feed_list("Service", b'"items": []}'))
-            await asyncio.sleep(0)
+            await let_pass(1)
             now[0] += 50.0  # a plan runs
         await waiting
         await taking.end_list("Service")
 
-    asyncio.run(scenario())
+    in_virtual_time(scenario())
     (batch,) = batches
     assert (batch.arrived_at, batch.seconds) == (100.0, 3.0)

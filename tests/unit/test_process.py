@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from ferrule.process import child
 from ferrule.process.child import high_water
 from ferrule.process.completed import Completed
 from ferrule.process.runner import STACK_BYTES, STDERR_LIMIT, Runner, ToolRun
+from ferrule.testing.waiting import Limits, eventually, until
+from tests.http_client import run_on
 from tests.loops import LOOPS
 
 
@@ -56,18 +57,39 @@ def test_gigabytes_of_stderr_are_not_kept(run: Callable[..., Completed]) -> None
     assert done.stdout == b"fine\n"
 
 
-def test_what_hangs_is_killed_with_its_children(run: Callable[..., Completed], tmp_path: Path) -> None:
+HANGS = "sleep 1000 & echo $! > {mark}; wait"  # time: for ever
+
+
+def written(mark: Path) -> int:
+    """The number in it, once it is whole."""
+    text = mark.read_text() if mark.exists() else ""
+    return int(text) if text.endswith("\n") else 0
+
+
+def test_what_hangs_is_killed_with_its_children(loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "pid"
-    with pytest.raises(DataplaneError) as caught:
-        run("sh", "-c", f"sleep 1000 & echo $! > {mark}; wait", timeout=0.3)
-    assert caught.value.kind is FailureKind.HUNG
-    pid = int(mark.read_text())
-    for _ in range(100):
-        status = Path(f"/proc/{pid}/status")
-        if not status.exists() or "State:\tZ" in status.read_text():
-            return
-        time.sleep(0.02)
-    raise AssertionError("the grandchild lives on")
+
+    async def scenario() -> None:
+        limits = Limits(monkeypatch, 17.0)
+        task = asyncio.create_task(
+            Runner().run(("sh", "-c", HANGS.format(mark=mark)), timeout=17.0)
+        )  # time: a stand-in
+        await until(lambda: written(mark))
+        await limits.expire()
+        with pytest.raises(DataplaneError, match="no end after 17 s: killed") as caught:
+            await task
+        assert caught.value.kind is FailureKind.HUNG
+
+    run_on(loop, scenario)
+
+    def gone() -> bool:
+        # An orphan: the process that adopts it reaps it at some time.
+        try:
+            return "State:\tZ" in Path(f"/proc/{written(mark)}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    eventually(gone, "the grandchild lives on")
 
 
 def test_a_missing_program_is_named(run: Callable[..., Completed]) -> None:
@@ -88,19 +110,18 @@ def test_tools_get_a_deep_stack(run: Callable[..., Completed]) -> None:
     assert kib == b"unlimited" or int(kib) >= STACK_BYTES // 1024
 
 
-def test_cancelling_kills_and_reaps() -> None:
+def test_cancelling_kills_and_reaps(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+
     async def scenario() -> None:
-        task = asyncio.create_task(Runner().run(("sleep", "1000")))
-        await asyncio.sleep(0.2)
+        task = asyncio.create_task(Runner().run(("sh", "-c", f"echo $$ > {mark}; exec sleep 1000")))  # time: for ever
+        await until(lambda: written(mark))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(scenario())
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not any(
-        "sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in children if Path(f"/proc/{pid}").exists()
-    )
+    assert not Path(f"/proc/{written(mark)}").exists()
 
 
 MIB = 1 << 20
@@ -121,7 +142,7 @@ def test_a_tool_that_needs_more_than_we_is_told_with_its_peak() -> None:
     assert (run.tool, run.exit_code) == ("python3", 0)
     assert run.usage.max_rss is not None
     assert run.usage.max_rss > high_water() + 90 * MIB
-    assert 0 < run.usage.cpu_seconds <= run.usage.seconds * 1.5
+    assert 0 < run.usage.cpu_seconds <= run.usage.seconds * 1.5  # time: a ratio within one run
 
 
 @pytest.mark.parametrize("size", [0, 200 * MIB])
@@ -172,7 +193,7 @@ def test_without_a_pidfd_the_end_is_polled_for(monkeypatch: pytest.MonkeyPatch) 
 def test_each_way_to_end_is_told_once() -> None:
     assert observed("/bin/sh", "-c", "exit 3").exit_code == 3
     assert observed("sh", "-c", "kill -9 $$").exit_code == -9
-    hung = observed("sleep", "1000", timeout=0.1)
+    hung = observed("sleep", "1000", timeout=0.1)  # time: whatever the machine does, it has no end of its own
     assert (hung.tool, hung.exit_code) == ("sleep", None)
 
 
@@ -181,9 +202,9 @@ def test_without_pidfds_the_end_is_seen_as_well(run: Callable[..., Completed], m
         raise PermissionError(pid)
 
     monkeypatch.setattr(os, "pidfd_open", refused)
-    assert run("sh", "-c", "sleep 0.05; exit 7").exit_code == 7
+    assert run("sh", "-c", "sleep 0.05; exit 7").exit_code == 7  # time: mostly ends after the first look for its end
     with pytest.raises(DataplaneError):
-        run("sleep", "1000", timeout=0.1)
+        run("sleep", "1000", timeout=0.1)  # time: as above
 
 
 def done(code: int, stderr: str = "", stdout: bytes = b"") -> Completed:

@@ -131,7 +131,8 @@ class ClusterSource(Source):
         """Opens the sync loop once the Node exists or the wait is over. Raises `NodeChanged`."""
         seconds = POD_CIDR_SECONDS if self._needs_pod_cidrs else NODE_SECONDS
         try:
-            await asyncio.wait_for(self._node_is_there.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._node_is_there.wait()
         except TimeoutError:
             lacks = "no podCIDRs" if self._node is not None else "not there"
             if self._needs_pod_cidrs:

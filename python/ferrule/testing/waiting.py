@@ -16,8 +16,9 @@ import selectors
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -155,15 +156,20 @@ class Limits:
         self.running: list[asyncio.Timeout] = []
         patch.setattr(asyncio, "timeout", self._timeout)
 
-    def _timeout(self, seconds: float | None) -> asyncio.Timeout:
-        limit = self._real(None if seconds == self._seconds else seconds)
-        if seconds == self._seconds:
-            self.running.append(limit)
-        return limit
+    def _timeout(self, seconds: float | None) -> AbstractAsyncContextManager[asyncio.Timeout]:
+        return self._until_told() if seconds == self._seconds else self._real(seconds)
 
-    def expire(self) -> None:
-        """All that run now."""
-        assert self.running, f"nothing is limited to {self._seconds:g} s"
+    @asynccontextmanager
+    async def _until_told(self) -> AsyncIterator[asyncio.Timeout]:
+        async with self._real(None) as limit:
+            self.running.append(limit)
+            try:
+                yield limit
+            finally:
+                self.running.remove(limit)
+
+    async def expire(self) -> None:
+        """All that run now; waits for one."""
+        await until(lambda: self.running, f"nothing is limited to {self._seconds:g} s")
         for limit in self.running:
             limit.reschedule(asyncio.get_running_loop().time())
-        self.running.clear()
