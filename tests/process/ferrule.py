@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from ferrule.testing.daemon import command
 from ferrule.testing.netns import NetNs
+from ferrule.testing.waiting import PATIENCE
 
 
 def write(folder: Path, name: str, objects: Sequence[dict[str, Any]]) -> Path:
@@ -28,3 +30,23 @@ def once(netns: NetNs, manifests: Path, *extra: str) -> subprocess.CompletedProc
 def rules(netns: NetNs, backend: str, family: str = "iptables") -> str:
     """What the kernel holds."""
     return netns.run(f"{family}-{backend}-save").stdout
+
+
+def strip(saved: str) -> list[str]:
+    """Rules and chains without counters, dates and comments."""
+    return [line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
+
+
+def get(netns: NetNs, port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
+    """Status and body. Raises `OSError`."""
+
+    def ask() -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)  # time: at which the test fails
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    return netns.call(ask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import socket
@@ -12,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from ferrule.testing.daemon import Ferrule, eventually
+from ferrule.testing.daemon import Ferrule
 from ferrule.testing.netns import NetNs
+from ferrule.testing.waiting import PATIENCE, eventually
 from tests.netns.flows import Flow, insert, table
 from tests.objects import NODE, V4, endpoint, endpoint_slice, service
-from tests.process.ferrule import rules, write
+from tests.process.ferrule import get, rules, write
 
 pytestmark = pytest.mark.netns
 
@@ -25,19 +25,6 @@ pytestmark = pytest.mark.netns
 def folder(tmp_path: Path) -> Path:
     write(tmp_path / "manifests", "web.yaml", [NODE, service(), endpoint_slice([endpoint("10.128.1.10")])])
     return tmp_path / "manifests"
-
-
-def get(netns: NetNs, port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
-    def ask() -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(host, port, timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    return netns.call(ask)
 
 
 def config(path: Path, **fields: Any) -> Path:
@@ -182,7 +169,7 @@ def test_health_check_node_ports_follow_the_endpoints(netns: NetNs, folder: Path
 def test_systemd_hears_when_it_is_ready_and_when_it_ends(netns: NetNs, folder: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
-        supervisor.settimeout(20)
+        supervisor.settimeout(PATIENCE)  # time: the deadline at which the test fails
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
         said = []
         with Ferrule(netns, folder, "--backend", "nft", environment=environment) as daemon:
@@ -194,9 +181,10 @@ def test_systemd_hears_when_it_is_ready_and_when_it_ends(netns: NetNs, folder: P
                 text = supervisor.recv(4096).decode()
                 alive += "WATCHDOG=1" in text
             assert daemon.stop() == 0
-        supervisor.settimeout(0.2)
+        # It has ended: what it said is there.
+        supervisor.setblocking(False)
         rest = []
-        with pytest.raises(TimeoutError):
+        with pytest.raises(BlockingIOError):
             while True:
                 rest.append(supervisor.recv(4096).decode())
         assert any("STOPPING=1" in text for text in rest)
@@ -206,7 +194,7 @@ def test_connected_clients_are_not_waited_for_at_the_end(netns: NetNs, folder: P
     with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv6")
         eventually(lambda: get(netns, 10256, "/healthz"))
-        idle = netns.call(lambda: socket.create_connection(("127.0.0.1", 10256), 5))
+        idle = netns.call(lambda: socket.create_connection(("127.0.0.1", 10256)))
         try:
             assert daemon.stop() == 0
             assert "Ending on request" in daemon.log[-1], "the tasks did not end in time"
@@ -223,7 +211,7 @@ def test_a_changed_configuration_ends_it_with_the_reason(netns: NetNs, folder: P
         daemon.wait_for('"Synced"', "ipv6")
         path.write_text(path.read_text())
         config(path, iptables={"masqueradeAll": True})
-        assert daemon.child.wait(20) == 1
+        assert daemon.end() == 1
         daemon.wait_for("was changed: ending")
     assert V4 in rules(netns, "nft")
 
@@ -240,7 +228,7 @@ def test_a_taken_port_ends_it_only_where_that_is_asked_for(netns: NetNs, folder:
             assert json.loads(body)["reasons"] == {"metrics-server": "the metrics port does not listen"}
         path = config(tmp_path / "config.conf", bindAddressHardFail=True)
         with Ferrule(netns, folder, "--config", str(path), "--backend", "nft") as daemon:
-            assert daemon.child.wait(20) == 1
+            assert daemon.end() == 1
             daemon.wait_for("127.0.0.1:10249")
 
 

@@ -7,17 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from ferrule.testing.netns import NetNs
-
-PATIENCE = 20.0
-"""Seconds until something that must happen counts as not happening. Nothing asserts that it happens faster."""
-
-T = TypeVar("T")
+from ferrule.testing.waiting import PATIENCE, ended, eventually
 
 
 def command(manifests: Path, *extra: str) -> tuple[str, ...]:
@@ -74,26 +68,22 @@ class Ferrule:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and waits for the end. Returns the exit code."""
         self.child.send_signal(number)
-        code = self.child.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait until it ends of itself; gives the exit code."""
+        code = ended(self.child, lambda: "ferrule goes on:\n" + "\n".join(self.log))
+        self._join()
         return code
 
     def kill(self) -> None:
         """Kills it if it still runs."""
         if self.child.poll() is None:
             self.child.kill()
-            self.child.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+            ended(self.child)
+        self._join()
         if self.child.stderr is not None:
             self.child.stderr.close()
 
-
-def eventually(probe: Callable[[], T | None], complaint: Callable[[], str] = lambda: "did not happen") -> T:
-    """What `probe` gives once it is truthy."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        value = probe()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(complaint())
+    def _join(self) -> None:
+        self._reader.join(PATIENCE)  # time: whatever it started may hold its stderr open
