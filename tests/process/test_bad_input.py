@@ -5,8 +5,8 @@ What no retry can mend ends the program with 1 before a rule is written; an API 
 
 from __future__ import annotations
 
-import http.client
 import json
+import re
 import socket
 import ssl
 import sys
@@ -19,18 +19,16 @@ from typing import Any
 import pytest
 
 from ferrule.testing.netns import NetNs
+from ferrule.testing.waiting import eventually
 from tests.e2e.harness.certs import Authority
 from tests.e2e.harness.process import Process
-from tests.e2e.harness.waiting import eventually, steadily
-from tests.process.ferrule import rules
+from tests.process.ferrule import get, rules
 
 pytestmark = pytest.mark.netns
 
 NODE = "--hostname-override=node-1"
 NOBODY = "https://127.0.0.1:1"
 """Nothing listens there."""
-GOES_ON_SECONDS = 2.0
-"""A retry fits in; a program that stops trying has done so."""
 
 
 def kubeconfig(path: Path, server: str = NOBODY, *, context: str = "default", **cluster: Any) -> Path:
@@ -74,6 +72,15 @@ def ends(netns: NetNs, *arguments: str, under: tuple[str, ...] = ()) -> str:
     return next(line for line in done.stderr.splitlines() if line.startswith("ferrule: "))
 
 
+SOON = (
+    sys.executable,
+    "-c",
+    "import sys; import ferrule.source.api.credentials as credentials; credentials.REREAD_SECONDS = 0.1;"
+    "from ferrule.cli import main; sys.exit(main(sys.argv[4:]))",
+)
+"""Goes before a command line, and replaces its program by one that reads bad credentials again at once."""
+
+
 @contextmanager
 def runs(netns: NetNs, folder: Path, *arguments: str, under: tuple[str, ...] = ()) -> Iterator[Process]:
     process = Process(netns, (*under, *argv(*arguments)), folder / "ferrule.log")
@@ -83,36 +90,36 @@ def runs(netns: NetNs, folder: Path, *arguments: str, under: tuple[str, ...] = (
         process.kill()
 
 
-def goes_on(process: Process) -> None:
-    steadily(lambda: process.alive, f"it gave up:\n{process.tail()}", seconds=GOES_ON_SECONDS)
+def admin(netns: NetNs, path: str) -> tuple[int, str]:
+    """Status and body at the port for metrics; asked again until it listens."""
 
-
-def get(netns: NetNs, path: str, port: int = 10256) -> tuple[int, str]:
-    def ask() -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    def asked() -> tuple[int, bytes] | None:
         try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+            return get(netns, 10249, path)
+        except OSError:
+            return None
 
-    return netns.call(ask)
+    status, body = eventually(asked, f"no answer at {path}")
+    return status, body.decode()
 
 
 def readiness(netns: NetNs) -> tuple[int, str]:
-    """`/readyz`: its status, and its reasons as text; asked again until it listens."""
-    found: list[tuple[int, str]] = []
+    """`/readyz`: its status, and its reasons as text."""
+    return admin(netns, "/readyz")
 
-    def asked() -> bool:
-        try:
-            found.append(get(netns, "/readyz", 10249))
-        except OSError:
-            return False
-        return True
 
-    eventually(asked, "nobody answers at /readyz")
-    return found[-1]
+FAILED_REQUESTS = re.compile(r'^rest_client_requests_total\{code="<error>",.*\} (\S+)$', re.MULTILINE)
+
+
+def goes_on(netns: NetNs, process: Process) -> None:
+    """It asks for each kind, and then once more at least."""
+
+    def seen() -> bool:
+        assert process.alive, f"it ended:\n{process.tail()}"
+        failed = FAILED_REQUESTS.findall(admin(netns, "/metrics")[1])
+        return sum(map(float, failed)) > 3
+
+    eventually(seen, lambda: f"it does not try again:\n{process.tail()}")
 
 
 # ---------------------------------------------------------------------- the kubeconfig
@@ -138,7 +145,7 @@ def test_a_kubeconfig_that_anybody_may_rewrite(netns: NetNs, tmp_path: Path) -> 
         line = process.wait_for("any user may rewrite it")
         assert line.startswith("W")
         assert f"{access}: mode 0666" in line
-        goes_on(process)
+        goes_on(netns, process)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +206,10 @@ def test_an_address_that_refuses(netns: NetNs, tmp_path: Path) -> None:
         assert status == 503
         assert "Service list" in why
         eventually(lambda: "nobody listens there" in readiness(netns)[1], "/readyz does not say why")
-        public = json.loads(get(netns, "/readyz")[1])["reasons"]
+        public = json.loads(get(netns, 10256, "/readyz")[1])["reasons"]
         assert public["lists"] == "the objects of the cluster have not all been listed", "other hosts learn no more"
-        assert get(netns, "/livez")[0] == 200, "stock is healthy before its first sync"
-        goes_on(process)
+        assert get(netns, 10256, "/livez")[0] == 200, "stock is healthy before its first sync"
+        goes_on(netns, process)
         assert len(process.lines("Cannot follow the API server")) == 3, "said once a kind, not at every retry"
         assert "KUBE-" not in rules(netns, "nft"), "rules without a list"
 
@@ -213,7 +220,7 @@ def test_a_name_that_resolves_to_nothing(netns: NetNs, tmp_path: Path) -> None:
         line = process.wait_for("Cannot follow the API server")
         assert "the name 'api.ferrule.invalid' resolves to nothing" in line
         assert str(access) in line
-        goes_on(process)
+        goes_on(netns, process)
 
 
 @contextmanager
@@ -255,7 +262,7 @@ def test_a_server_of_another_authority(netns: NetNs, tmp_path: Path) -> None:
             assert server in line
             assert f"Expected: issued by CN=our-ca from {ours.pair.cert}" in line
             assert f"openssl s_client -connect 127.0.0.1:{port}" in line
-            goes_on(process)
+            goes_on(netns, process)
 
 
 def test_a_server_under_another_name(netns: NetNs, tmp_path: Path) -> None:
@@ -269,27 +276,29 @@ def test_a_server_under_another_name(netns: NetNs, tmp_path: Path) -> None:
         with runs(netns, tmp_path, config(tmp_path, access)) as process:
             line = process.wait_for("its certificate is not to be trusted")
             assert "127.0.0.1" in line
-            goes_on(process)
+            goes_on(netns, process)
 
 
 def test_an_authority_that_is_no_certificate(netns: NetNs, tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("no certificate")
     access = kubeconfig(tmp_path / "kubeconfig", **{"certificate-authority": str(tmp_path / "ca.crt")})
-    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+    with runs(netns, tmp_path, config(tmp_path, access), under=SOON) as process:
         line = process.wait_for("holds no certificate in PEM form")
         assert str(tmp_path / "ca.crt") in line
-        goes_on(process)
+        Authority(tmp_path / "ours", "our-ca").pair.cert.rename(tmp_path / "ca.crt")
+        process.wait_for(f"{NOBODY}: refused")
 
 
 def test_a_token_file_that_goes_bad(netns: NetNs, tmp_path: Path) -> None:
     access = kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
     (tmp_path / "token").write_text("two words")
-    with runs(netns, tmp_path, config(tmp_path, access)) as process:
+    with runs(netns, tmp_path, config(tmp_path, access), under=SOON) as process:
         line = process.wait_for("is no token: it must be one word")
         assert line.startswith("E")
         assert f"{tmp_path / 'token'} (users[default].user.tokenFile)" in line
         eventually(lambda: "api-access" in readiness(netns)[1], "readiness is silent about it")
-        goes_on(process)
+        (tmp_path / "token").write_text("secret")
+        process.wait_for("http://127.0.0.1:1: refused")
 
 
 # ---------------------------------------------------------------------- the configuration
@@ -312,9 +321,6 @@ def test_ports_that_are_taken(netns: NetNs, tmp_path: Path) -> None:
             line = process.wait_for("Cannot listen", f'server="{server}"')
             assert line.startswith("E")
             assert f'address="127.0.0.1:{port}" reason="address already in use" retryEvery="5s"' in line
-        # Longer than one retry.
-        steadily(lambda: process.alive, "it gave up", seconds=6.0, every=0.5)
-        assert len(process.lines("Cannot listen")) == len(ports), "said at every retry"
         for listening in taken:
             listening.close()
         for server in ports:
@@ -360,7 +366,7 @@ def test_a_read_only_proc_sys(netns: NetNs, tmp_path: Path) -> None:
         assert "3600" in line
         assert "Read-only file system" in line
         process.wait_for("Cannot follow the API server")
-        goes_on(process)
+        goes_on(netns, process)
 
 
 def test_no_node_name(netns: NetNs, tmp_path: Path) -> None:
