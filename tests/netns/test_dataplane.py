@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,6 +17,7 @@ from ferrule.host import addresses
 from ferrule.host.sysctl import ROUTE_LOCALNET, Sysctls
 from ferrule.process.runner import Runner
 from ferrule.testing.netns import NetNs
+from ferrule.testing.waiting import happened, soon
 from ferrule.types import FAMILIES, Backend
 from tests.conformance.replay import ALL, load
 
@@ -123,28 +125,20 @@ def test_nfacct_counters(netns: NetNs) -> None:
 def test_addresses_and_their_changes(netns: NetNs) -> None:
     assert netns.call(addresses.local_addresses) == ["127.0.0.1", "::1"]
 
+    subscribed = threading.Event()
+
     async def one_change() -> None:
-        async with asyncio.timeout(10):
-            changes = addresses.address_changes()
-            await anext(changes)  # subscribed
-            await anext(changes)
-
-    def wait_for_it() -> bool:
-        # uvloop or not, the socket belongs to the thread's namespace.
-        asyncio.run(one_change())
-        return True
-
-    from concurrent.futures import ThreadPoolExecutor
+        changes = addresses.address_changes()
+        await anext(changes)
+        subscribed.set()
+        await soon(anext(changes))
 
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(netns.call, wait_for_it)
-        end = time.monotonic() + 8
-        number = 0
-        while not waiting.done() and time.monotonic() < end:
-            number += 1
-            netns.ip("addr", "add", f"172.31.250.{number}/32", "dev", "lo")
-            time.sleep(0.05)
-        assert waiting.result(5)
+        # uvloop or not, the socket belongs to the thread's namespace.
+        waiting = pool.submit(netns.call, lambda: asyncio.run(one_change()))
+        happened(subscribed)
+        netns.ip("addr", "add", "172.31.250.1/32", "dev", "lo")
+        waiting.result()
     assert "172.31.250.1" in netns.call(addresses.local_addresses)
 
 
@@ -162,8 +156,7 @@ def test_an_address_added_before_the_subscription_is_reported(netns: NetNs) -> N
 
         following = asyncio.create_task(addresses.follow_addresses(known, on_change))
         try:
-            async with asyncio.timeout(10):
-                await found.wait()
+            await soon(found.wait())
         finally:
             following.cancel()
 

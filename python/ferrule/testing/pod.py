@@ -11,11 +11,14 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 CONCURRENT = 32
 """Maximum number of concurrent connections of a client."""
 
+LOST = 20.0
+"""Seconds without an answer after which a connection counts as lost. A segment is sent again after 1, 3 and 7."""
 
 # ---------------------------------------------------------------- server
 
@@ -61,10 +64,11 @@ async def serve(name: str, ports: list[int]) -> None:
 
 async def _tcp(host: str, port: int, timeout: float, source: str | None) -> dict[str, Any]:
     local = (source, 0) if source else None
+    # time: the limit is the question's, or `LOST`
     reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, local_addr=local), timeout)
     try:
         writer.write(b"?\n")
-        line = await asyncio.wait_for(reader.readline(), timeout)
+        line = await asyncio.wait_for(reader.readline(), timeout)  # time: as above
         if not line:
             raise ConnectionResetError
         return dict(json.loads(line))
@@ -82,7 +86,7 @@ async def _udp(host: str, port: int, timeout: float, source: str | None) -> dict
         # Connected, so that an ICMP error is reported as ECONNREFUSED.
         await loop.sock_connect(channel, (host, port))
         await loop.sock_sendall(channel, b"?")
-        return dict(json.loads(await asyncio.wait_for(loop.sock_recv(channel, 4096), timeout)))
+        return dict(json.loads(await asyncio.wait_for(loop.sock_recv(channel, 4096), timeout)))  # time: as above
 
 
 async def _one(protocol: str, host: str, port: int, timeout: float, source: str | None) -> dict[str, Any]:
@@ -111,22 +115,32 @@ async def ask(question: dict[str, Any]) -> list[dict[str, Any]]:
     return await asyncio.gather(*(gated() for _ in range(question["count"])))
 
 
+async def _answer_until_closed(stdin: asyncio.StreamReader, count: Callable[[], int]) -> None:
+    """Prints a count for each line of stdin."""
+    while await stdin.readline():
+        print(count(), flush=True)
+
+
 async def stream(host: str, port: int) -> dict[str, Any]:
-    """Opens one connection that exchanges a line every 20 ms until stdin closes; reports whether it broke."""
+    """Opens one connection that exchanges a line every 20 ms until stdin closes; reports whether it broke.
+
+    Each line on stdin is answered with the number of exchanges.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stop), sys.stdin)
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 5)
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), LOST)  # time: see there
     print("open", flush=True)
     beats, broken = 0, None
-    ended = asyncio.ensure_future(stop.read())
+    ended = asyncio.ensure_future(_answer_until_closed(stop, lambda: beats))
     while not ended.done() and broken is None:
         try:
             writer.write(f"{beats}\n".encode())
-            if await asyncio.wait_for(reader.readline(), 3) != f"{beats}\n".encode():
+            # time: see there
+            if await asyncio.wait_for(reader.readline(), LOST) != f"{beats}\n".encode():
                 broken = "closed by the other side"
             beats += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # time: the rate of the traffic
         except (OSError, TimeoutError) as error:
             broken = f"{type(error).__name__}: {error}"
     return {"beats": beats, "broken": broken}
@@ -134,19 +148,20 @@ async def stream(host: str, port: int) -> dict[str, Any]:
 
 async def knock(host: str, port: int, rate: float, protocol: str = "tcp") -> dict[str, Any]:
     """Opens new connections (or sends datagrams, each from a new port) at `rate` per second until stdin closes;
-    counts failures."""
+    counts failures. Each line on stdin is answered with the number of finished connections.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stop), sys.stdin)
     print("open", flush=True)
-    ended = asyncio.ensure_future(stop.read())
-    tasks = []
+    tasks: list[asyncio.Future[dict[str, Any]]] = []
+    ended = asyncio.ensure_future(_answer_until_closed(stop, lambda: sum(task.done() for task in tasks)))
     due = loop.time()
     while not ended.done():
-        tasks.append(asyncio.ensure_future(_one(protocol, host, port, 3.0, None)))
+        tasks.append(asyncio.ensure_future(_one(protocol, host, port, LOST, None)))
         # Scheduled by the clock, because pauses would reduce the rate on a busy machine.
         due += 1 / rate
-        await asyncio.sleep(max(0.0, due - loop.time()))
+        await asyncio.sleep(max(0.0, due - loop.time()))  # time: the rate of the traffic
     answers = await asyncio.gather(*tasks)
     errors = [a["error"] for a in answers if "error" in a]
     return {"connections": len(answers), "errors": errors}
