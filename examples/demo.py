@@ -1,8 +1,8 @@
-"""The demo: a node, three Pods, a client Pod and a host outside, as network namespaces; ferrule in the node; a few
-hundred real connections; three edits of a manifest and what they change.
+"""The demo: a node, three Pods, a client Pod and an external host, as network namespaces; ferrule in the node; a few
+hundred real connections; three edits of a manifest and their effects.
 
-Run by `make demo`; `--keep` leaves everything standing and says how to look around. Needs no cluster and touches
-nothing but namespaces of its own.
+Run by `make demo`; `--keep` keeps the namespaces and prints how to inspect them. Needs no cluster and touches only its
+own namespaces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ferrule.testing.daemon import Ferrule
-from ferrule.testing.lab import OUTSIDE_OTHER_IP, Answer, Lab, pods, question
+from ferrule.testing.lab import OUTSIDE_OTHER_IP, Lab, Reply, pods, question
 
 HERE = Path(__file__).parent
 BAR = 24
@@ -27,22 +27,22 @@ BAR = 24
 
 @dataclass
 class Show:
-    """Prints, and remembers what was not as it should be."""
+    """Prints results, and collects failures."""
 
     failures: list[str] = field(default_factory=list)
 
     def title(self, text: str) -> None:
-        """Start a section."""
+        """Starts a section."""
         print(f"\n{text}")
 
     def check(self, what: str, good: bool) -> None:
-        """Remember and show what is not as it should be."""
+        """Records and prints a failed check."""
         if not good:
             self.failures.append(what)
             print(f"  !! {what}")
 
-    def row(self, who: str, service: str, to: str, answers: Sequence[Answer]) -> None:
-        """One line a Service: who asked what, who answered how often, with which source address."""
+    def row(self, who: str, service: str, to: str, answers: Sequence[Reply]) -> None:
+        """Prints one line per Service: client, target, responses per Pod, and source addresses."""
         counts = pods(answers)
         sources = sorted({a.source for a in answers if a.source})
         cells = []
@@ -69,17 +69,17 @@ ASKS: tuple[tuple[str, str, str, int, int, str | None], ...] = (
 
 
 def first_round(lab: Lab, show: Show) -> None:
-    """Every Service once, as the manifests say."""
-    show.title("Who asks → Service, address: which Pod answered how often, and the source address it saw")
+    """Connects to every Service once and checks the result against the manifests."""
+    show.title("Client → Service, address: responses per Pod, and the source address that it saw")
     total = 0
-    answers: dict[int, list[Answer]] = {}
+    answers: dict[int, list[Reply]] = {}
     for number, (who, service, to, port, count, source) in enumerate(ASKS):
-        # Two seconds tell a drop from an answer; the source that is not allowed in gets none.
+        # Two seconds distinguish a drop from a response; connections from the source that is not allowed time out.
         asked = question(to, port, count=count, source=source, timeout=1.2 if source else 5.0)
         answers[number] = lab[who].ask_all([asked])[0]
         total += count
         show.row(
-            who if source is None else "stranger",
+            who if source is None else "another source",
             service,
             f"[{to}]:{port}" if ":" in to else f"{to}:{port}",
             answers[number],
@@ -103,15 +103,17 @@ def first_round(lab: Lab, show: Show) -> None:
     served(3, "b c", client)
     show.check("mail without endpoints refuses", pods(answers[4]) == Counter(refused=5))
     served(5, "a b", ["172.31.250.2"])
-    show.check("a stranger's connections to the load balancer are dropped", pods(answers[6]) == Counter(timeout=3))
+    show.check(
+        "connections from other sources to the load balancer are dropped", pods(answers[6]) == Counter(timeout=3)
+    )
     served(7, "a b", ["172.31.250.2"])
     served(8, "a", ["172.31.250.2"])
-    # The only endpoint calls itself: masqueraded, or the answer would never come back through the node.
+    # The only endpoint connects to itself: masqueraded, because the reply would otherwise not return through the node.
     served(9, "a", ["172.31.250.2"])
 
 
 def edit(daemon: Ferrule, show: Show, path: Path, change: Callable[[str], str]) -> None:
-    """Change a manifest, wait until the kernel has it, say how long that took."""
+    """Changes a manifest, waits until the kernel has it, prints how long that took."""
     mark = len(daemon.log)
     old = path.read_text()
     new = change(old)
@@ -127,11 +129,11 @@ def edit(daemon: Ferrule, show: Show, path: Path, change: Callable[[str], str]) 
         f"  file written → rules in the kernel: {numbers['msSinceChange']} ms (of them {numbers['ms']} ms sync); "
         f"{numbers['chainsWritten']} chains written, {numbers['chainsDeleted']} deleted"
     )
-    show.check("the sync said how long it took", found["msSinceChange"] is not None)
+    show.check("the sync reports its duration", found["msSinceChange"] is not None)
 
 
 def live_edits(lab: Lab, daemon: Ferrule, show: Show, folder: Path) -> None:
-    """Three edits of manifests while traffic could flow."""
+    """Makes three edits of manifests while traffic flows."""
     web, admin = folder / "10-web.yaml", folder / "50-admin.yaml"
     ready = "  - {addresses: [10.128.1.12], nodeName: node-1, conditions: {ready: true}}\n"
 
@@ -165,18 +167,18 @@ def live_edits(lab: Lab, daemon: Ferrule, show: Show, folder: Path) -> None:
     answers = lab["outside"].ask("172.31.250.2", 30443, count=20)
     show.row("outside", "admin", "172.31.250.2:30443", answers)
     show.check("admin is served by a", set(pods(answers)) == {"a"})
-    show.check("a sees the outside host's own address", {a.source for a in answers} == {"172.31.250.9"})
+    show.check("a sees the external host's own address", {a.source for a in answers} == {"172.31.250.9"})
 
 
 def keep(lab: Lab, folder: Path) -> None:
-    """Say how to look around, and wait."""
+    """Prints how to inspect the namespaces, and waits."""
     node, client = lab.node.netns.name, lab["client"].netns.name
     print(f"""
-Left standing until Ctrl-C. ferrule follows {folder}
+Kept until Ctrl-C. ferrule follows {folder}
   the rules            ip netns exec {node} iptables-nft-save -t nat
-  as a client          ip netns exec {client} curl -m 2 telnet://10.96.0.10:80   (a question mark asks who is there)
+  as a client          ip netns exec {client} curl -m 2 telnet://10.96.0.10:80   (? requests the Pod name)
   edit and watch       $EDITOR {folder}/10-web.yaml
-  everything there is  ip netns list | grep ferrule-""")
+  all namespaces       ip netns list | grep ferrule-""")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -184,9 +186,9 @@ Left standing until Ctrl-C. ferrule follows {folder}
 
 
 def main() -> int:
-    """Gives the exit code: 0 when everything was as it should be."""
+    """Runs the demo. Returns the exit code: 0 if every check passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", action="store_true", help="leave everything standing and say how to look around")
+    parser.add_argument("--keep", action="store_true", help="keep the namespaces and print how to inspect them")
     keeping = parser.parse_args().keep
     show = Show()
     with tempfile.TemporaryDirectory(prefix="ferrule-demo-") as scratch, Lab(local=("a", "b", "c")) as lab:
@@ -194,7 +196,9 @@ def main() -> int:
         shutil.copytree(HERE / "shop", folder)
         daemon = Ferrule(lab.node.netns, folder, "--config", str(HERE / "config.yaml"))
         try:
-            print("A node with Pods a, b, c and a client Pod; a host outside. ferrule follows a copy of examples/shop.")
+            print(
+                "A node with Pods a, b, c and a client Pod; an external host. ferrule follows a copy of examples/shop."
+            )
             print("  " + daemon.wait_for('"Starting ferrule"').split('"Starting ferrule" ')[1].strip())
             daemon.wait_for('"Synced" ipFamily="ipv6"')
             first_round(lab, show)

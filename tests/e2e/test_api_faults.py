@@ -212,7 +212,7 @@ def test_silence_is_noticed_while_it_lasts(world: World, silence: str, record_pr
                 lambda: f"silence is taken for calm:\n{shop.proxy.running.tail()}",
             )
             noticed = time.monotonic() - began
-            assert shop.proxy.running.lines(NOTHING_FOLLOWS, "timeout: connected, but nothing comes any more")
+            assert shop.proxy.running.lines(NOTHING_FOLLOWS, "timeout: connected, but the response stalled")
             steadily(shop.serves, "traffic stopped", seconds=AWAY_SECONDS, every=0.5)
             assert shop.ours() == before
             assert shop.syncs() == syncs, "rules were written without news"
@@ -271,7 +271,7 @@ LISTS: dict[str, tuple[tuple[Fault, str], tuple[Fault, str]]] = {
         (faults.internal_error(), "status (500): etcdserver: request timed out"),
     ),
     "half a list, a gateway": (
-        (faults.truncated(), "the answer ended before its end"),
+        (faults.truncated(), "the response ended early"),
         (faults.html(), "status (502): <html>"),
     ),
     "HTML called JSON, HTML": (
@@ -280,7 +280,7 @@ LISTS: dict[str, tuple[tuple[Fault, str], tuple[Fault, str]]] = {
     ),
     "no list, a reset": (
         (as_json(b'{"kind":"Status","apiVersion":"v1","metadata":{}}'), "the list cannot be used"),
-        (faults.reset(), "the connection ended without an answer"),
+        (faults.reset(), "the connection ended without a response"),
     ),
     "no right, no name": (
         (faults.forbidden(), "status (403): services is forbidden"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ferrule.serve.http import Answer, Question
+from ferrule.serve.http import Request, Response
 from ferrule.serve.listener import Endpoint, Listener
 from ferrule.serve.service_health import ServiceHealthServers
 from ferrule.testing.netns import NetNs
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.netns
 PORT = 10256
 
 
-async def _handle(_: Question) -> Answer:
-    return Answer(b"ok")
+async def _handle(_: Request) -> Response:
+    return Response(b"ok")
 
 
 async def answers(host: str) -> bool:

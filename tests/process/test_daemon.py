@@ -98,16 +98,16 @@ def test_with_the_tool_its_runs_are_counted(netns: NetNs, folder: Path, tmp_path
 
 def test_a_name_that_no_node_has_is_said(netns: NetNs, folder: Path) -> None:
     write(folder, "web.yaml", [service(), endpoint_slice([endpoint("10.128.1.10")])])
-    stranger = NODE | {"metadata": {"name": "node-2"}}
+    other_node = NODE | {"metadata": {"name": "node-2"}}
     with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for("No Node has this node's name", 'node="node-1"', "there is no Node")
         daemon.wait_for("Listening", 'server="health"')
         eventually(lambda: get(netns, 10256, "/readyz")[0] == 200)
-        write(folder, "node.yaml", [stranger])
+        write(folder, "node.yaml", [other_node])
         daemon.wait_for("No Node has this node's name", 'node="node-1"', "the Nodes are node-2")
         assert json.loads(get(netns, 10256, "/readyz")[1])["reasons"] == {"node": "no Node has this node's name"}
         assert "10.128.1.10:8080" in rules(netns, "nft"), "traffic goes on"
-        write(folder, "node.yaml", [stranger, NODE])
+        write(folder, "node.yaml", [other_node, NODE])
         eventually(lambda: get(netns, 10256, "/readyz")[0] == 200)
 
 

@@ -276,7 +276,7 @@ def test_a_token_file_that_vanishes_or_is_empty_costs_nothing(tmp_path: Path, ca
 @pytest.mark.parametrize("content", ["two words", "evil\r\nX-Header: 1", "über"])
 def test_a_token_cannot_forge_a_header(content: str) -> None:
     credentials = Credentials(Access("https://x", "test", token=Material("t", content.encode())))
-    with pytest.raises(ApiError, match="is no token"):
+    with pytest.raises(ApiError, match="is not a token"):
         bearer(credentials)
 
 
@@ -313,7 +313,10 @@ def test_certificates_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFixt
     ("materials", "message"),
     [
         ({"ca": Material("the CA", b"junk")}, "the CA holds no certificate in PEM form"),
-        ({"certificate": Material("C", b"junk"), "key": Material("K", b"junk")}, "C and K are no certificate with its"),
+        (
+            {"certificate": Material("C", b"junk"), "key": Material("K", b"junk")},
+            "C and K are not a certificate with its",
+        ),
         (
             {"certificate": Material("C", CERT.read_bytes()), "key": Material("K", (TLS / "server.key").read_bytes())},
             "C",

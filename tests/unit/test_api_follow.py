@@ -320,14 +320,14 @@ WATCH_FAULTS: dict[str, tuple[fake_api.Respond, bool, str]] = {
     ),
     "500": (fake_api.answer(500, "InternalError", "etcdserver: leader changed"), False, "leader changed"),
     "429": (fake_api.answer(429, "TooManyRequests", retry_after=7), False, "status (429)"),
-    "empty 200": (fake_api.stream(), False, "ended at once, with nothing in it"),
+    "empty 200": (fake_api.stream(), False, "ended immediately without an event"),
     "html 502": (fake_api.text(502, "<h1>Bad gateway"), False, "status (502): <h1>Bad gateway"),
     "html 200": (fake_api.text(200, "<h1>Please log in"), False, "answered with text/html, not application/json"),
-    "junk line": (fake_api.stream(b"<html>\n"), False, "holds what is no event: <html>"),
+    "junk line": (fake_api.stream(b"<html>\n"), False, "contains an invalid event: <html>"),
     "half a frame": (fake_api.stream(b'{"type":"ADDED","obj'), False, "ended within a frame (20 bytes"),
     "cut": (fake_api.stream(b"\n", cut=True), False, "broken"),
-    "black hole": (SILENT[0], False, "connected, but nothing comes any more"),
-    "no headers": (fake_api.black_hole(headers=False), False, "timeout: connected, but no answer came"),
+    "black hole": (SILENT[0], False, "connected, but the response stalled"),
+    "no headers": (fake_api.black_hole(headers=False), False, "timeout: connected, but no response"),
 }
 
 
@@ -347,7 +347,7 @@ def test_a_connection_that_breaks_before_an_answer_is_one_request(run: Callable[
         assert bench.waits == [0.8, 1.6, 3.2, 6.4]
         assert len(api.asked("Service", verb)) == broken + 1
         assert [r.code for r in bench.seen].count("<error>") == broken
-        assert all("broken: the connection ended without an answer" in said[2] for said in bench.told.of("failing"))
+        assert all("broken: the connection ended without a response" in said[2] for said in bench.told.of("failing"))
 
     run(go)
 
@@ -388,8 +388,8 @@ def test_a_watch_gone_wrong(run: Callable[[Scenario], None], fault: str, monkeyp
 
 LIST_FAULTS: dict[str, tuple[fake_api.Respond, str]] = {
     "truncated JSON": (fake_api.stream(b'{"metadata":{"resourceVersion":"9"},"items":[{"meta'), "list cannot be used"),
-    "cut": (fake_api.stream(b'{"items":[', cut=True), "the answer ended before its end"),
-    "silence": (SILENT[1], "nothing comes any more"),
+    "cut": (fake_api.stream(b'{"items":[', cut=True), "the response ended early"),
+    "silence": (SILENT[1], "the response stalled"),
     "empty": (fake_api.stream(), "list cannot be used"),
     "no version": (fake_api.stream(b'{"metadata":{"resourceVersion":""},"items":[]}'), "no resourceVersion"),
     "html": (fake_api.text(200, "<h1>hello"), "answered with text/html"),
@@ -478,7 +478,7 @@ def test_refused_then_back(run: Callable[[Scenario], None]) -> None:
         bench = Bench(api)
         async with bench.following():
             await until(lambda: len(bench.waits) >= 3)
-            assert f"{api.url}: refused: nobody listens there [test]" in bench.told.of("failing")[0][2]
+            assert f"{api.url}: refused: connection refused [test]" in bench.told.of("failing")[0][2]
             assert {r.code for r in bench.seen} == {"<error>"}
             async with api:
                 await until(lambda: bench.names == {"a"})

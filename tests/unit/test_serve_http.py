@@ -18,7 +18,7 @@ from ferrule.observe.metrics import Metrics
 from ferrule.serve import listener as listeners
 from ferrule.serve.admin import admin_handler
 from ferrule.serve.health import health_handler
-from ferrule.serve.http import Answer, Limits, Question
+from ferrule.serve.http import Limits, Request, Response
 from ferrule.serve.listener import Endpoint, Listener, ListenError, open_socket
 from ferrule.serve.profiling import profiling_handler
 from ferrule.testing.waiting import soon, until
@@ -240,7 +240,7 @@ def test_profiling_looks_inside_and_leaves_nothing_on(loop: str) -> None:
         assert b"test_serve_http" in (await ask(port, "/debug/pprof/goroutine?debug=2")).body
         handler = profiling_handler()
         both = await asyncio.gather(
-            *(handler(Question(f"/debug/pprof/{what}", {"seconds": ("0.1",)})) for what in ("profile", "heap"))
+            *(handler(Request(f"/debug/pprof/{what}", {"seconds": ("0.1",)})) for what in ("profile", "heap"))
         )
         assert [answer.status for answer in both] == [200, 409], "one at a time"
         profile = await ask(port, "/debug/pprof/profile?seconds=0.1")
@@ -259,8 +259,8 @@ def test_profiling_looks_inside_and_leaves_nothing_on(loop: str) -> None:
 
 
 def echo(limits: Limits, body: bytes = b"ok") -> Listener:
-    async def handle(_: Question) -> Answer:
-        return Answer(body)
+    async def handle(_: Request) -> Response:
+        return Response(body)
 
     return Listener("test", LOCAL, handle, limits=limits)
 
@@ -356,13 +356,13 @@ def test_an_empty_answer_has_a_head(loop: str) -> None:
 def test_a_client_that_leaves_ends_its_handler(loop: str) -> None:
     started, ended = asyncio.Event(), asyncio.Event()
 
-    async def handle(_: Question) -> Answer:
+    async def handle(_: Request) -> Response:
         started.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
-        return Answer(b"")
+        return Response(b"")
 
     async def scenario(port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -431,7 +431,7 @@ def test_at_the_limit_the_oldest_connection_goes_and_probes_are_answered(loop: s
 
 
 def test_a_handler_that_fails_is_a_500_and_one_line(loop: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def handle(_: Question) -> Answer:
+    async def handle(_: Request) -> Response:
         raise RuntimeError("broken")
 
     async def scenario(port: int) -> None:
@@ -457,8 +457,8 @@ def test_a_taken_port_is_tried_again_and_said_once(
 
     monkeypatch.setattr(listeners, "open_socket", tried)
 
-    async def handle(_: Question) -> Answer:
-        return Answer(b"mine")
+    async def handle(_: Request) -> Response:
+        return Response(b"mine")
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -481,8 +481,8 @@ def test_a_taken_port_is_tried_again_and_said_once(
 
 
 def test_hard_fail_ends_with_name_and_reason(loop: str) -> None:
-    async def handle(_: Question) -> Answer:
-        return Answer(b"")
+    async def handle(_: Request) -> Response:
+        return Response(b"")
 
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -499,10 +499,10 @@ def test_the_end_does_not_wait_for_clients(loop: str) -> None:
     """A handler in the middle of its work and an idle client: both are cut, the port is free at once."""
     started = asyncio.Event()
 
-    async def handle(_: Question) -> Answer:
+    async def handle(_: Request) -> Response:
         started.set()
         await asyncio.Event().wait()
-        return Answer(b"")
+        return Response(b"")
 
     async def main() -> None:
         listener = Listener("test", LOCAL, handle)

@@ -15,7 +15,7 @@ FOUND = {
     "two-lines.py": "# The value is\n# no token.\n",
     "docstring.py": 'def f():\n    """Gives the port."""\n',
     "module.py": '"""See the module."""\n',
-    "python/ferrule/message.py": 'raise ValueError(f"{path}: not a kubeconfig")\n',
+    "python/ferrule/message.py": 'raise ValueError(f"{path}: is no kubeconfig")\n',
     "comment.rs": "/// Returns what nobody owns.\nfn f() {}\n",
     "trailing.rs": 'let url = "http://x"; // Whoever asks.\n',
     "rust/engine/src/message.rs": 'fn f() -> &\'static str { "is no port" }\n',

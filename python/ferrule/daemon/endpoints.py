@@ -49,7 +49,7 @@ class Endpoints:
         self.set_addresses(host.addresses)
         profiling: Handler | None = None
         if settings.enable_profiling:
-            from ferrule.serve.profiling import profiling_handler  # noqa: PLC0415 - hardly anybody asks for it
+            from ferrule.serve.profiling import profiling_handler  # noqa: PLC0415 - rarely enabled
 
             profiling = profiling_handler()
         given = settings.feature_gates

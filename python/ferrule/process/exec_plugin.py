@@ -69,6 +69,6 @@ async def run(section: dict[str, Any], *, seconds: int = PLUGIN_SECONDS) -> Any:
 
 
 def _provider(section: dict[str, Any]) -> ExecProvider:
-    from kubernetes_asyncio.config.exec_provider import ExecProvider  # noqa: PLC0415 - see the module's docstring
+    from kubernetes_asyncio.config.exec_provider import ExecProvider  # noqa: PLC0415 - imports every model of the API
 
     return ExecProvider(_Section(section))  # type: ignore[arg-type] # it uses what `_Section` has

@@ -10,8 +10,8 @@ from ferrule.observe.exposition import render
 from ferrule.observe.health import Readiness
 from ferrule.observe.metrics import Metrics
 from ferrule.serve import zpages
-from ferrule.serve.health import ready_answer
-from ferrule.serve.http import JSON, NOT_FOUND, Answer, Handler, Question
+from ferrule.serve.health import ready_response
+from ferrule.serve.http import JSON, NOT_FOUND, Handler, Request, Response
 
 DEFAULT_PORT = 10249
 SLIS = ("process_start_time_seconds",)
@@ -37,34 +37,34 @@ def admin_handler(
     paths = [path for path, hidden in (("/configz", False), ("/flagz", flags is None)) if not hidden]
     paths += ["/healthz", "/metrics", "/proxyMode"]
 
-    async def scrape(question: Question, names: tuple[str, ...]) -> Answer:
+    async def scrape(request: Request, names: tuple[str, ...]) -> Response:
         # Rendering takes milliseconds, so it runs in a thread: several Prometheis must not block the event loop.
         async with one_at_a_time:
-            found = await asyncio.to_thread(render, metrics.registry, question.accept, question.accept_encoding, names)
+            found = await asyncio.to_thread(render, metrics.registry, request.accept, request.accept_encoding, names)
         headers = {"Process-Start-Time-Unix": str(int(metrics.started_at))}
         if found.encoding is not None:
             headers["Content-Encoding"] = found.encoding
-        return Answer(found.body, found.content_type, headers=headers)
+        return Response(found.body, found.content_type, headers=headers)
 
-    async def handle(question: Question) -> Answer:
-        if question.path == "/healthz":
-            return Answer(b"ok")
-        if question.path == "/metrics":
-            return await scrape(question, question.query.get("name[]", ()))
-        if question.path == "/readyz":
-            return ready_answer(readiness, in_full=in_full)
-        if question.path == "/metrics/slis":
-            return await scrape(question, SLIS)
-        if question.path == "/proxyMode":
-            return Answer(mode.encode())
-        if question.path == "/configz":
-            return Answer(configz(), JSON)
-        if question.path == "/statusz" and build is not None:
-            return Answer(zpages.statusz(build, paths, started_at=metrics.started_at, now=time.time()))
-        if question.path == "/flagz" and flags is not None:
-            return Answer(zpages.flagz(flags))
-        if profiling is not None and question.path.startswith("/debug/pprof"):
-            return await profiling(question)
+    async def handle(request: Request) -> Response:
+        if request.path == "/healthz":
+            return Response(b"ok")
+        if request.path == "/metrics":
+            return await scrape(request, request.query.get("name[]", ()))
+        if request.path == "/readyz":
+            return ready_response(readiness, in_full=in_full)
+        if request.path == "/metrics/slis":
+            return await scrape(request, SLIS)
+        if request.path == "/proxyMode":
+            return Response(mode.encode())
+        if request.path == "/configz":
+            return Response(configz(), JSON)
+        if request.path == "/statusz" and build is not None:
+            return Response(zpages.statusz(build, paths, started_at=metrics.started_at, now=time.time()))
+        if request.path == "/flagz" and flags is not None:
+            return Response(zpages.flagz(flags))
+        if profiling is not None and request.path.startswith("/debug/pprof"):
+            return await profiling(request)
         return NOT_FOUND
 
     return handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ferrule.observe.health import ProxyHealth, Readiness, Verdict
 from ferrule.observe.metrics import Metrics
-from ferrule.serve.http import JSON, NOT_FOUND, Answer, Handler, Question
+from ferrule.serve.http import JSON, NOT_FOUND, Handler, Request, Response
 
 DEFAULT_PORT = 10256
 
@@ -13,26 +13,26 @@ def health_handler(health: ProxyHealth, readiness: Readiness, metrics: Metrics, 
     """Returns the handler of port 10256: /healthz and /livez as in kube-proxy, and ferrule's /readyz, with the
     reasons `in_full` if only this host can connect."""
 
-    async def handle(question: Question) -> Answer:
-        if question.path == "/healthz":
+    async def handle(request: Request) -> Response:
+        if request.path == "/healthz":
             verdict = health.healthz()
             metrics.healthz(verdict.status)
-        elif question.path == "/livez":
+        elif request.path == "/livez":
             verdict = health.livez()
             metrics.livez(verdict.status)
-        elif question.path == "/readyz":
-            return ready_answer(readiness, in_full=in_full)
+        elif request.path == "/readyz":
+            return ready_response(readiness, in_full=in_full)
         else:
             return NOT_FOUND
-        return _answer(verdict)
+        return _response(verdict)
 
     return handle
 
 
-def ready_answer(readiness: Readiness, *, in_full: bool) -> Answer:
+def ready_response(readiness: Readiness, *, in_full: bool) -> Response:
     """Returns the response to /readyz."""
-    return _answer(readiness.readyz(in_full=in_full))
+    return _response(readiness.readyz(in_full=in_full))
 
 
-def _answer(verdict: Verdict) -> Answer:
-    return Answer(verdict.body, JSON, verdict.status)
+def _response(verdict: Verdict) -> Response:
+    return Response(verdict.body, JSON, verdict.status)

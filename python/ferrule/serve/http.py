@@ -1,8 +1,8 @@
 """A small HTTP server on `aiohttp.web` with limits on connections, header size and idle time.
 
-Any client in the cluster's network can reach the health ports, so: few and short headers, a limit of connections at
-which the oldest one ends, a time limit for idle and for slow clients, and no line in the log that a client could cause
-at will.
+Any client in the cluster's network can reach the health ports. Headers are therefore few and short, the number of
+connections is limited (the oldest one is closed), idle and slow clients have a time limit, and no client can cause log
+lines at will.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ TEXT = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client, and all of them, may take. Seconds and bytes."""
+    """Limits per client and for all clients. Seconds and bytes."""
 
     connections: int = 64
-    """At most so many at once; one more, and the oldest is cut off: a probe is short, whoever stays is not a probe."""
+    """Maximum number of open connections; one more closes the oldest. Probes are short, so a long connection is not
+    a probe."""
     idle_seconds: float = 75.0
-    """Without a whole request. Above Prometheus' default interval, so that its connection is used again."""
+    """Idle time without a complete request. Above Prometheus' default interval, so that its connection is reused."""
     response_seconds: float = 10.0
-    """For taking our answer. Also given to the kernel (TCP_USER_TIMEOUT), which drops peers that went away."""
+    """Time limit for reading the response. Also set in the kernel (TCP_USER_TIMEOUT), which drops vanished peers."""
     line_bytes: int = 4096
-    """Request line, and each header."""
+    """Maximum size of the request line and of each header."""
     headers: int = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a handler may know of a request. Bodies are never read."""
+class Request:
+    """A request as handlers see it. Bodies are never read."""
 
     path: str
     query: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -50,8 +51,8 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What goes back. `X-Content-Type-Options: nosniff` goes with all of them."""
+class Response:
+    """A response. `X-Content-Type-Options: nosniff` is added to all of them."""
 
     body: bytes
     content_type: str = TEXT
@@ -59,20 +60,20 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Question], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Response]]
 
-NOT_FOUND = Answer(b"404 page not found\n", status=404)
-"""Go's words, which kube-proxy's users know."""
+NOT_FOUND = Response(b"404 page not found\n", status=404)
+"""Go's message, as in kube-proxy."""
 
-_NOT_ALLOWED = Answer(b"Method Not Allowed\n", status=405, headers={hdrs.ALLOW: "GET, HEAD"})
-_FAILED = Answer(b"500 Internal Server Error\n", status=500)
+_NOT_ALLOWED = Response(b"Method Not Allowed\n", status=405, headers={hdrs.ALLOW: "GET, HEAD"})
+_FAILED = Response(b"500 Internal Server Error\n", status=500)
 _MALFORMED = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\n"
     b"Connection: close\r\n\r\n400 Bad Request"
 )
 
 SHUTDOWN_SECONDS = 0.1
-"""For handlers that were cancelled with their connection."""
+"""Time limit for handlers that are cancelled with their connection."""
 
 
 class Connections:
@@ -86,7 +87,7 @@ class Connections:
         return len(self._open)
 
     def add(self, transport: asyncio.Transport) -> None:
-        """Make room for it and keep it."""
+        """Adds a connection, and closes the oldest ones above the limit."""
         while len(self._open) >= self._most:
             oldest = next(iter(self._open))
             del self._open[oldest]
@@ -94,17 +95,17 @@ class Connections:
         self._open[transport] = None
 
     def remove(self, transport: asyncio.Transport) -> None:
-        """It is closed."""
+        """Removes a closed connection."""
         self._open.pop(transport, None)
 
     def cut(self) -> None:
-        """End every connection now."""
+        """Closes every connection immediately."""
         for transport in list(self._open):
             transport.abort()
 
 
 class HttpServer:
-    """Answers on any number of sockets, each with a handler of its own, all of them within one set of limits."""
+    """Serves any number of sockets, each with its own handler, all of them with one set of limits."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -112,11 +113,11 @@ class HttpServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Makes ready for `protocol`. A second call does nothing."""
+        """Prepares the server for `protocol`. A second call does nothing."""
         if self._runner is not None:
             return
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer, expect_handler=_go_on)
+        app.router.add_route("*", "/{path:.*}", self._respond, expect_handler=_go_on)
         app.on_response_prepare.append(_without_banner)
         runner = web.AppRunner(
             app,
@@ -134,35 +135,35 @@ class HttpServer:
         self._runner = runner
 
     async def stop(self) -> None:
-        """Ends what `start` began, and every connection."""
+        """Stops the server and closes every connection."""
         runner, self._runner = self._runner, None
         self.connections.cut()
         if runner is not None:
             await runner.cleanup()
 
     def protocol(self, handler: Handler, transports: set[asyncio.Transport]) -> asyncio.Protocol:
-        """A protocol for one connection, whose transport is in `transports` while it is open."""
+        """Returns a protocol for one connection, whose transport is in `transports` while it is open."""
         if self._runner is None or self._runner.server is None:
             raise RuntimeError("not started")
         return _Connection(self._runner.server(), handler, self.connections, transports)
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
         transport = cast("_Transport | None", request.transport)
         if transport is None:
             raise ConnectionResetError("the client is gone")
-        answer = _NOT_ALLOWED
+        result = _NOT_ALLOWED
         if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
             try:
-                answer = await transport.handler(_question(request))
+                result = await transport.handler(_parsed(request))
             except Exception:
                 log.exception("Cannot answer", extra=kv(path=request.path))
-                answer = _FAILED
+                result = _FAILED
         response = web.Response(
-            status=answer.status,
-            body=answer.body,
-            headers={hdrs.CONTENT_TYPE: answer.content_type, "X-Content-Type-Options": "nosniff", **answer.headers},
+            status=result.status,
+            body=result.body,
+            headers={hdrs.CONTENT_TYPE: result.content_type, "X-Content-Type-Options": "nosniff", **result.headers},
         )
-        # Written here and not by aiohttp afterwards: only so can a client that does not read be given up.
+        # Written here and not later by aiohttp, so that a client that does not read can be disconnected.
         transport.answering = True
         try:
             async with asyncio.timeout(self.limits.response_seconds):
@@ -177,16 +178,17 @@ class HttpServer:
 
 
 async def _without_banner(_: web.Request, response: web.StreamResponse) -> None:
-    """Answers do not say what they are made of, as with kube-proxy."""
+    """Removes the server's name and version from responses, as in kube-proxy."""
     response.headers.popall(hdrs.SERVER, None)
 
 
 async def _go_on(_: web.Request) -> None:
-    """`Expect: 100-continue` is answered like any other request: bodies are never read."""
+    """Treats `Expect: 100-continue` like any other request, because bodies are never read."""
 
 
 def _connection_log() -> logging.Logger:
-    """aiohttp's log of failed connections and malformed requests, at debug level: a port scan must not fill a disk."""
+    """Returns aiohttp's logger of failed connections and malformed requests, at debug level: a port scan must not
+    fill a disk."""
 
     def demote(record: logging.LogRecord) -> bool:
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
@@ -199,10 +201,10 @@ def _connection_log() -> logging.Logger:
 
 
 class _Transport:
-    """The transport as aiohttp sees it. Only answers of a handler pass.
+    """The transport as aiohttp sees it. It passes only responses of a handler.
 
-    aiohttp answers a malformed request by itself: with its name and version, and with a quotation of the request. Go's
-    words are sent instead, and the connection ends.
+    aiohttp responds to a malformed request with its name and version, and quotes the request. Go's message is sent
+    instead, and the connection is closed.
     """
 
     def __init__(self, transport: asyncio.Transport, handler: Handler) -> None:
@@ -214,7 +216,7 @@ class _Transport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends an answer, or ends the connection."""
+        """Sends a response, or closes the connection."""
         if self.answering:
             self._transport.write(data)
         elif not self._transport.is_closing():
@@ -223,12 +225,12 @@ class _Transport:
             self._transport.close()
 
     def writelines(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Like `write`, all at once."""
+        """Like `write`, for several parts."""
         self.write(b"".join(parts))
 
 
 class _Connection(asyncio.Protocol):
-    """Counts a connection from its first moment on, before a byte of it came, and hands everything on to aiohttp."""
+    """Counts a connection from its start, before its first byte, and passes everything on to aiohttp."""
 
     def __init__(
         self, inner: asyncio.Protocol, handler: Handler, pool: Connections, transports: set[asyncio.Transport]
@@ -264,12 +266,12 @@ class _Connection(asyncio.Protocol):
         self._inner.resume_writing()
 
 
-def _question(request: web.Request) -> Question:
+def _parsed(request: web.Request) -> Request:
     query: dict[str, tuple[str, ...]] = {}
     with contextlib.suppress(ValueError):
         for key, value in request.query.items():
             query[key] = (*query.get(key, ()), value)
-    return Question(
+    return Request(
         request.path,
         query,
         ",".join(request.headers.getall(hdrs.ACCEPT, ())),

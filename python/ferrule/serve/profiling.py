@@ -15,7 +15,7 @@ import tracemalloc
 from collections import Counter
 from types import FrameType
 
-from ferrule.serve.http import NOT_FOUND, Answer, Handler, Question
+from ferrule.serve.http import NOT_FOUND, Handler, Request, Response
 
 SECONDS_MOST = 60.0
 SECONDS_DEFAULT = 10.0
@@ -35,25 +35,25 @@ def profiling_handler() -> Handler:
     """Returns the handler below /debug/pprof."""
     busy = asyncio.Lock()
 
-    async def handle(question: Question) -> Answer:
-        what = question.path.removeprefix("/debug/pprof").strip("/")
+    async def handle(request: Request) -> Response:
+        what = request.path.removeprefix("/debug/pprof").strip("/")
         if what == "":
-            return Answer(_INDEX.encode())
+            return Response(_INDEX.encode())
         if what == "goroutine":
-            return Answer(stacks().encode())
+            return Response(stacks().encode())
         if what not in ("profile", "heap"):
             return NOT_FOUND
         try:
-            seconds = float(question.query.get("seconds", (str(SECONDS_DEFAULT),))[-1])
+            seconds = float(request.query.get("seconds", (str(SECONDS_DEFAULT),))[-1])
         except ValueError:
             seconds = -1.0
         if not 0 < seconds <= SECONDS_MOST:
-            return Answer(f"seconds: more than 0, at most {SECONDS_MOST:g}\n".encode(), status=400)
+            return Response(f"seconds: more than 0, at most {SECONDS_MOST:g}\n".encode(), status=400)
         if busy.locked():
-            return Answer(b"another profile is being taken\n", status=409)
+            return Response(b"another profile is being taken\n", status=409)
         async with busy:
             text = await (_profile(seconds) if what == "profile" else _heap(seconds))
-        return Answer(text.encode())
+        return Response(text.encode())
 
     return handle
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from ferrule.observe.health import FAMILY_NAMES
 from ferrule.observe.logs import kv
-from ferrule.serve.http import JSON, Answer, Handler, HttpServer, Limits, Question
+from ferrule.serve.http import JSON, Handler, HttpServer, Limits, Request, Response
 from ferrule.serve.listener import RETRY_SECONDS, Endpoint, Service, reason
 from ferrule.types import FAMILIES, Family
 
@@ -178,13 +178,13 @@ class ServiceHealthServers:
         port.addresses, port.failure = addresses, None
 
     def _handler(self, key: Key) -> Handler:
-        async def handle(_: Question) -> Answer:
+        async def handle(_: Request) -> Response:
             # Any path, as in kube-proxy. A Service that was just removed has no endpoints.
             check = self._wanted.get(key)
             count = 0 if check is None else check.local_endpoints
             healthy = self._proxy_healthy()
             body = _body(key[0], key[1], count, healthy)
-            return Answer(body, JSON, 200 if count and healthy else 503, headers={WEIGHT: str(count)})
+            return Response(body, JSON, 200 if count and healthy else 503, headers={WEIGHT: str(count)})
 
         return handle
 

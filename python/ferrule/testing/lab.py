@@ -48,7 +48,7 @@ response ends the wait, so only a failing test takes that long."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """The result of one request."""
 
     pod: str
@@ -77,17 +77,17 @@ class Host:
         count: int = 1,
         timeout: float = PATIENT,
         source: str | None = None,
-    ) -> list[Answer]:
+    ) -> list[Reply]:
         """Opens `count` new connections from this host; each result names the Pod that served it."""
         return self.ask_all([question(destination, port, protocol, count, timeout, source)])[0]
 
-    def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Answer]]:
+    def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Reply]]:
         """Sends several requests from one process, one after the other."""
         limit = 10 + sum(q["timeout"] * (q["count"] // 16 + 1) for q in questions)
         done = self.netns.run(
             sys.executable, "-S", str(POD_PROGRAM), "ask", stdin=json.dumps(questions) + "\n", timeout=limit
         )
-        return [[_answer(a) for a in answers] for answers in json.loads(done.stdout)]
+        return [[_reply(a) for a in answers] for answers in json.loads(done.stdout)]
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Starts `stream` or `knock` and returns once it runs. Close its stdin (`finish`) to get the result."""
@@ -122,15 +122,15 @@ def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
     return dict(json.loads(out.strip().splitlines()[-1]))
 
 
-def pods(answers: Iterable[Answer]) -> Counter[str]:
+def pods(answers: Iterable[Reply]) -> Counter[str]:
     """Returns how often each Pod responded; failures count under their error."""
     return Counter(a.pod or a.error for a in answers)
 
 
-def _answer(raw: dict[str, Any]) -> Answer:
+def _reply(raw: dict[str, Any]) -> Reply:
     if "error" in raw:
-        return Answer("", "", raw["error"])
-    return Answer(raw["pod"], str(raw["peer"][0]).removeprefix("::ffff:"), "")
+        return Reply("", "", raw["error"])
+    return Reply(raw["pod"], str(raw["peer"][0]).removeprefix("::ffff:"), "")
 
 
 def wait_for(child: subprocess.Popen[str], word: str) -> None:

@@ -60,7 +60,7 @@ class RequestSeen:
     """Seconds until the response's headers."""
 
 
-class Answer:
+class ApiResponse:
     """A 2xx response of the right type, whose body is not read yet."""
 
     def __init__(self, response: aiohttp.ClientResponse, server: str) -> None:
@@ -73,10 +73,10 @@ class Answer:
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except TimeoutError as error:
-            raise ApiError(Cause.TIMEOUT, self._server, "connected, but nothing comes any more") from error
+            raise ApiError(Cause.TIMEOUT, self._server, "connected, but the response stalled") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             text = str(error) or type(error).__name__
-            raise ApiError(Cause.BROKEN, self._server, f"the answer ended before its end: {text}") from error
+            raise ApiError(Cause.BROKEN, self._server, f"the response ended early: {text}") from error
 
 
 class ApiClient:
@@ -120,7 +120,9 @@ class ApiClient:
             self._session = None
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, query: Mapping[str, str], *, idle: float | None = None) -> AsyncIterator[Answer]:
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, idle: float | None = None
+    ) -> AsyncIterator[ApiResponse]:
         """Sends a GET; `idle` is the longest silence within the response, in seconds.
 
         Raises `ApiError` without a connection, for a status other than 2xx, or if the response is not JSON.
@@ -130,7 +132,7 @@ class ApiClient:
                 head = await _head(response)
                 text = f"answered with {response.content_type}, not {JSON}: {quote(head)}"
                 raise ApiError(Cause.CONTENT, self.server, text, response.status)
-            yield Answer(response, self.server)
+            yield ApiResponse(response, self.server)
 
     async def send(self, method: str, path: str, body: bytes, content_type: str = JSON) -> bytes:
         """Sends a POST or PATCH. Returns the (short) response. Raises `ApiError`."""
@@ -239,15 +241,15 @@ class ApiClient:
         if isinstance(error, aiohttp.ClientConnectorError):
             number = error.os_error.errno
             if number == errno.ECONNREFUSED or _all_refused(error.os_error):
-                return ApiError(Cause.REFUSED, self.server, f"nobody listens there [{access.origin}]")
+                return ApiError(Cause.REFUSED, self.server, f"connection refused [{access.origin}]")
             return ApiError(Cause.UNREACHABLE, self.server, str(error.os_error.strerror or error.os_error))
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return ApiError(Cause.UNREACHABLE, self.server, f"no connection within {self._timeouts.connect:g} s")
         if isinstance(error, TimeoutError):
-            return ApiError(Cause.TIMEOUT, self.server, "connected, but no answer came")
+            return ApiError(Cause.TIMEOUT, self.server, "connected, but no response")
         if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-            return ApiError(Cause.CONTENT, self.server, f"what answers speaks no HTTP: {error}")
-        return ApiError(Cause.BROKEN, self.server, f"the connection ended without an answer: {error}")
+            return ApiError(Cause.CONTENT, self.server, f"the response is not HTTP: {error}")
+        return ApiError(Cause.BROKEN, self.server, f"the connection ended without a response: {error}")
 
     def _untrusted(self, error: Exception) -> str:
         """Returns the message of Python's ssl, the expected authority, and a command that shows the certificate."""
@@ -256,7 +258,7 @@ class ApiClient:
         expected = " or ".join(self._credentials.expected_authorities()[:3]) or "one of the system's authorities"
         source = f" from {access.ca}" if access.ca else ""
         return (
-            f"its certificate is not to be trusted: {reason}. Expected: issued by {expected}{source}. "
+            f"its certificate is not trusted: {reason}. Expected: issued by {expected}{source}. "
             f"To see the one that it shows: openssl s_client -connect {url.host_subcomponent}:{url.port}"
         )
 

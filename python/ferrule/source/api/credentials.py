@@ -77,7 +77,7 @@ class Credentials:
         if access.token is not None:
             token = self._read(access.token).strip()
             if not token or not token.isascii() or any(byte <= 32 for byte in token):
-                raise self._at_fault(f"{access.token} is no token: it must be one word")
+                raise self._at_fault(f"{access.token} is not a token: it must be one word")
             return f"Bearer {token.decode()}"
         if access.basic is not None:
             return "Basic " + base64.b64encode(":".join(access.basic).encode()).decode()
@@ -146,7 +146,7 @@ class Credentials:
             except (ssl.SSLError, ValueError) as error:
                 named = f"{access.certificate} and {access.key}" if access.certificate else "the plugin's certificate"
                 reason = getattr(error, "reason", None) or error
-                raise self._at_fault(f"{named} are no certificate with its key in PEM form: {reason}") from error
+                raise self._at_fault(f"{named} are not a certificate with its key in PEM form: {reason}") from error
         return context
 
     def _read(self, material: Material) -> bytes:

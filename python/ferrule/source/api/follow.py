@@ -197,7 +197,7 @@ class Follower:
         if cutter.held:
             raise _Broken("broken", f"the watch ended within a frame ({cutter.held} bytes of it had come)")
         if not frames and self.clock() - started < reflector.WATCH_SPACING:
-            raise _Broken("empty", "the watch ended at once, with nothing in it")
+            raise _Broken("empty", "the watch ended immediately without an event")
         return reflector.Ended()
 
     async def _ingest(self, kind: Kind, machine: Reflector, whole: bytes) -> None:
@@ -209,7 +209,7 @@ class Follower:
             failure = Failure.EXPIRED if expired else Failure.OTHER
             raise _Broken("expired" if expired else "error", f"{reason} ({report.error_code})", Failed(failure))
         if report.malformed is not None:
-            raise _Broken("content", f"the watch holds what is no event: {report.malformed}")
+            raise _Broken("content", f"the watch contains an invalid event: {report.malformed}")
         self._ok(kind)
 
     # ------------------------------------------------------------------ reports
