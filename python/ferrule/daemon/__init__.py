@@ -1,8 +1,8 @@
-"""`ferrule run`: puts the parts together, starts the tasks, ends them.
+"""`ferrule run`: composes the parts, starts the tasks, ends them.
 
-`options` what was asked for · `lifetime` start, signals, exit codes · `composition` which parts there are ·
-`supervision` endless tasks · `after_sync` what a sync means to the other parts · `upkeep` drift, memory, the
-configuration file · `other_backend` the rules of the backend that is not in use · `endpoints` what is served over HTTP.
+`options` settings and paths · `lifetime` start, signals, exit codes · `composition` the parts · `supervision` permanent
+tasks · `after_sync` effects of a sync on the other parts · `upkeep` drift, memory, the configuration file ·
+`other_backend` rules of the unused backend · `endpoints` HTTP.
 """
 
 from ferrule.daemon.lifetime import run

@@ -1,6 +1,6 @@
-"""What a sync means to everyone else: log, metrics, health, kernel settings.
+"""The effects of a sync outside of the rules: log, metrics, health, kernel settings.
 
-The sync loop calls `after_sync` when it has ended; nothing here may hold it up, so whatever takes time becomes a task.
+The sync loop calls `after_sync` after each sync. It must not delay the loop, so long work runs as a task.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ferrule.types import Family
 log = logging.getLogger(__name__)
 
 TABLES = ("filter", "nat", "mangle")
-"""In the engine's order."""
+"""Tables in the engine's order."""
 
 INLINE_TRIGGERS = 500
-"""Some three milliseconds on the event loop."""
+"""Number of trigger times that are measured on the event loop: some three milliseconds."""
 
 PROGRAMMING = "network programming latency"
-"""Label of the failure counter."""
+"""The label of the failure counter."""
 
 NAMES_LIMIT = 1000
-"""Chains whose names one line of the log may list. Of a start over a large cluster it would be one of megabytes."""
+"""Maximum number of chain names in a log line. A start over a large cluster would otherwise log megabytes."""
 
 
 class AfterSync:
-    """One instance a daemon. `on_synced` hears of every family whose rules are in the kernel after a sync, with its
-    view of tracked flows."""
+    """Reports each sync. One instance per daemon. `on_synced` receives every family whose rules are in the kernel
+    after a sync, with its view of tracked flows."""
 
     def __init__(
         self,
@@ -59,22 +59,22 @@ class AfterSync:
 
     @property
     def complete(self) -> frozenset[Family]:
-        """Families that had everything in the kernel at least once."""
+        """Families that were completely in the kernel at least once."""
         return frozenset(self._complete)
 
     def requested(self) -> None:
-        """Something changed that the kernel does not have."""
+        """Records a change that is not in the kernel yet."""
         now = time.time()
         for family in self._host.families:
             self._health.queued(family)
             self._metrics.queued(family, now)
 
     def after_sync(self, report: SyncReport, *, pending: bool) -> None:
-        """`pending`: something changed while it ran."""
+        """Reports a sync. `pending`: more changes arrived during it."""
         done_at = time.time()
         done = frozenset(self._host.families) - report.failures.keys()
         for family in sorted(done - self._complete - report.plans.keys()):
-            log.info("Synced: the kernel had everything already", extra=kv(ipFamily=family))
+            log.info("Synced: no change needed", extra=kv(ipFamily=family))
         self._complete |= done
         self._measure(report, done_at)
         for family in done:
@@ -127,11 +127,11 @@ class AfterSync:
             metrics.audited(family, drift.repaired)
 
     def measure_programming(self, family: Family, triggers: Sequence[str], done_at: float) -> None:
-        """Observe the latency of each change that the sync put into the kernel."""
+        """Records the latency of each change that the sync wrote."""
         if len(triggers) <= INLINE_TRIGGERS:
             self._programmed(family, triggers, done_at)
             return
-        # A change of every endpoint has as many as there are slices.
+        # A change of every endpoint has one time per slice.
         loop = asyncio.get_running_loop()
         measuring = loop.run_in_executor(None, self._programmed, family, triggers, done_at)
         measuring.add_done_callback(self._measured)
@@ -182,7 +182,7 @@ class AfterSync:
             )
 
     def _kernel_settings(self) -> None:
-        # Only with the guard in KUBE-FIREWALL in place: before that, a neighbour could reach 127.0.0.1 (CVE-2020-8558).
+        # Only once the rule in KUBE-FIREWALL exists: before that, another host could reach 127.0.0.1 (CVE-2020-8558).
         if "ipv4" in self._complete and self._host.engine.localhost_node_ports():
             fault = self._host.sysctls.ensure(ROUTE_LOCALNET, 1)
             if fault is not None:

@@ -58,7 +58,7 @@ class Daemon:
         self._health = ProxyHealth(2 * sync_period, clock=time.monotonic, wall_ns=time.time_ns)
         held = {FIRST_SYNC[family]: "the first sync has not happened" for family in host.families}
         self._readiness = Readiness(
-            {Subsystem.LISTS: "nothing was listed yet", **held}, on_change=self._metrics.readiness
+            {Subsystem.LISTS: "no kind is listed yet", **held}, on_change=self._metrics.readiness
         )
         self._status = Status(self._metrics, self._health, self._readiness)
         self._problems = ProblemBook()
@@ -87,7 +87,7 @@ class Daemon:
     # ------------------------------------------------------------------ once
 
     async def once(self) -> int:
-        """One scan, one sync. 0: everything the manifests say is in the kernel."""
+        """Performs one scan and one sync. Returns 0 if everything in the manifests is in the kernel."""
         await self._folder().scan()
         report = await self._loop.sync()
         await self._other_backend.remove_once()
@@ -121,7 +121,7 @@ class Daemon:
         return await supervise(await self._tasks(stack), self._notifier.stopping)
 
     async def _tasks(self, stack: contextlib.AsyncExitStack) -> dict[str, Task]:
-        """Every eternal task, by name."""
+        """Returns the permanent tasks by name."""
         options = self._options
         source = await stack.enter_async_context(self._source())
         self._problems.on_new = source.problem_found

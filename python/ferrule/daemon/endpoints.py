@@ -1,4 +1,4 @@
-"""What the outside sees besides rules: HTTP ports, health check ports of Services, and no stale tracked flows."""
+"""The daemon's endpoints besides rules: HTTP ports, health check ports of Services, and the clean-up of stale flows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ferrule.types import Family
 
 
 class Endpoints:
-    """One instance a daemon."""
+    """HTTP ports and conntrack clean-up of the daemon. One instance per daemon."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class Endpoints:
         on_failure: Callable[[str, str], None] = lambda *_: None,
         on_port_failure: Callable[[str, str, int, str], None] = lambda *_: None,
     ) -> None:
-        """`on_failure(reason, message)`: one of our two ports does not listen; `on_port_failure(namespace, name, port,
-        reason)`: a Service's does not."""
+        """`on_failure(reason, message)` is called if one of the daemon's two ports does not listen;
+        `on_port_failure(namespace, name, port, reason)` if a Service's port does not."""
         self._on_failure = on_failure
         self._settings = settings
         self._host = host
@@ -95,7 +95,7 @@ class Endpoints:
         return [(f"{name} port", Listener(name, endpoint, handler, hard_fail=hard_fail, on_state=on_state))]
 
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
-        """Eternal tasks by name."""
+        """Returns the permanent tasks by name."""
         return {
             **{name: listener.run for name, listener in self._listeners},
             "service health ports": self._services.run,
@@ -103,12 +103,12 @@ class Endpoints:
         }
 
     def set_addresses(self, addresses: list[str]) -> None:
-        """The host's own addresses changed."""
+        """Sets the host's own addresses."""
         primary = tuple(ip for ip in addresses if ip in self._host.node_ips)
         self._services.set_addresses(listen_addresses(self._settings.node_port_addresses, addresses, primary))
 
     def after_sync(self, views: Mapping[Family, ConntrackView | None]) -> None:
-        """These families' rules are in the kernel: flows that they would not allow any more may go."""
+        """Deletes flows that the rules of these families, now in the kernel, no longer allow."""
         families = self._host.families
         self._services.sync([check for check in self._host.engine.health_checks() if check.family in families])
         for family, view in views.items():

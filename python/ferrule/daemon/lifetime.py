@@ -1,6 +1,6 @@
-"""The life of `ferrule run`: checks before anything is touched, the start, a signal, the end.
+"""The lifetime of `ferrule run`: checks before any change, the start, signals, the end.
 
-Nothing is cleaned up on the way out: the rules stay, because traffic does.
+Nothing is cleaned up at the end: the rules stay, because they carry traffic.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 
 
 def run(options: DaemonOptions, shutdown: Shutdown) -> int:
-    """Serves until a signal, or syncs once. Returns the exit code; raises `FerruleError` where it cannot start or go
-    on."""
+    """Serves until a signal, or syncs once. Returns the exit code; raises `FerruleError` if it cannot start or
+    continue."""
     if options.init_only:
         return _init(options)
     memory.keep_large_apart()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     code = runner.run(_main(options, shutdown))
-    # Not after an error: closing joins the worker threads, and one of them may be in a write of many seconds.
+    # Not after an error: closing joins the worker threads, one of which may be in a long write.
     runner.close()
     return code
 
 
 def _init(options: DaemonOptions) -> int:
-    """What needs every right, so that the daemon needs only CAP_NET_ADMIN."""
+    """Writes the settings that need all privileges, so that the daemon needs only CAP_NET_ADMIN."""
     report = kernel_settings.prepare(options.settings, route_localnet=True)
     log_report(report, logging.ERROR)
     log.info("Initialised", extra=kv(changed=len(report.changed), faults=len(report.faults)))
@@ -81,7 +81,7 @@ async def _end(work: asyncio.Task[int], shutdown: Shutdown) -> NoReturn:
 async def _work(options: DaemonOptions) -> int:
     if options.once and options.manifests is None:
         raise InputError("--once needs --manifests: with an API server there is no last object to wait for")
-    # Before anything is touched: what cannot be used must leave the kernel's settings as they were.
+    # Validated before any change: invalid input must leave the kernel's settings unchanged.
     access = None
     if options.manifests is None:
         access = _find_access(options)
@@ -97,7 +97,7 @@ async def _work(options: DaemonOptions) -> int:
 
 
 def _find_access(options: DaemonOptions) -> Access:
-    # Imported where it is used: a folder needs none of it.
+    # Imported here because a folder of manifests does not need it.
     from ferrule.source.api.kubeconfig import find_access  # noqa: PLC0415
 
     return find_access(options.settings.client_connection.kubeconfig, options.master)

@@ -1,4 +1,4 @@
-"""What `ferrule run` was asked for. Data, and the node's name that follows from it."""
+"""The options of `ferrule run`, and the node's name derived from them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ferrule.types import Backend
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
-    """Settings from the file or the flags, and what stands in neither."""
+    """The settings from the file or the flags, and the options that are not part of them."""
 
     settings: Settings
     manifests: Path | None = None
-    """A folder to follow instead of the API."""
+    """A folder of manifests to follow instead of the API server."""
     once: bool = False
-    """One sync, then end. With a folder only."""
+    """Whether to end after one sync. With a folder only."""
     backend: Backend | None = None
     config_file: Path | None = None
-    """Its change ends the process, so that the supervisor starts one that reads it."""
+    """The configuration file. Its change ends the process, so that the supervisor starts one that reads it."""
     config_content: bytes | None = None
-    """What `settings` were read from, if they were."""
+    """The content that `settings` were read from, if any."""
     init_only: bool = False
     master: str = ""
     """Overrides the kubeconfig's server."""
@@ -34,7 +34,7 @@ class DaemonOptions:
 
 
 def node_name(settings: Settings, override: str = "") -> str:
-    """As kube-proxy finds it: flag, configuration, host name; lower case."""
+    """Returns the node's name as kube-proxy determines it: flag, configuration, host name; lower case."""
     name = (override or settings.hostname_override or socket.gethostname()).strip().lower()
     if not name:
         raise InputError("the node's name is empty: set --hostname-override")

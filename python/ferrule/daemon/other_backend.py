@@ -1,7 +1,7 @@
 """Removes the rules of the iptables backend that is not in use.
 
-Rules of both backends see every packet, so the copy in the other backend would go on deciding. It is removed once our
-own rules are in the kernel. A removal that fails is retried with back-off; each problem is logged once.
+Packets traverse the rules of both backends, so the copy in the other backend would still decide. It is removed once
+ferrule's rules are in the kernel. A failed removal is retried with back-off; each problem is logged once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY = 5.0
 MAX_DELAY = 300.0
-"""Seconds between two attempts: doubled from the first to this. What holds rules back (a foreign rule, an xtables lock)
-is rarely gone sooner, and each attempt costs the other backend's save in both families."""
+"""Maximum seconds between two attempts; doubled from the first on. What prevents the removal (a foreign rule, an
+xtables lock) rarely disappears sooner, and each attempt costs a save of the other backend in both families."""
 
 WORK = "other backend"
-"""Label of the failure counter."""
+"""The label of the failure counter."""
 
 Remove = Callable[[Runner, Iterable[Backend]], Awaitable[CleanupReport]]
 
 
 class OtherBackend:
-    """One instance a daemon. `due` may be called any number of times; `run` is an eternal task."""
+    """Removes the rules of the other backend. One instance per daemon. `due` may be called any number of times;
+    `run` is a permanent task."""
 
     def __init__(
         self,
@@ -50,11 +51,11 @@ class OtherBackend:
         self._logged: set[str] = set()
 
     def due(self) -> None:
-        """Our rules are in the kernel for every family."""
+        """Requests a removal, once ferrule's rules are in the kernel for every family."""
         self._due.set()
 
     async def run(self) -> None:
-        """Remove when due, and retry until nothing is left."""
+        """Removes when requested, and retries until nothing is left."""
         await self._due.wait()
         delay = FIRST_DELAY
         while not await self.remove_once():
@@ -70,7 +71,7 @@ class OtherBackend:
         other = Backend.LEGACY if chosen.backend is Backend.NFT else Backend.NFT
         try:
             report = await self._remove(self._host.runner, (other,))
-        except Exception as error:  # The rules are still there, whatever it was: retried.
+        except Exception as error:  # The rules still exist, so any failure is retried.
             problems = [f"{type(error).__name__}: {error}"]
         else:
             problems = report.problems

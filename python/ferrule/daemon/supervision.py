@@ -1,4 +1,4 @@
-"""Runs the daemon's endless tasks until one of them ends or fails."""
+"""Runs the daemon's permanent tasks until one of them ends or fails."""
 
 from __future__ import annotations
 

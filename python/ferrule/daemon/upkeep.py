@@ -1,4 +1,4 @@
-"""Endless tasks that keep a running daemon in order: drift, memory, the configuration file."""
+"""Permanent tasks of a running daemon: drift detection, memory, the configuration file."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from ferrule.types import Family
 log = logging.getLogger(__name__)
 
 REREAD_SECONDS = 3600.0
-"""A small rule set is read back and compared whole this often, as kube-proxy rewrites its own hourly. Above a thousand
-endpoints only the canaries are asked: there a read-back costs seconds."""
+"""Seconds between complete read-backs of a small rule set; kube-proxy rewrites its own hourly. Above a thousand
+endpoints only the canaries are checked, because a read-back costs seconds."""
 
 CALM_SECONDS = 20.0
-"""After so long without a sync, memory that a burst of changes left behind goes back to the host."""
+"""Seconds without a sync after which memory of a burst of changes is returned to the host."""
 
 BURST_BYTES = 1 << 20
-"""Restore text since the last time. Less leaves nothing worth the walk over the heap."""
+"""Bytes of restore text since the last time. Less is not worth a pass over the heap."""
 
 
 class DriftWatch:
-    """Notices that rules are gone or were changed, and has the sync loop read them back."""
+    """Detects that rules were removed or changed, and makes the sync loop read them back."""
 
     def __init__(self, host: Host, loop: SyncLoop, complete: Callable[[], Set[Family]], period: float) -> None:
-        """`complete` returns the families that had everything in the kernel; the others have no canary yet."""
+        """`complete` returns the families that were completely in the kernel; the others have no canary yet."""
         self._host = host
         self._loop = loop
         self._complete = complete
         self._period = period
 
     async def run(self) -> NoReturn:
-        """Looks each `period` seconds."""
+        """Checks every `period` seconds."""
         reread_at = time.monotonic() + REREAD_SECONDS
         while True:
             await asyncio.sleep(self._period)
@@ -60,8 +60,8 @@ class DriftWatch:
         async with self._loop.engine_lock:
             facts = {family: self._host.engine.facts(family) for family in self._host.families}
         for family, found in facts.items():
-            # A read-back alone shows whether a foreign rule still keeps chains from deletion. It takes seconds for a
-            # large rule set, so there it is done rarely.
+            # Only a read-back shows whether a foreign rule still prevents the deletion of chains. It takes seconds for
+            # a large rule set, so it is rare there.
             if (due or not found.large_mode) if found.held else (due and not found.large_mode):
                 self._loop.recheck(family)
 
@@ -69,9 +69,7 @@ class DriftWatch:
         try:
             present = await plane.canary_present()
         except DataplaneError as error:
-            log.warning(
-                "Cannot tell whether the rules are still there", extra=kv(ipFamily=plane.family, err=str(error))
-            )
+            log.warning("Cannot check the canary chains", extra=kv(ipFamily=plane.family, err=str(error)))
             return
         if not present and plane.family in self._complete():
             log.warning("Tables flushed by another process, rewriting", extra=kv(ipFamily=plane.family))
@@ -86,13 +84,13 @@ class MemoryRelease:
         self._synced_at = 0.0
 
     def synced(self, report: SyncReport) -> None:
-        """Counts what a sync wrote or tried to."""
+        """Counts the bytes that a sync wrote or tried to write."""
         plans = (*report.stages_before, *report.plans.values(), *report.unwritten.values())
         self._written += sum(plan.payload_size for plan in plans)
         self._synced_at = time.monotonic()
 
     async def run(self) -> NoReturn:
-        """Looks every `CALM_SECONDS`."""
+        """Checks every `CALM_SECONDS`."""
         while True:
             await asyncio.sleep(CALM_SECONDS)
             if self._written >= BURST_BYTES and time.monotonic() - self._synced_at >= CALM_SECONDS:
@@ -102,7 +100,7 @@ class MemoryRelease:
 
 async def watch_config(path: Path, known: bytes | None) -> NoReturn:
     """Raises `ConfigError` once the file has changed to another valid configuration than `known`."""
-    # As a start reads it: unknown and repeated fields are passed over, everything else must be right.
+    # Decoded as at a start: unknown and repeated fields are ignored, all other faults are errors.
     check = partial(parse_config, source=str(path), strict=False)
     raise ConfigError([await watch.changed(path, check, _keep_running, known=known)])
 
