@@ -1,1 +1,2 @@
-"""The bench: engine, tools and whole daemons, with stock kube-proxy beside ferrule in one run. See README.md."""
+"""The bench: measures engine, tools and whole daemons, with stock kube-proxy beside ferrule in one run. See
+README.md."""

@@ -1,7 +1,7 @@
 """`make bench`, `make bench-full`: engine, tools, whole daemons on a real API server, stock kube-proxy beside ferrule.
 
-Progress goes to stderr, every result at once to the JSON file; at the end the tables and plots are written. The run
-goes on after a row that failed; it ends with 1 if any did, or if a bar was missed.
+Progress goes to stderr, every result immediately to the JSON file; at the end tables and plots are written. The run
+continues after a failed row; it exits with 1 if any failed, or if a bar was missed.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from bench.shapes import Shape
 from ferrule._engine import build_info
 
 TOOL = {"tool": tool.tool, "kernel": tool.kernel}
-"""What is written, without the daemon."""
+"""Rows that do not need the daemon."""
 
-EXAMPLES = """subjects: ferrule as it is installed; stock: kube-proxy, iptables mode; stock-nftables: its nftables mode;
+EXAMPLES = """subjects: ferrule as installed; stock: kube-proxy, iptables mode; stock-nftables: its nftables mode;
 ferrule-flat: with dispatch flat (first sync and packets only). What the rows are: bench/README.md.
 
 examples:
-  make bench                                              five minutes: engine rows, everybody at 1,000 Services
+  make bench                                              five minutes: engine rows, all proxies at 1,000 Services
   make bench-full                                         everything; writes docs/performance.md and its plots
   make bench-full ARGS='--resume'                         only what the last run has not measured
-  make bench-full ARGS='--resume --redo engine,change'    and these once more
+  make bench-full ARGS='--resume --redo engine,change'    repeat these rows
   make bench ARGS='--shapes 10000x4 --rows start,change --subjects ferrule,stock --backends legacy'
   make bench ARGS='--shapes 30000x4 --subjects stock --backends nft --rows start --patience 3000'
-  make bench ARGS='--report-only target/bench/full.json'  tables and plots once more
+  make bench ARGS='--report-only target/bench/full.json'  tables and plots again
 """
 
 NO_SYNC = "its first sync was given up"
-"""No fault: the row of the start says so."""
+"""Not a failure: the row of the start reports it."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; ends the program for what it cannot use."""
+    """Parses the command line; exits for invalid options."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__.splitlines()[0],
@@ -68,23 +68,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--json", type=Path, help="results; grows row by row (default: target/bench/short.json, full.json)"
     )
     parser.add_argument("--docs", type=Path, help="a folder for performance.md and plots (default: docs with --full)")
-    parser.add_argument("--redo", type=words, default=(), help="with --resume: again what begins so (start/30000x4,…)")
+    parser.add_argument(
+        "--redo", type=words, default=(), help="with --resume: repeat rows with this prefix (start/30000x4,…)"
+    )
     parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, measure the rest")
     parser.add_argument(
         "--report-only", type=Path, metavar="FILE", help="measure nothing: tables and plots from a file"
     )
-    parser.add_argument("--minutes", type=float, help="begin no row later than that (default: 80 with --full)")
+    parser.add_argument("--minutes", type=float, help="start no row after this time (default: 80 with --full)")
     parser.add_argument(
         "--patience", type=float, help="seconds for a first sync (default: 300; 60 where it is hopeless)"
     )
-    parser.add_argument("--min-sync", default="10ms", help="minSyncPeriod of everybody (default: %(default)s)")
+    parser.add_argument("--min-sync", default="10ms", help="minSyncPeriod of all proxies (default: %(default)s)")
     parser.add_argument("--change-seconds", type=float, help="for one change after the other (default: 10, full 12)")
     parser.add_argument("--churn-seconds", type=float, default=15.0, help="default: %(default)s")
     parser.add_argument("--churn-percent", type=float, default=1.0, help="endpoints replaced a minute (default: 1)")
     parser.add_argument("--flood", type=int, default=10_000, help="changes of the flood row (default: %(default)s)")
     parser.add_argument("--idle-seconds", type=float, default=35.0, help="default: %(default)s")
     parser.add_argument(
-        "--calm", type=float, default=20.0, help="wait at most so long for an idle machine (default: 20)"
+        "--calm", type=float, default=20.0, help="maximum seconds to wait for an idle machine (default: 20)"
     )
     asked = parser.parse_args(argv)
     for option, known in (("rows", (*ALONE, *DAEMON)), ("subjects", SUBJECTS), ("backends", BACKENDS)):
@@ -104,13 +106,13 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def parts(asked: argparse.Namespace) -> tuple[Part, ...]:
-    """What the options ask for, before rows, subjects and backends narrow it."""
+    """Returns the parts that the options select, before rows, subjects and backends restrict them."""
     profile = plan.FULL if asked.full else plan.SHORT
     if asked.shapes:
         known = {part.shape: part for part in profile}
         every = asked.rows or ("start", "change", "restart")
         return tuple(
-            # Named rows are meant, whatever the profile has.
+            # Explicit rows take precedence over the profile.
             replace(known.get(label, Part(label, every)), rows=asked.rows or known.get(label, Part(label, every)).rows)
             for label in asked.shapes
         )
@@ -118,7 +120,7 @@ def parts(asked: argparse.Namespace) -> tuple[Part, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
+    """Runs the bench. Returns the exit code."""
     asked = parse(argv)
     if asked.report_only:
         return conclude(results.load(asked.report_only), asked.docs or results.ROOT / "docs")
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def settings(asked: argparse.Namespace) -> dict[str, object]:
-    """What the rows depend on besides their names."""
+    """Returns what the rows depend on besides their names."""
     return {
         "minSyncPeriod": asked.min_sync,
         "churn percent a minute": asked.churn_percent,
@@ -151,7 +153,7 @@ def settings(asked: argparse.Namespace) -> dict[str, object]:
 
 
 def conclude(found: Results, docs: Path | None) -> int:
-    """Tables, plots, the verdict."""
+    """Prints and writes tables, plots, the verdict."""
     print(report.summary(found))
     if docs is not None:
         for path in report.write(found, docs):
@@ -166,14 +168,14 @@ def conclude(found: Results, docs: Path | None) -> int:
 
 
 class Run:
-    """The steps, grouped by what they share: a shape's API content, a daemon's life."""
+    """Runs the steps, grouped by what they share: a shape's API content, a daemon's lifetime."""
 
     def __init__(self, runner: Runner, asked: argparse.Namespace) -> None:
         self.runner, self.asked = runner, asked
         self._change_seconds = asked.change_seconds or (12.0 if asked.full else 10.0)
 
     def all(self) -> None:
-        """In the order of the plan."""
+        """Runs all steps in the order of the plan."""
         alone = [step for step in self.runner.steps if step.row in ALONE and self.runner.wanted(step)]
         for step in alone:
             self._alone(step)
@@ -201,7 +203,7 @@ class Run:
         self.runner.run(step, bodies[step.row], 900.0)
 
     def _engine(self, step: Step) -> None:
-        """One step, many rows."""
+        """Runs the engine's bench: one step, many rows."""
 
         def body() -> dict[str, float]:
             count = 0
@@ -249,7 +251,7 @@ class Run:
                 self._skip(self._steps(shape.label, subject, backend), because(error))
 
     def _life(self, here: Setting, steps: list[Step]) -> None:
-        """One daemon's rows, from its first start to what it leaves behind."""
+        """Runs one daemon's rows, from its first start to the rules that it leaves."""
         by_row = {step.row: step for step in steps}
         patience = self.asked.patience or plan.patience(here.shape, here.subject, here.backend)
         limit = patience + 600

@@ -1,4 +1,4 @@
-"""What has to come out, judged: each bar with what was measured for it. A bar whose rows are missing is not judged."""
+"""The bars: targets with the measured values. A bar whose rows are missing is not evaluated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACES = ("first", "middle", "last", "miss")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`met` is None where there is nothing to judge by."""
+    """One bar. `met` is None without a measurement."""
 
     name: str
     wanted: str
@@ -23,12 +23,12 @@ class Check:
 
 
 def checks(results: Results) -> list[Check]:
-    """All of them, in the order of the pages that promise them."""
+    """Returns all bars, in the order of the pages that state them."""
     return [check for part in (_sync, _change, _engine, _memory, _packets) for check in part(results)]
 
 
 def at_most(name: str, limit: float, value: float | None, unit: str = "s") -> Check:
-    """A plain limit; seconds are written in the unit that fits."""
+    """Returns a bar with a limit; seconds are printed in a suitable unit."""
 
     def text(amount: float) -> str:
         return seconds(amount) if unit == "s" else f"{number(amount)} {unit}"
@@ -39,7 +39,7 @@ def at_most(name: str, limit: float, value: float | None, unit: str = "s") -> Ch
 
 
 def at_most_times(name: str, limit: float, value: float | None, base: float | None, of: str) -> Check:
-    """A ratio to something of the same run."""
+    """Returns a bar with a ratio to another value of the same run."""
     wanted = f"≤ {number(limit)} × {of}"
     if value is None or not base:
         return Check(name, wanted, "–", None)
@@ -47,7 +47,7 @@ def at_most_times(name: str, limit: float, value: float | None, base: float | No
 
 
 def faster(name: str, times: float, value: float | None, other: Row | None, key: str, than: str) -> Check:
-    """At least so many times; one that was given up is a lower bound, which can meet a bar and never miss it."""
+    """Returns a bar for a speed-up; a stopped measurement is a lower bound, which can meet a bar and never miss it."""
     wanted = f"≥ {number(times)} × faster than {than}" if times > 1 else f"faster than {than}"
     if value is None or other is None or key not in other.values or other.status not in ("ok", "unfinished"):
         return Check(name, wanted, "–", None)

@@ -1,7 +1,9 @@
-//! Engine rows: decoding, a full plan, one changed endpoint or Service, heap; the last three with flat dispatch chains and
-//! with trees, and for both the rules that a packet walks through (counted by an interpreter of rules). Every row checks the result of what it timed.
+//! Engine rows: decoding, a full plan, one changed endpoint or Service, heap; the last three with flat dispatch chains
+//! and with trees, and for both the rules that a packet traverses (counted by a rule interpreter). Every row checks the
+//! result of what it timed.
 //!
-//! Run by `make bench` (`cargo bench -p ferrule-bench` alone); refuses a debug build. What these rows do not show is in bench/README.md.
+//! Run by `make bench` (`cargo bench -p ferrule-bench` alone); refuses a debug build. bench/README.md lists what these
+//! rows do not show.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)] // a report for people; a bench may panic
 
 use std::sync::atomic::Ordering;
@@ -25,7 +27,7 @@ static ALLOCATOR: Counting = Counting;
 
 const REPEATS: usize = 5;
 
-/// One line: for people, or with `--json` for the bench that runs this one.
+/// Prints one line: for people, or with `--json` for the bench that runs this one.
 fn row(name: &str, value: &str, figures: &[(&str, f64)], bar: &str, ok: bool) -> bool {
     if std::env::args().any(|word| word == "--json") {
         let figures: serde_json::Map<_, _> = figures.iter().map(|&(unit, n)| (unit.to_owned(), n.into())).collect();
@@ -136,7 +138,7 @@ fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLay
         let plan = engine.plan(Family::V4).unwrap().unwrap();
         times.push(start.elapsed());
         allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        // The balancing chain and the new endpoint's; the old endpoint's goes.
+        // The balancing chain and the new endpoint's chain are written; the old endpoint's is deleted.
         assert_eq!((plan.written.len(), plan.deleted.len()), (2, 1), "{plan:?}");
         bytes = plan.text.len();
         engine.commit(&plan).unwrap();
@@ -155,7 +157,7 @@ fn one_change(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLay
         )
 }
 
-/// A Service comes and goes, with its endpoints: what only a change of dispatch costs.
+/// Adds and deletes a Service with its endpoints: the cost of a change of dispatch.
 fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLayout)) -> bool {
     let mut engine = cluster.load(dispatch);
     let plan = engine.plan(Family::V4).unwrap().unwrap();
@@ -193,8 +195,8 @@ fn one_service(shape: Shape, cluster: &Cluster, (mode, dispatch): (&str, ChainLa
         )
 }
 
-/// Rules that the first packet of a flow is compared with, in all hooks: to the first, the middle and the last Service of
-/// the flat chain, and to no Service.
+/// Counts the rules that the first packet of a flow traverses in all base chains: to the first, the middle and the last
+/// Service of the flat chain, and to an address without a Service.
 fn walks(shape: Shape, cluster: &Cluster) -> bool {
     let mut ok = true;
     let mut targets: Vec<String> = Vec::new();
@@ -237,7 +239,7 @@ fn walks(shape: Shape, cluster: &Cluster) -> bool {
     ok
 }
 
-/// Services of many endpoints: rules that a first packet is compared with, and what one replaced endpoint costs.
+/// Services of many endpoints: rules that a first packet traverses, and the cost of one replaced endpoint.
 fn many_endpoints(shape: Shape) -> bool {
     let cluster = Cluster::new(shape);
     let mut ok = true;

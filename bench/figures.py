@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md, and what they share with its tables: who is shown, in which order and colour."""
+"""The plots of docs/performance.md, and the order, names and colours that its tables share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAT = ("ferrule-flat",)
 
 
 def plots(results: Results) -> dict[str, str]:
-    """File name → SVG, for what has at least two sizes to draw."""
+    """Returns file name → SVG, for data with at least two sizes."""
     charts = {
         "first-sync.svg": Chart(
             "First sync", "process start → all rules in the kernel; an arrow: not finished by then",
@@ -90,13 +90,13 @@ def _empty(results: Results, key: str, scale: float = 1.0) -> list[Series]:
 
 
 def columns(results: Results, row: str) -> list[tuple[str, str]]:
-    """Who has such rows, in the order of `WHO`."""
+    """Returns the subjects with such rows, in the order of `WHO`."""
     there = {(one.subject, one.backend) for one in results.rows if one.row == row and one.status != "skipped"}
     return [who for who in WHO if who in there]
 
 
 def labels(results: Results, *rows: str) -> list[str]:
-    """The shapes of these rows: four endpoints first, by size."""
+    """Returns the shapes of these rows: four endpoints first, by size."""
     found = {one.shape for one in results.rows if one.row in rows and one.shape}
     return sorted(found, key=_order)
 
@@ -117,5 +117,5 @@ def mib(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Per cent."""
+    """Formats a percentage."""
     return f"{number(value)} %"

@@ -1,4 +1,4 @@
-"""Sends first packets and makes connections; runs inside a node's namespace, on a question in JSON from stdin.
+"""Sends first packets and opens connections; runs inside a node's namespace, with a request in JSON on stdin.
 
 python -S bench/flows.py        answers `{"first p50 µs": …, "first connections a second": …, …}`
 """
@@ -19,7 +19,8 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def first_packets(ask: dict[str, Any]) -> dict[str, float]:
-    """Round robin over the targets, so that what disturbs one disturbs all. Each from a port of its own: a new flow."""
+    """Sends first packets round robin over the targets, so that disturbances affect all alike. Each has a new source
+    port: a new flow."""
     taken: dict[str, list[float]] = {name: [] for name in ask["udp"]}
     port = 20_000
     for turn in range(WARM + ask["flows"]):
@@ -42,7 +43,7 @@ def first_packets(ask: dict[str, Any]) -> dict[str, float]:
 
 
 def connections(ask: dict[str, Any]) -> dict[str, float]:
-    """Connect, accept, close; round robin again. In one thread, so that no scheduler takes part."""
+    """Connects, accepts, closes; round robin. In one thread, to exclude the scheduler."""
     listeners = []
     for port in ask["listen"]:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

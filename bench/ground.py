@@ -1,4 +1,4 @@
-"""Where whole daemons run: a real API server filled with a shape, a node, a probe Service with real Pods behind it."""
+"""The environment of whole daemons: a real API server filled with a shape, a node, a probe Service with real Pods."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from bench.verify import WrongRules
 MIB = 1 << 20
 FILL_SECONDS = 600.0
 CLUSTER_CIDR = "10.128.0.0/9"
-"""One family, and wide enough for the Pods of every shape."""
+"""A network of one family, large enough for the Pods of every shape."""
 
 
 class Ground:
-    """The API server of a run. Shapes that grow into the next are grown; for others it is started anew."""
+    """The API server of a run. Objects are added where the next shape extends the current one; otherwise it is
+    started anew."""
 
     def __init__(self, fabric: Fabric, folder: Path) -> None:
         self.fabric, self.folder = fabric, folder
@@ -41,7 +42,7 @@ class Ground:
 
     @property
     def cluster(self) -> Cluster:
-        """The running one."""
+        """The running cluster."""
         assert self._cluster is not None, "not filled"
         return self._cluster
 
@@ -52,7 +53,7 @@ class Ground:
             self._cluster = None
 
     def fill(self, shape: Shape) -> float:
-        """Exactly this shape is in the API afterwards; the seconds of filling."""
+        """Fills the API server with exactly this shape. Returns the seconds."""
         before = self.shape
         if before is None or not before.grows_into(shape):
             self.close()
@@ -70,7 +71,7 @@ class Ground:
         return self._run("bench.store", [[*self._access(), etcd], *objects])
 
     def send(self, requests: Iterable[Request]) -> float:
-        """All of them, as fast as the server takes them; seconds."""
+        """Sends all requests, as fast as the server accepts them. Returns the seconds."""
         return self._run("bench.load", [[*self._access(), None], *requests])
 
     def _run(self, module: str, lines: Iterable[object]) -> float:
@@ -79,7 +80,7 @@ class Ground:
 
     @contextmanager
     def sending(self, requests: Iterable[Request], rate: float) -> Iterator[subprocess.Popen[str]]:
-        """At a steady rate while the block runs; it ends by itself, or with the block."""
+        """Sends requests at a steady rate while the block runs; ends by itself, or with the block."""
         child = self.cluster.host.netns.popen(
             (sys.executable, "-m", "bench.load"),
             stdin=subprocess.PIPE,
@@ -105,7 +106,7 @@ def _text(lines: Iterable[object]) -> str:
 
 
 class Setting:
-    """One subject on one backend at one shape, on a fresh node; its daemon runs or not."""
+    """One subject on one backend at one shape, on a fresh node; its daemon may be running."""
 
     def __init__(self, ground: Ground, world: World, subject: str, backend: str, min_sync: str) -> None:
         assert ground.shape is not None
@@ -138,7 +139,7 @@ class Setting:
         self.writer.close()
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL for all that it started: a restore of stock's may go on for an hour."""
+        """Sends SIGTERM, then SIGKILL to all child processes: a restore of kube-proxy may run for an hour."""
         process = self.proxy.process
         if process is None:
             return
@@ -151,7 +152,7 @@ class Setting:
 
     @property
     def running(self) -> bool:
-        """Whether there is a living daemon."""
+        """Returns whether the daemon is running."""
         return self.proxy.process is not None and self.proxy.process.alive
 
     def check(self) -> dict[str, float]:
@@ -165,7 +166,7 @@ class Setting:
         verify.contains(self.node.netns, self.subject, self.backend, self.shape, changed)
 
     def checked_in_time(self, seconds: float) -> dict[str, float]:
-        """`check` until it holds: for rows that end while a sync may be under way."""
+        """Repeats `check` until it succeeds: for rows that end while a sync may be running."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -178,7 +179,7 @@ class Setting:
 
 @contextmanager
 def setting(ground: Ground, subject: str, backend: str, min_sync: str) -> Iterator[Setting]:
-    """Yields a setting with namespaces of its own, so that no subject starts over another's rules."""
+    """Yields a setting with its own namespaces, so that no subject starts over another's rules."""
     with ExitStack() as undo:
         ground.folder.joinpath("worlds").mkdir(exist_ok=True)
         folder = ground.folder / "worlds" / f"{len(list((ground.folder / 'worlds').iterdir()))}-{subject}-{backend}"

@@ -1,4 +1,4 @@
-"""Sends requests to an API server, many at a time or at a steady rate; runs inside the control plane's namespace.
+"""Sends requests to an API server, concurrently or at a steady rate; runs inside the control plane's namespace.
 
 python -m bench.load < FILE     first line: [server, CA, certificate, key, requests a second or null]; then one JSON
                                 request a line: [method, path, body, content type]. Prints the seconds it took.
@@ -18,21 +18,21 @@ import aiohttp
 
 PARALLEL = 32
 BEHIND = 5.0
-"""Seconds. A server that falls behind the rate by more than this does not keep it."""
+"""Seconds. A server that falls behind the rate by more than this fails the row."""
 
 JSON = "application/json"
 T = TypeVar("T")
 
 
 def session(ca: str, certificate: str, key: str) -> aiohttp.ClientSession:
-    """Of as many connections as `each` has in hand."""
+    """Opens a session with as many connections as `each` uses."""
     context = ssl.create_default_context(cafile=ca)
     context.load_cert_chain(certificate, key)
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=PARALLEL))
 
 
 async def call(http: aiohttp.ClientSession, method: str, url: str, body: object, content: str) -> bytes:
-    """What was answered; raises if it was a refusal."""
+    """Returns the response; raises if the request was rejected."""
     data = None if body is None else json.dumps(body)
     async with http.request(method, url, data=data, headers={"Content-Type": content}) as answer:
         said = await answer.read()
@@ -42,7 +42,7 @@ async def call(http: aiohttp.ClientSession, method: str, url: str, body: object,
 
 
 async def each(things: Iterable[T], work: Callable[[T], Awaitable[object]], parallel: int = PARALLEL) -> None:
-    """In order of their starts, so many in hand; raises with the first that does."""
+    """Starts work in order, `parallel` at a time; raises with the first that does."""
     queue = iter(things)
 
     async def worker() -> None:
@@ -57,7 +57,7 @@ async def each(things: Iterable[T], work: Callable[[T], Awaitable[object]], para
 async def send_all(
     server: str, ca: str, certificate: str, key: str, rate: float | None, requests: list[list[Any]]
 ) -> float:
-    """Every request once; raises on the first that is refused. The seconds it took."""
+    """Sends every request once; raises on the first rejection. Returns the seconds."""
     begun = time.monotonic()
     async with session(ca, certificate, key) as http:
 

@@ -1,10 +1,11 @@
-"""How late the event loop is while a large cluster is taken over: `python -m bench.loop_lag [--services 30000]`.
+"""Measures the event loop's lag while the daemon processes a large cluster: `python -m bench.loop_lag [--services
+30000]`.
 
-The daemon's own parts (intake, engine, sync loop, effects, endpoints) over synthetic lists and watches; processes stand
-in for the tools, so that payloads and read-backs travel as they do on a node. A task that wants to run every two
-milliseconds tells how late it was in each phase. What the kernel made our thread wait for a core is taken off, and of
-several rounds the best one counts: what is late in each of them is ours, not the machine's. Ends with 1 where a phase
-held the loop up for more than 50 ms.
+The daemon's own parts (intake, engine, sync loop, effects, endpoints) process synthetic lists and watches; scripts
+replace the tools, so that payloads and read-backs are transferred as on a node. A task that should run every two
+milliseconds records its delay in each phase. Time in which the kernel made the thread wait for a core is subtracted,
+and the best of several rounds counts: a delay in every round is caused by the daemon, not by the machine. Exits with 1
+if a phase blocked the loop for more than 50 ms.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ BAR = 0.050
 
 PERIOD = 0.002
 READ_BYTES = 128 * 1024
-"""What the HTTP client hands over at a time, at most."""
+"""Maximum bytes that the HTTP client passes on at a time."""
 
 ENDPOINTS = 4
 TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -70,19 +71,19 @@ MANAGED = [
 
 
 def ip(base: int, n: int) -> str:
-    """The n-th address of 10.BASE.0.0 and onwards."""
+    """Returns the n-th address from 10.BASE.0.0 on."""
     return f"10.{base + n // 62_500}.{n // 250 % 250}.{n % 250 + 1}"
 
 
 def meta(n: int, suffix: str = "", **more: Any) -> dict[str, Any]:
-    """Metadata of a size that the API server's has."""
+    """Returns metadata of a realistic size."""
     name = {"name": f"service-{n}{suffix}", "namespace": f"team-{n % 50}", "uid": f"{n:032x}"}
     return {**name, "resourceVersion": "12345", "managedFields": MANAGED, **more}
 
 
 def service(n: int) -> dict[str, Any]:
-    """Every tenth is UDP, every tenth has a node port, every hundredth asks for a health check port, and every
-    hundredth has an address that is none."""
+    """Returns a Service: every tenth is UDP, every tenth has a node port, every hundredth has a health check port,
+    and every hundredth has an invalid address."""
     spec: dict[str, Any] = {
         "ports": [{"name": "main", "protocol": "UDP" if n % 10 == 1 else "TCP", "port": 80, "targetPort": 8080}],
         "selector": {"app": f"service-{n}"},
@@ -101,7 +102,7 @@ def service(n: int) -> dict[str, Any]:
 
 
 def endpoint_slice(n: int, generation: int = 0) -> dict[str, Any]:
-    """Its endpoints; each generation has others."""
+    """Returns a Service's slice; each generation has other endpoints."""
     labels = {"kubernetes.io/service-name": f"service-{n}"}
     protocol = "UDP" if n % 10 == 1 else "TCP"
     return {
@@ -122,26 +123,26 @@ def endpoint_slice(n: int, generation: int = 0) -> dict[str, Any]:
 
 
 def as_list(items: Iterator[dict[str, Any]]) -> bytes:
-    """A List response."""
+    """Returns a List response."""
     return json.dumps({"metadata": {"resourceVersion": "12350"}, "items": list(items)}).encode()
 
 
 def as_frames(numbers: range, generation: int) -> bytes:
-    """Watch frames that change these slices."""
+    """Returns watch frames that change these slices."""
     changes = ({"type": "MODIFIED", "object": endpoint_slice(n, generation)} for n in numbers)
     return b"".join(json.dumps(change).encode() + b"\n" for change in changes)
 
 
 @dataclass(slots=True)
 class Phase:
-    """What one phase did to the loop. Seconds."""
+    """The lag of one phase, in seconds."""
 
     name: str
     seconds: float = 0.0
     worst: float = 0.0
-    """Lag without what the kernel made us wait for a core."""
+    """Worst lag without the time of waiting for a core."""
     core: float = 0.0
-    """That, within the worst lag."""
+    """Time of waiting for a core, within the worst lag."""
     over: int = 0
     where: set[str] = field(default_factory=set)
     """Lines that ran when the loop was late (`--where`)."""
@@ -160,7 +161,7 @@ class Probe:
             threading.Thread(target=self._look, daemon=True).start()
 
     async def run(self) -> None:
-        """For ever."""
+        """Samples the lag, for ever."""
         clock = time.monotonic
         waited = self._core()
         while True:
@@ -175,7 +176,7 @@ class Probe:
 
     @contextlib.asynccontextmanager
     async def phase(self, name: str) -> AsyncIterator[None]:
-        """What happens inside counts as `name`."""
+        """Attributes the lag of the block to `name`."""
         await asyncio.sleep(10 * PERIOD)
         self._current = Phase(name)
         self.phases.append(self._current)
@@ -189,7 +190,8 @@ class Probe:
             print(row(phase), flush=True)
 
     def _core(self) -> float:
-        """Seconds that this thread was ready to run and had no core; 0 where the kernel does not count them."""
+        """Returns the seconds for which this thread was runnable without a core; 0 if the kernel does not count
+        them."""
         try:
             return int(self._waits.read_text().split()[1]) / 1e9
         except (OSError, IndexError):
@@ -206,7 +208,7 @@ class Probe:
 
 
 def row(phase: Phase) -> str:
-    """A table line, and what was going on, where that is known."""
+    """Returns a table line, with the code that blocked the loop, if it is known."""
     verdict = "ok" if phase.worst <= BAR else f"{phase.over} x over {BAR * 1000:.0f} ms"
     text = (
         f"{phase.name:<44} {phase.seconds * 1000:>9.0f} ms {phase.worst * 1000:>9.1f} ms "
@@ -217,12 +219,12 @@ def row(phase: Phase) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StandIn(IptablesDataplane):
-    """The real way to a kernel, but for the programs: restore keeps the text, save prints what the file holds."""
+    """A data plane with fake programs: restore keeps the text, save prints a file."""
 
     folder: Path = Path()
 
     def tool(self, verb: str = "") -> str:
-        """A script."""
+        """Returns the path of a script."""
         path = self.folder / f"{self.family}-{verb}"
         text = {"save": f"cat {path}.text", "restore": f"cat > {self.payload}"}[verb]
         if not path.exists():
@@ -233,18 +235,18 @@ class StandIn(IptablesDataplane):
 
     @property
     def payload(self) -> Path:
-        """What restore was given last."""
+        """The last input of restore."""
         return self.folder / f"{self.family}-payload"
 
     def take_over(self) -> None:
-        """What was restored last is what save prints from now on. Takes seconds."""
+        """Makes save print the last input of restore. Takes seconds."""
         kernel = FakeDataplane(self.family)
         asyncio.run(kernel.restore(self.payload.read_bytes()))
         Path(f"{self.tool('save')}.text").write_text(kernel.text())
 
 
 class Daemon:
-    """Its parts, wired as `ferrule.daemon` does."""
+    """The daemon's parts, composed as in `ferrule.daemon`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -276,7 +278,7 @@ class Daemon:
             self.loop.changed(batch.arrived_at)
 
     async def list(self, kind: Kind, text: bytes) -> None:
-        """As it arrives from the API."""
+        """Passes bytes on as they arrive from the API."""
         await self.intake.begin_list(kind)
         for at in range(0, len(text), READ_BYTES):
             await self.intake.feed_list(kind, text[at : at + READ_BYTES])
@@ -284,7 +286,7 @@ class Daemon:
         await self.intake.end_list(kind)
 
     async def watch(self, kind: Kind, frames: bytes, read_bytes: int = READ_BYTES) -> None:
-        """As it arrives from the API."""
+        """Passes bytes on as they arrive from the API."""
         cutter = FrameCutter(1 << 20)
         for at in range(0, len(frames), read_bytes):
             whole = cutter.feed(frames[at : at + read_bytes])
@@ -293,7 +295,7 @@ class Daemon:
             await asyncio.sleep(0)
 
     async def sync(self, *families: Family) -> SyncReport:
-        """One sync; checks that it wrote for these families."""
+        """Performs one sync; checks that it wrote for these families."""
         report = await self.loop.sync()
         assert report.ok, report.failures
         assert set(report.plans) == set(families), report.plans.keys()
@@ -301,7 +303,7 @@ class Daemon:
 
 
 async def measure(services: int, probe: Probe, folder: Path) -> None:
-    """Every phase."""
+    """Measures every phase."""
     print(f"{'phase':<44} {'took':>12} {'worst lag':>12} {'no core':>12}", flush=True)
     lists = {
         "Service": as_list(service(n) for n in range(services)),
@@ -323,7 +325,9 @@ async def measure(services: int, probe: Probe, folder: Path) -> None:
         for family in FAMILIES:
             daemon.loop.recheck(family)
         drift = (await daemon.sync()).drift["ipv4"]
-        assert not (drift.differing or drift.missing or drift.stale), "the stand-in does not hold what was written"
+        assert not (drift.differing or drift.missing or drift.stale), (
+            "the fake data plane does not hold what was written"
+        )
     async with probe.phase("list again, nothing differs"):
         for kind in kinds:
             await daemon.list(kind, lists[kind])

@@ -1,4 +1,5 @@
-"""Asks one address again and again and prints each time another Pod answers; runs inside a client's namespace.
+"""Sends requests to one address repeatedly and prints each change of the responding Pod; runs inside a client's
+namespace.
 
 python -S bench/ping.py ADDRESS PORT      `NAME MONOTONIC_SECONDS` a line, until stdin closes
 """

@@ -1,4 +1,4 @@
-"""Which rows a run has, in which order, and a guess at how long each takes. Pure."""
+"""Plans the rows of a run and their order, and estimates their durations. Pure."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ ALONE = ("engine", "plan", "tool", "empty")
 """Rows without an API server."""
 
 DAEMON = ("start", "change", "churn", "burst", "flood", "idle", "restart", "packets")
-"""Rows of a daemon, in the order in which one life has them."""
+"""Rows of a daemon, in the order of one lifetime."""
 
 SUBJECTS = ("ferrule", "stock", "stock-nftables", "ferrule-flat")
-"""ferrule as it is installed; kube-proxy in iptables and in nftables mode; ferrule with `ferrule.dispatch: flat`."""
+"""ferrule as installed; kube-proxy in iptables and in nftables mode; ferrule with `ferrule.dispatch: flat`."""
 
 BACKENDS = ("nft", "legacy")
 LONG = 300.0
-"""Seconds until a first sync counts as not finished."""
+"""Seconds after which a first sync counts as not finished."""
 
 HOPELESS = 60.0
-"""The same where stock is known to need three quarters of an hour."""
+"""The same where kube-proxy is known to need three quarters of an hour."""
 
 QUADRATIC = 30_000
-"""Endpoint chains from which stock's iptables mode on iptables-nft takes minutes."""
+"""Number of endpoint chains from which kube-proxy's iptables mode on iptables-nft takes minutes."""
 
 USUAL = 4
-"""Endpoints of a Service in the series over sizes."""
+"""Endpoints per Service in the series over sizes."""
 
 HUGE = 100_000
-"""From which its nftables mode does."""
+"""The number from which its nftables mode does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A shape and its rows, for these subjects and backends."""
+    """A shape with its rows, subjects and backends."""
 
     shape: str
     rows: tuple[str, ...]
@@ -66,7 +66,7 @@ FULL = (
 
 
 def combinations(subjects: Sequence[str], backends: Sequence[str], shape: Shape) -> list[tuple[str, str]]:
-    """Who and on what, the fast ones first; each once, and stock's nftables mode has one backend."""
+    """Returns subjects and backends, fast ones first, each once; kube-proxy's nftables mode has one backend."""
     wanted = [
         (subject, backend)
         for subject in SUBJECTS
@@ -77,7 +77,7 @@ def combinations(subjects: Sequence[str], backends: Sequence[str], shape: Shape)
 
 
 def steps(parts: Sequence[Part], rows: Sequence[str], subjects: Sequence[str], backends: Sequence[str]) -> list[Step]:
-    """In the order in which they run. `rows`, `subjects`, `backends` narrow what the parts say."""
+    """Returns the steps in their order. `rows`, `subjects`, `backends` restrict the parts."""
     out: list[Step] = []
     for part in parts:
         wanted = [row for row in (*ALONE, *DAEMON) if row in part.rows and row in rows]
@@ -107,22 +107,22 @@ def _makes_sense(row: str, shape: Shape, subject: str, backend: str) -> bool:
         return row in ("start", "packets")
     if (subject, backend) == ("stock", "nft"):
         if shape.endpoints != USUAL or shape.ports > 1:
-            return False  # quadratic in chains, whatever they are for: one series shows it
+            return False  # quadratic in chains: one series shows it
         if shape.total > 2 * QUADRATIC:
-            return row == "start"  # given up; that once is enough
+            return row == "start"  # stopped; once is enough
         if shape.total >= QUADRATIC:
             return row in ("start", "change", "packets")  # each of the others would take minutes
     return not (subject == "stock-nftables" and shape.total >= HUGE and row in ("restart", "idle"))
 
 
 def patience(shape: Shape, subject: str, backend: str) -> float:
-    """Seconds for a first sync."""
+    """Returns the time limit of a first sync in seconds."""
     hopeless = subject == "stock" and backend == "nft" and shape.total > 2 * QUADRATIC
     return HOPELESS if hopeless else LONG
 
 
 def guess(row: str, shape: Shape, subject: str = "", backend: str = "") -> float:
-    """Seconds, from earlier runs on two cores; only for the progress line."""
+    """Estimates seconds, from earlier runs on two cores; only for the progress line."""
     chains = shape.total * (1 + shape.dual) / 4000
     if row in ("plan", "engine"):
         return 1 + chains / 3

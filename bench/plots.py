@@ -1,4 +1,4 @@
-"""Line charts on logarithmic axes as SVG, by hand: a few hundred elements need no library."""
+"""Draws line charts on logarithmic axes as SVG, without a library: a few hundred elements need none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helve
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A measurement; with `bound` the truth is above it. `high` draws a whisker up to it."""
+    """A measurement; with `bound` it is a lower bound. `high` draws a whisker up to it."""
 
     x: float
     y: float
@@ -26,7 +26,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line and its name, which stands at its end."""
+    """A line with its name at the end."""
 
     name: str
     colour: str
@@ -36,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Logarithmic, from below the least value to above the greatest."""
+    """A logarithmic axis, from below the minimum to above the maximum."""
 
     low: float
     high: float
@@ -44,7 +44,7 @@ class Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Where it is drawn."""
+        """Returns the position of a value."""
         part = (math.log10(value) - math.log10(self.low)) / (math.log10(self.high) - math.log10(self.low))
         return self.start + part * (self.end - self.start)
 
@@ -62,7 +62,7 @@ class Chart:
 
 
 def draw(chart: Chart) -> str:
-    """The SVG; series without points are left out. Raises `ValueError` when there are none at all."""
+    """Returns the SVG without series that have no points. Raises `ValueError` without any series."""
     drawn = [one for one in chart.series if one.points]
     if not drawn:
         raise ValueError(f"{chart.title}: nothing to draw")
@@ -109,7 +109,7 @@ def _grid(x_axis: Axis, y_axis: Axis, x_ticks: Sequence[float], y_text: Callable
 
 def _line(one: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
     places = [(x_axis.at(point.x), y_axis.at(point.y), point) for point in one.points]
-    # No line leads to a bound: it would say that the truth is there.
+    # No line leads to a bound, because it would suggest a measured value.
     course = " L".join(f"{x:.1f},{y:.1f}" for x, y, point in places if not point.bound)
     out = [_path(f"M{course}", one.colour, width=2.2, dashed=one.dashed)] if course else []
     for x, y, point in places:
@@ -145,17 +145,17 @@ def _ticks(low: float, high: float, steps: Sequence[int]) -> list[float]:
 
 
 def _below(value: float) -> float:
-    """The next 1, 2 or 5 of a decade below, with a little room."""
+    """Returns the next 1, 2 or 5 of a decade below, with some margin."""
     return max(tick for tick in _ticks(value / 20, value, (1, 2, 5)) if tick <= value * 0.9)
 
 
 def _above(value: float) -> float:
-    """The next 1, 2 or 5 of a decade above, with a little room."""
+    """Returns the next 1, 2 or 5 of a decade above, with some margin."""
     return min(tick for tick in _ticks(value, value * 20, (1, 2, 5)) if tick >= value * 1.15)
 
 
 def _apart(wanted: Sequence[float]) -> list[float]:
-    """Places near those wanted, in the same order, no two nearer than a line."""
+    """Returns positions near the wanted ones, in the same order, at least a line apart."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = [wanted[i] for i in order]
     for _ in range(200):

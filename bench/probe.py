@@ -1,4 +1,4 @@
-"""One write at a time and who answers after it: a warm connection to the API server, a Service that moves, a client."""
+"""Measures one change at a time: a warm connection to the API server, a Service that moves, a client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 
 class Unfinished(Exception):
-    """Given up after so many seconds: a lower bound, and a result."""
+    """A measurement was stopped after a number of seconds: a lower bound, and a result."""
 
     def __init__(self, seconds: float, what: str) -> None:
         super().__init__(what)
@@ -35,7 +35,7 @@ class Unfinished(Exception):
 
 
 class Writer:
-    """One warm connection to the API server: a write costs no handshake."""
+    """One warm connection to the API server, so that a write needs no handshake."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -51,11 +51,11 @@ class Writer:
         return connection
 
     def send(self, request: Request) -> float:
-        """The monotonic time at which it was sent; returns once it is accepted."""
+        """Sends a request. Returns the monotonic time of sending, once it is accepted."""
         try:
             return self._send(request)
         except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
-            # The server ends connections that are idle for long; every write here may be repeated.
+            # The server closes idle connections; every write here may be repeated.
             self._connection.close()
             self._connection = self._connect()
             return self._send(request)
@@ -76,7 +76,8 @@ class Writer:
 
 
 class Probe:
-    """A Service `probe` whose only endpoint moves between two real Pods, and a client that says who answers."""
+    """A Service `probe` whose only endpoint moves between two real Pods, and a client that reports the responding
+    Pod."""
 
     def __init__(self, world: World, node: NodeHost) -> None:
         self.world = world
@@ -89,24 +90,24 @@ class Probe:
         target = created["spec"]["ports"][0]["targetPort"]
         slice_ = shapes.endpoint_slice(self._shape, 0, 0, [self.pods[0].ip])
         slice_["metadata"]["labels"]["kubernetes.io/service-name"] = "probe"
-        # The Service's port is called main, as all of the harness.
+        # The Service's port is called main, as in the harness.
         slice_["ports"] = [{"name": "main", "port": target, "protocol": "TCP"}]
         world.api.create(slice_)
 
     def move(self) -> tuple[Request, str]:
-        """The write that moves the endpoint, and who answers then."""
+        """Returns the write that moves the endpoint, and the Pod that responds afterwards."""
         self._now = 1 - self._now
         pod = self.pods[self._now]
         return shapes.patch(self._shape, 0, [pod.ip]), pod.name
 
     @property
     def current(self) -> str:
-        """Who should answer."""
+        """The Pod that should respond."""
         return self.pods[self._now].name
 
     @contextmanager
     def asking(self, patience: float) -> Iterator[Answers]:
-        """The client asks inside, hundreds of times a second; returns once the right Pod answers."""
+        """Runs the client in the block, hundreds of requests per second; starts once the right Pod responds."""
         child = self._client.netns.popen(
             (sys.executable, "-S", str(HERE / "ping.py"), self.address, "80"),
             stdin=subprocess.PIPE,
@@ -122,7 +123,7 @@ class Probe:
 
 
 class Answers:
-    """What the pinger says, line by line, with a deadline."""
+    """Reads the pinger's lines with a deadline."""
 
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -135,7 +136,7 @@ class Answers:
         self._lines.put("")
 
     def wait_for(self, name: str, patience: float) -> float:
-        """The monotonic time of this Pod's first answer; raises `Unfinished`."""
+        """Returns the monotonic time of this Pod's first response; raises `Unfinished`."""
         end = time.monotonic() + patience
         while True:
             try:

@@ -1,4 +1,5 @@
-"""Tables, plots and verdicts from results: docs/performance.md and docs/performance/*.svg. Pure but for `write`."""
+"""Renders results as tables, plots and verdicts: docs/performance.md and docs/performance/*.svg. Pure except for
+`write`."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from bench.stats import number, seconds
 __all__ = ["Check", "checks", "page", "plots", "summary", "write"]
 
 INTRO = """Written by `make bench-full` from `docs/performance/results.json`; do not edit. `make bench-full
-ARGS=--help` says how to run parts of it, `bench/README.md` what the rows do and what they do not show.
+ARGS=--help` explains how to run parts of it, `bench/README.md` what the rows measure and what they do not show.
 
-All rows are of one machine, of one run or of one that was resumed: ratios are what counts, absolute figures move
-with the machine."""
+All rows are from one machine and one run (possibly resumed). Compare ratios: absolute figures depend on the
+machine."""
 
 
 def write(results: Results, docs: Path) -> list[Path]:
-    """The page, its plots, and the results it was made from."""
+    """Writes the page, its plots, and the results. Returns their paths."""
     folder = docs / "performance"
     folder.mkdir(parents=True, exist_ok=True)
     drawn = plots(results)
@@ -35,12 +36,12 @@ def write(results: Results, docs: Path) -> list[Path]:
 
 
 def summary(results: Results) -> str:
-    """For the terminal: the bars, then every row's table."""
+    """Returns the bars and every row's table, for the terminal."""
     return "\n\n".join((*_bars(results), *_tables(results, plotted=frozenset())))
 
 
 def page(results: Results) -> str:
-    """docs/performance.md."""
+    """Returns docs/performance.md."""
     parts = ["# Performance", INTRO, *_ground(results), *_bars(results)]
     parts += _tables(results, plotted=frozenset(plots(results)))
     parts += _not_measured(results)
@@ -61,7 +62,7 @@ def _ground(results: Results) -> Iterator[str]:
         yield "Versions: " + ", ".join(named) + "."
     if results.settings:
         said = ", ".join(f"{name} {value}" for name, value in results.settings.items())
-        yield f"Settings, the same for everybody: {said}. All proxies have the same node and the same configuration."
+        yield f"Settings, the same for all proxies: {said}. All proxies have the same node."
 
 
 def _bars(results: Results) -> Iterator[str]:
@@ -92,32 +93,32 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
     yield from section(
         "First sync",
         "Process start → both families' first sync, into an empty kernel; checked by the number of endpoint chains "
-        "and by sampled Services. *Tool alone*: the same text, fed to "
-        "iptables-restore by hand; *kernel alone*: the same as transactions, encoded beforehand. `>`: given up then.",
+        "and by sampled Services. *Tool alone*: the same text as input of "
+        "iptables-restore; *kernel alone*: the same as encoded transactions. `>`: stopped after this time.",
         [_first_sync(results), _by_subject(results, "restart", "seconds", seconds, "Restart, over its own rules")],
         "first-sync.svg",
     )
     yield from section(
         "One change",
         "API write → the first new connection that the new Pod answers, p50 / p99 (of fewer than a hundred changes: "
-        "the slowest). *Tool's floor*: the smallest restore, one Service's chains, by "
-        "hand at that size; *kernel's floor*: one replaced endpoint as a transaction, encoded beforehand.",
+        "the slowest). *Tool's floor*: the smallest restore, one Service's chains, at "
+        "that size; *kernel's floor*: one replaced endpoint as an encoded transaction.",
         [
             _change(results, "change"),
             _own_words(results),
-            _change(results, "churn", "The same amid a rolling update"),
+            _change(results, "churn", "During a rolling update"),
             _cpu(results),
         ],
         "change.svg",
     )
     yield from section(
         "A thousand Services at once",
-        "Written while the daemon is stopped (SIGSTOP); timed from its going on to the last sync, all of them checked.",
+        "Written while the daemon is stopped (SIGSTOP); timed from SIGCONT to the last sync, with all results checked.",
         [_by_subject(results, "burst", "seconds", seconds)],
     )
     yield from section(
         "Memory and CPU",
-        "Peak RSS (VmHWM) of the daemon at its first sync, the most that its children had beside it, and CPU seconds "
+        "Peak RSS (VmHWM) of the daemon at its first sync, the peak of its children, and CPU seconds "
         "of both; at rest, per cent of a core.",
         [
             _by_subject(results, "start", "RSS peak MiB", mib, "Daemon, peak"),
@@ -130,7 +131,7 @@ def _tables(results: Results, plotted: frozenset[str]) -> Iterator[str]:
     yield from section(
         "First packet",
         "A local UDP send of a new flow through the rules that each daemon left, p50 in µs: to the first, middle and "
-        "last Service, and to an address of no Service. *Empty chain*: the same hooks without rules.",
+        "last Service, and to an address of no Service. *Empty chain*: the same entry jumps to chains without rules.",
         [_places(results, "packets", "{} p50 µs", number)],
         "first-packet.svg",
     )
@@ -156,7 +157,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(row: Row | None, key: str, text: Callable[[float], str]) -> str:
-    """A value, or why there is none."""
+    """Returns a value, or why it is missing."""
     if row is None or row.status == "skipped":
         return "–"
     if row.status == "failed":
@@ -217,7 +218,7 @@ def _pair(row: Row | None) -> str:
 
 
 def _own_words(results: Results) -> str:
-    """The daemons' own histograms, for those who have them."""
+    """Returns the daemons' own histograms, for those that have them."""
     kept = {"sync ms": "one sync", "change to kernel ms": "watch event → kernel"}
     lines = []
     for label in labels(results, "change"):
@@ -225,11 +226,11 @@ def _own_words(results: Results) -> str:
             row = results.find("change", label, *who)
             if row is not None and row.status == "ok" and "sync ms" in row.values:
                 lines.append((label, WHO[who][0], *(cell(row, key, ms) for key in kept)))
-    return _titled("As the daemons tell it (means of their own histograms)", table(("", "", *kept.values()), lines))
+    return _titled("The daemons' own histograms (means)", table(("", "", *kept.values()), lines))
 
 
 def _cpu(results: Results) -> str:
-    return _by_subject(results, "churn", "CPU percent", percent, "CPU amid the rolling update, per cent of a core")
+    return _by_subject(results, "churn", "CPU percent", percent, "CPU during the rolling update, per cent of a core")
 
 
 def _places(results: Results, row: str, key: str, text: Callable[[float], str]) -> str:

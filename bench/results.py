@@ -1,4 +1,4 @@
-"""What was measured and on what: rows, machine, versions, as one JSON file that grows row by row."""
+"""Results: rows, machine, versions, in one JSON file that grows row by row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Status = Literal["ok", "failed", "unfinished", "skipped"]
 class Row:
     """One measurement. The unit is in each value's name; `status` other than ok has a reason.
 
-    `unfinished`: it was given up after the seconds that it holds. `skipped`: something it needs was not there.
+    `unfinished`: stopped after the seconds that it holds. `skipped`: a prerequisite was missing.
     """
 
     row: str
@@ -33,17 +33,17 @@ class Row:
     status: Status = "ok"
     reason: str = ""
     took: float = 0.0
-    """Seconds of the whole row, setting up and checking included."""
+    """Seconds of the whole row, including set-up and checks."""
 
     @property
     def key(self) -> str:
-        """Unique in a run."""
+        """The key of the row, unique in a run."""
         return "/".join(part for part in (self.row, self.shape, self.subject, self.backend) if part)
 
 
 @dataclass(slots=True)
 class Results:
-    """A run's, in a file that is whole after every row."""
+    """The results of a run, in a file that is complete after every row."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -51,16 +51,16 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Takes the place of an older row of the same key."""
+        """Adds a row, and replaces an older one with the same key."""
         self.rows = [one for one in self.rows if one.key != row.key] + [row]
 
     def find(self, row: str, shape: str = "", subject: str = "", backend: str = "") -> Row | None:
-        """None if it was not measured."""
+        """Returns a row; None if it was not measured."""
         key = Row(row, shape, subject, backend).key
         return next((one for one in self.rows if one.key == key), None)
 
     def value(self, name: str, row: str, shape: str = "", subject: str = "", backend: str = "") -> float | None:
-        """Of a row that is ok."""
+        """Returns a value of a successful row."""
         found = self.find(row, shape, subject, backend)
         return found.values.get(name) if found is not None and found.status == "ok" else None
 
@@ -73,7 +73,7 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """Raises `ValueError` for what this version does not read."""
+    """Loads results. Raises `ValueError` for another schema."""
     content = json.loads(path.read_text())
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path}: no results of schema {SCHEMA}")
@@ -82,7 +82,7 @@ def load(path: Path) -> Results:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on besides us."""
+    """Returns the facts about the machine that the numbers depend on."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
     return {
@@ -95,14 +95,14 @@ def machine() -> dict[str, Any]:
 
 
 def stock_version() -> str:
-    """Of the kube-proxy that is built with the control plane."""
+    """Returns the version of the kube-proxy that is built with the control plane."""
     text = (ROOT / "tests" / "e2e" / "controlplane" / "go.mod").read_text()
     found = re.search(r"k8s\.io/kubernetes v(\S+)", text)
     return found[1] if found else ""
 
 
 def versions(engine: dict[str, str]) -> dict[str, str]:
-    """Of everything that takes part; `engine` is `build_info()`."""
+    """Returns the versions of all components; `engine` is `build_info()`."""
     return {
         "ferrule": f"{engine['version']} ({engine['profile']}, {engine['rustc'].split(' (')[0]})",
         "kube-proxy": stock_version(),
@@ -115,7 +115,7 @@ def versions(engine: dict[str, str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Short, with + for changes that are in no commit; empty outside git."""
+    """Returns the short commit, with + for uncommitted changes; empty outside git."""
     known = _first_line("git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD")
     changed = _first_line("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
     return known + ("+" if known and changed else "")

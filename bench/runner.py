@@ -1,4 +1,4 @@
-"""Runs steps one after the other, says so, and writes what came out before it goes on."""
+"""Runs steps in order, prints progress, and writes each result before the next step."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ REASON_LENGTH = 600
 
 
 class RowTimeout(Exception):
-    """The row took longer than any that works."""
+    """The row exceeded its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A row to be measured, and a guess at its seconds."""
+    """A row to measure, with an estimate of its seconds."""
 
     row: str
     shape: str = ""
@@ -34,7 +34,7 @@ class Step:
 
     @property
     def key(self) -> str:
-        """The row's."""
+        """The key of the row."""
         return Row(self.row, self.shape, self.subject, self.backend).key
 
     def __str__(self) -> str:
@@ -43,33 +43,33 @@ class Step:
 
 @dataclass(slots=True)
 class Runner:
-    """`steps` is the whole plan: for progress, and for what is still to come."""
+    """Runs steps. `steps` is the whole plan, for progress and remaining time."""
 
     steps: list[Step]
     results: Results
     path: Path
     budget: float | None = None
-    """Seconds; what would begin later is skipped, and says so."""
+    """Seconds; steps that would start later are skipped and recorded as such."""
     keep: bool = False
-    """Rows that the file has already are not measured again."""
+    """Whether rows in the file are kept."""
     redo: tuple[str, ...] = ()
-    """But for those whose key begins with one of these."""
+    """Prefixes of keys that are measured again."""
     begun: float = field(default_factory=time.monotonic)
     _done: set[str] = field(default_factory=set)
 
     def wanted(self, step: Step) -> bool:
-        """Whether it is in the plan and not there yet."""
+        """Returns whether the step is planned and not measured yet."""
         return step in self.steps and step.key not in self._done and not self.have(step)
 
     def have(self, step: Step) -> bool:
-        """From an earlier run."""
+        """Returns whether the step was measured in an earlier run."""
         found = self.results.find(step.row, step.shape, step.subject, step.backend)
         again = bool(self.redo) and step.key.startswith(self.redo)
         return self.keep and not again and found is not None and found.status in ("ok", "unfinished")
 
     @property
     def late(self) -> bool:
-        """The budget is spent."""
+        """Whether the time budget is spent."""
         return self.budget is not None and time.monotonic() - self.begun > self.budget
 
     def run(self, step: Step, body: Callable[[], dict[str, float]], limit: float) -> Row:
@@ -86,20 +86,20 @@ class Runner:
             row.status, row.reason, row.values = "unfinished", str(given_up), {"seconds": given_up.seconds}
         except KeyboardInterrupt:
             raise
-        except Exception as error:  # a row that fails is recorded, and the next one has its turn
+        except Exception as error:  # a failed row is recorded, and the next one runs
             row.status, row.reason = "failed", because(error)
         row.took = round(time.monotonic() - since, 2)
         self.record(step, row)
         return row
 
     def skip(self, step: Step, reason: str) -> Row:
-        """Recorded as such."""
+        """Records a skipped step."""
         row = Row(step.row, step.shape, step.subject, step.backend, status="skipped", reason=reason)
         self.record(step, row)
         return row
 
     def record(self, step: Step, row: Row) -> None:
-        """Into the file at once."""
+        """Writes a row to the file immediately."""
         self._done.add(step.key)
         self.results.add(row)
         self.results.save(self.path)
@@ -118,18 +118,18 @@ class Runner:
 
 
 def because(error: Exception) -> str:
-    """What is written down of a fault: results are published, this machine's folders are not."""
+    """Returns the published text of a failure, without this machine's paths."""
     return f"{type(error).__name__}: {error}".replace(f"{ROOT}/", "")[:REASON_LENGTH]
 
 
 def say(line: str) -> None:
-    """Progress is for people."""
+    """Prints progress on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises `RowTimeout` inside; main thread only."""
+    """Raises `RowTimeout` in the block; main thread only."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise RowTimeout(f"not done after {seconds:.0f} s")
@@ -144,7 +144,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def calm(most: float, busy: float = 0.25) -> None:
-    """Until the machine has come to rest: the kernel takes away a large namespace's rules after its end."""
+    """Waits until the machine is idle: the kernel frees a large namespace's rules after its end."""
     end = time.monotonic() + most
     while time.monotonic() < end:
         before = _jiffies()

@@ -1,4 +1,4 @@
-"""Percentiles, and numbers as people read them."""
+"""Percentiles and number formatting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank: always a value that was measured. p99 of fewer than a hundred is their greatest."""
+    """Returns the percentile by nearest rank: always a measured value. p99 of fewer than a hundred is the maximum."""
     if not values:
         raise ValueError("a percentile of nothing")
     ordered = sorted(values)
@@ -15,7 +15,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands with commas."""
+    """Formats with three significant digits, thousands with commas."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -24,7 +24,7 @@ def number(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """In the unit that fits."""
+    """Formats a duration in a suitable unit."""
     if value < 1e-3:
         return f"{number(value * 1e6)} µs"
     if value < 1:

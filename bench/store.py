@@ -1,9 +1,8 @@
-"""Puts Services and slices into etcd itself, as the API server would have stored them; runs in the control plane's
-namespace. Through the API, 30,000 of both take most of an hour on two cores, each longer than the one before.
+"""Writes Services and slices directly into etcd, as the API server would store them; runs in the control plane's
+namespace. Through the API, 30,000 of both take most of an hour on two cores, each longer than the previous one.
 
-What the server adds to an object (defaults, managed fields) it says itself: one object of each kind goes through a dry
-run, and its like get the same. What it would have allocated is stored, too: cluster IPs one by one, node ports as the
-one bitmap that they are.
+The server's additions (defaults, managed fields) come from a dry run of one object of each kind, and are applied to
+similar objects. Its allocations are stored, too: each cluster IP, and node ports as a bitmap.
 
 python -m bench.store < FILE    first line: [server, CA, certificate, key, etcd]; then one object a line. Prints the
                                 seconds until the server lists all of them.
@@ -30,11 +29,11 @@ from bench.load import JSON, call, each, session
 Object = dict[str, Any]
 
 TOGETHER = 2000
-"""Objects. Their addresses go first: the server takes back one that has no Service for a minute, and at once mends and
-reports a Service without an address."""
+"""Number of objects per batch. Their addresses are written first: the server releases one without a Service for a
+minute, and immediately repairs and reports a Service without an address."""
 
 PATIENCE = 300.0
-"""Seconds for the server to list what etcd has."""
+"""Seconds for the server to list the objects in etcd."""
 
 COLLECTIONS = {
     "Service": "/api/v1/namespaces/{namespace}/services",
@@ -51,14 +50,14 @@ NODE_PORTS = (30000, 32767)
 
 
 class Additions:
-    """What the server adds to an object, kind by kind; asked once for each."""
+    """The server's additions to objects, requested once per kind."""
 
     def __init__(self, http: aiohttp.ClientSession, server: str) -> None:
         self._http, self._server = http, server
         self._known: dict[str, Object] = {}
 
     async def complete(self, one: Object) -> Object:
-        """As the server would store it."""
+        """Returns the object as the server would store it."""
         kind = likeness(one)
         if kind not in self._known:
             url = f"{self._server}{_filled(COLLECTIONS, one)}?dryRun=All"
@@ -69,7 +68,7 @@ class Additions:
 
 
 def likeness(one: Object) -> str:
-    """The same for objects to which the server adds the same."""
+    """Returns a key that is equal for objects with the same additions."""
     ports = one.get("spec", one)["ports"]
     families = one.get("addressType") or one["spec"]["ipFamilies"]
     those = [(port["protocol"], port["port"], "nodePort" in port) for port in ports]
@@ -77,7 +76,7 @@ def likeness(one: Object) -> str:
 
 
 def missing(sent: Object, stored: Object) -> Object:
-    """What `stored` has and `sent` has not, through all objects; lists are the sender's."""
+    """Returns the fields of `stored` that `sent` does not have, recursively; lists are the sender's."""
     out: Object = {}
     for key, value in stored.items():
         if key not in sent:
@@ -88,7 +87,7 @@ def missing(sent: Object, stored: Object) -> Object:
 
 
 def merged(one: Object, more: Object) -> Object:
-    """A copy of `one` with `more`."""
+    """Returns a copy of `one` with the fields of `more`."""
     out = dict(one)
     for key, value in more.items():
         out[key] = merged(one[key], value) if key in one else value
@@ -96,7 +95,7 @@ def merged(one: Object, more: Object) -> Object:
 
 
 def addresses(service: Object) -> Iterator[Object]:
-    """What the server's allocator keeps of this Service; without it, the server itself mends and complains."""
+    """Yields the allocator's objects for this Service, without which the server repairs and reports it."""
     meta = service["metadata"]
     for ip in service["spec"]["clusterIPs"]:
         family = f"IPv{ipaddress.ip_address(ip).version}"
@@ -125,7 +124,8 @@ def addresses(service: Object) -> Iterator[Object]:
 
 
 def node_ports(services: Iterable[Object]) -> Object:
-    """The server's allocation of those that these have: bit n of a big-endian number is the range's n-th port."""
+    """Returns the server's allocation of the Services' node ports: bit n of a big-endian number is the range's n-th
+    port."""
     first, last = NODE_PORTS
     bits = 0
     for service in services:
@@ -142,8 +142,8 @@ def node_ports(services: Iterable[Object]) -> Object:
 
 
 def put(one: Object) -> Object:
-    """For etcd's JSON gateway. One object a call, each with its own revision: a watch that breaks between two of one
-    loses the second."""
+    """Returns a put for etcd's JSON gateway. One object per call, each with its own revision: a watch that breaks
+    between two objects of one revision loses the second."""
     return {"key": _base64(_filled(KEYS, one)), "value": _base64(json.dumps(one))}
 
 
@@ -161,7 +161,7 @@ def _base64(text: str) -> str:
 
 
 async def store(access: tuple[str, str, str, str], etcd: str, objects: list[Object]) -> None:
-    """All of them; back once the server lists as many as there are."""
+    """Stores all objects; returns once the server lists them."""
     server = access[0]
     async with session(*access[1:]) as http:
         additions = Additions(http, server)
@@ -178,7 +178,7 @@ async def store(access: tuple[str, str, str, str], etcd: str, objects: list[Obje
 
 
 async def count(http: aiohttp.ClientSession, server: str, path: str) -> int:
-    """Objects of a collection, as the server counts them."""
+    """Returns the number of objects of a collection, as counted by the server."""
     listed = json.loads(await call(http, "GET", f"{server}{path}?limit=1", None, JSON))
     return len(listed["items"]) + int(listed["metadata"].get("remainingItemCount", 0))
 

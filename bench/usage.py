@@ -1,4 +1,4 @@
-"""What a process and its children use, from /proc."""
+"""Resource usage of a process and its children, from /proc."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """Seconds, user and system."""
+    """CPU seconds, user and system."""
 
     own: float
     children: float
-    """Of those that have ended."""
+    """CPU seconds of children that have ended."""
 
     def __sub__(self, other: Cpu) -> Cpu:
         return Cpu(self.own - other.own, self.children - other.children)
@@ -30,27 +30,27 @@ class Cpu:
 
 
 def cpu(pid: int) -> Cpu:
-    """So far."""
+    """Returns the CPU time so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
     return Cpu(own / _TICK, children / _TICK)
 
 
 def rss_mib(pid: int) -> float:
-    """Resident now."""
+    """Returns the resident memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / MIB
 
 
 def peak_mib(pid: int) -> float:
-    """VmHWM: the most that was ever resident."""
+    """Returns VmHWM, the peak of resident memory."""
     found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) / 1024 if found else 0.0
 
 
 def children_mib(pid: int) -> float:
-    """Resident now in all descendants together; they come and go while we look.
+    """Returns the resident memory of all descendants, which may start and end during the measurement.
 
-    One that is not its own program yet shares its parent's memory, and is not counted.
+    A child before its exec shares its parent's memory and is not counted.
     """
     total = 0.0
     for child in _children(pid):

@@ -1,8 +1,8 @@
-"""Whether the rules in a kernel are those that a shape asks for: all of them by count, some of them by what they do.
+"""Verifies the rules in a kernel against a shape: all of them by count, samples by their effect.
 
-Reads what `iptables-save` prints or, on nft, asks chain by chain (saving 150,000 chains takes that tool minutes), and
-asks `nft` where stock runs in nftables mode. It knows nothing of who wrote the rules: a Service may be found through
-one long chain or through a tree, its endpoints balanced by one chain or by several.
+Reads the output of `iptables-save` or, on nft, lists chain by chain (saving 150,000 chains takes the tool minutes), and
+lists with `nft` where kube-proxy runs in nftables mode. It is independent of the proxy: a Service may be reached
+through one long chain or a tree, its endpoints through one chain or several.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from bench.shapes import Shape
 from ferrule.testing.netns import NetNs
 
 SAMPLES = 12
-"""Beside first and last…"""
+"""Number of samples besides first and last…"""
 
 FEW_SAMPLES = 1
-"""…where each costs many questions, or the tool a walk over everything."""
+"""…where each needs many queries, or a complete listing by the tool."""
 
 MANY_ENDPOINTS = 50
 
@@ -30,7 +30,7 @@ SAVE_SECONDS = 300.0
 
 
 class WrongRules(Exception):
-    """What was timed did not do its work."""
+    """The measured work did not produce the right rules."""
 
 
 class Rules(ABC):
@@ -38,23 +38,23 @@ class Rules(ABC):
 
     @abstractmethod
     def names(self) -> Collection[str]:
-        """Of all chains."""
+        """Returns the names of all chains."""
 
     @abstractmethod
     def lines(self, chain: str) -> Sequence[str]:
-        """A chain's rules as `-A` lines."""
+        """Returns a chain's rules as `-A` lines."""
 
     def count(self, prefix: str) -> int:
-        """Chains whose name begins so."""
+        """Returns the number of chains with a name prefix."""
         return sum(chain.startswith(prefix) for chain in self.names())
 
     def destinations(self) -> set[str]:
-        """All addresses to which DNAT sends."""
+        """Returns all DNAT destinations."""
         every = (line for chain in self.names() if chain.startswith("KUBE-SEP-") for line in self.lines(chain))
         return {to.rsplit(":", 1)[0] for line in every if (to := _destination(line))}
 
     def behind(self, address: str, root: str = "KUBE-SERVICES") -> set[str]:
-        """Where DNAT may send a packet for this address, whatever its port."""
+        """Returns the DNAT destinations of packets to this address, for any port."""
         found: set[str] = set()
         self._follow(root, ipaddress.ip_address(address), f"-d {address}/32 ", found, set())
         return found
@@ -75,13 +75,13 @@ class Rules(ABC):
                 self._follow(target[1], ip, exact, found, seen)
 
     def order(self, protocol: str, root: str = "KUBE-SERVICES") -> list[str]:
-        """The addresses of a flat root's rules of one protocol, in their order; empty for a tree."""
+        """Returns the addresses of a flat root's rules of one protocol, in order; empty for a tree."""
         pattern = re.compile(rf"-A {root} -d (\d+\.\d+\.\d+\.\d+)/32 -p {protocol} ")
         return [match[1] for line in self.lines(root) if (match := pattern.match(line))]
 
 
 class Saved(Rules):
-    """Of one `iptables-save`."""
+    """Rules of one `iptables-save`."""
 
     def __init__(self, text: str) -> None:
         start = text.find("*nat\n")
@@ -102,7 +102,7 @@ class Saved(Rules):
 
 
 class Asked(Rules):
-    """Rules of an nft kernel, read when they are first asked for and then kept."""
+    """Rules of an nft kernel, read on demand and cached."""
 
     def __init__(self, netns: NetNs, family: str) -> None:
         self._netns, self._tool = netns, f"{family}-nft"
@@ -138,27 +138,27 @@ def _covers(line: str, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> boo
 
 
 def look(netns: NetNs, backend: str, family: str = "iptables") -> Rules:
-    """At what the kernel has now."""
+    """Returns the current rules of the kernel."""
     if backend == "nft":
         return Asked(netns, family)
     return Saved(netns.run(f"{family}-{backend}-save", "-t", "nat", timeout=SAVE_SECONDS).stdout)
 
 
 def sampled(shape: Shape, count: int) -> list[int]:
-    """First, last, and some between; the same each time."""
+    """Returns first, last, and some samples in between; deterministic."""
     chance = random.Random(shape.services)  # noqa: S311 - the same rows each time
     between = chance.sample(range(shape.services), min(count, shape.services))
     return sorted({0, shape.services - 1, *between})
 
 
 def destinations(shape: Shape, number: int) -> set[str]:
-    """What DNAT must lead to for the n-th Service."""
+    """Returns the DNAT destinations of the n-th Service."""
     targets = [target for _, target in shapes.port_numbers(shape)]
     return {f"{ip}:{target}" for ip in shapes.endpoints_of(shape, number) for target in targets}
 
 
 def iptables(netns: NetNs, backend: str, shape: Shape) -> dict[str, float]:
-    """Raises `WrongRules`; else the counts."""
+    """Verifies the rules. Returns counts; raises `WrongRules`."""
     rules = look(netns, backend)
     found = rules.count("KUBE-SEP-")
     if found < shape.total:
@@ -176,7 +176,7 @@ def iptables(netns: NetNs, backend: str, shape: Shape) -> dict[str, float]:
 
 
 def nftables(netns: NetNs, shape: Shape) -> dict[str, float]:
-    """The same for stock's nftables mode, which has a chain a service port and all its endpoints in one rule."""
+    """Verifies kube-proxy's nftables mode, which has a chain per service port with all its endpoints in one rule."""
     wanted = shape.services * shape.ports
     for family in ("ip6", "ip")[not shape.dual :]:
         listed = netns.run("nft", "list", "chains", family, timeout=SAVE_SECONDS).stdout
@@ -189,7 +189,7 @@ def nftables(netns: NetNs, shape: Shape) -> dict[str, float]:
 
 
 def nftables_behind(netns: NetNs, shape: Shape, number: int, addresses: Sequence[str]) -> None:
-    """The n-th Service's map element leads to a chain that knows these endpoints; raises `WrongRules`."""
+    """Checks that the n-th Service's map element leads to a chain with these endpoints; raises `WrongRules`."""
     kind, (port, _) = shapes.protocol(number).lower(), shapes.port_numbers(shape)[0]
     element = f"{{ {shapes.cluster_ip(number)} . {kind} . {port} }}"
     table = ("ip", "kube-proxy")
@@ -205,8 +205,8 @@ def nftables_behind(netns: NetNs, shape: Shape, number: int, addresses: Sequence
 
 
 def contains(netns: NetNs, subject: str, backend: str, shape: Shape, changed: Mapping[int, Sequence[str]]) -> None:
-    """Service by number → endpoints that it has now; all of them are looked for (in nftables mode, samples: each
-    question costs the tool a walk). Raises `WrongRules`."""
+    """Checks that changed Services have their new endpoints (Service number → endpoints); all of them (in nftables
+    mode, samples: each query makes the tool list everything). Raises `WrongRules`."""
     if subject == "stock-nftables":
         for number in (min(changed), max(changed)):
             nftables_behind(netns, shape, number, changed[number])

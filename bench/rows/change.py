@@ -1,7 +1,8 @@
-"""Rows of a running daemon: one change, changes amid churn, a thousand at once, a flood, nothing at all.
+"""Rows of a running daemon: one change, changes during churn, a thousand at once, a flood, idle.
 
-Latency is what a client meets: from the API write to the first new connection that the new Pod answers. The client asks
-hundreds of times a second, so its own share is some two milliseconds. It is an upper bound of "rule in the kernel".
+Latency is measured at a client: from the API write to the first new connection that the new Pod answers. The client
+sends hundreds of requests per second, so its own share is some two milliseconds. It is an upper bound of "rule in the
+kernel".
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bench.stats import percentile
 from bench.verify import WrongRules
 
 LEAST, MOST = 10, 100
-"""Changes of one row. p99 of fewer than a hundred is the slowest."""
+"""Maximum number of changes of one row. p99 of fewer than a hundred is the slowest."""
 
 ONE_CHANGE = 60.0
 CALM = 45.0
@@ -28,14 +29,14 @@ HISTOGRAMS = {
     "sync ms": "kubeproxy_sync_proxy_rules_duration_seconds",
     "change to kernel ms": "ferrule_change_to_kernel_duration_seconds",
 }
-"""Means that the daemons themselves tell, beside what a client meets."""
+"""Means of the daemons' own histograms, in addition to the client's latency."""
 
 AT_ONCE = 1_000
 FIRST_GENERATION = 1_000
 
 
 def change(setting: Setting, budget: float) -> dict[str, float]:
-    """One endpoint after the other, in an idle cluster."""
+    """Changes one endpoint after the other, in an idle cluster."""
     return _moves(setting, budget, MOST)
 
 
@@ -71,7 +72,7 @@ def _move(setting: Setting, answers: Answers) -> float:
 
 
 def _sums(metrics: dict[str, float], histogram: str) -> tuple[float, float]:
-    """Seconds and number of IPv4 samples so far, by the daemon's own histogram; zeros where it has none."""
+    """Returns seconds and number of IPv4 samples of the daemon's own histogram; zeros if it has none."""
     found = [0.0, 0.0]
     for name, value in metrics.items():
         for i, part in enumerate(("sum", "count")):
@@ -81,7 +82,7 @@ def _sums(metrics: dict[str, float], histogram: str) -> tuple[float, float]:
 
 
 def churn(setting: Setting, percent_a_minute: float, seconds: float) -> dict[str, float]:
-    """The same while a rolling update replaces endpoints all over the cluster."""
+    """Changes endpoints during a rolling update of the whole cluster."""
     rate, writes, back = shapes.rolling_update(setting.shape, percent_a_minute, seconds)
     pid = setting.proxy.running.pid
     used, since = usage.cpu(pid), time.monotonic()
@@ -101,7 +102,7 @@ def churn(setting: Setting, percent_a_minute: float, seconds: float) -> dict[str
 
 
 def burst(setting: Setting, patience: float) -> dict[str, float]:
-    """A thousand Services change at once: written while the daemon is stopped, timed from its going on."""
+    """Changes a thousand Services at once: written while the daemon is stopped, timed from SIGCONT."""
     count = min(AT_ONCE, setting.shape.services)
     numbers = range(setting.shape.services - count, setting.shape.services)
     changed = {number: shapes.replaced(setting.shape, number, FIRST_GENERATION) for number in numbers}
@@ -117,7 +118,7 @@ def burst(setting: Setting, patience: float) -> dict[str, float]:
         finally:
             since, begun = time.monotonic(), time.time()
             os.kill(process.pid, signal.SIGCONT)
-        # The last that was written; what was written before it may still be on its way in the same sync.
+        # The last write; earlier ones may still be in progress in the same sync.
         felt = answers.wait_for(who, patience) - since
     while True:
         settle(setting, 1.0)
@@ -144,7 +145,7 @@ def burst(setting: Setting, patience: float) -> dict[str, float]:
 
 
 def settle(setting: Setting, seconds: float) -> None:
-    """Until no sync ended for so long."""
+    """Waits until no sync ended for a number of seconds."""
     last, since = setting.proxy.last_sync(), time.monotonic()
     while time.monotonic() - since < seconds:
         time.sleep(0.2)
@@ -154,7 +155,7 @@ def settle(setting: Setting, seconds: float) -> None:
 
 
 def flood(setting: Setting, changes: int) -> dict[str, float]:
-    """Endpoints replaced as fast as the API takes it, then everything as before; what is left behind is looked at."""
+    """Replaces endpoints as fast as the API accepts changes, then restores them and checks that nothing is left."""
     shape, pid = setting.shape, setting.proxy.running.pid
 
     def there_and_back(count: int) -> list[shapes.Request]:
@@ -165,7 +166,7 @@ def flood(setting: Setting, changes: int) -> dict[str, float]:
         touched = range(min(count, shape.services))
         return out + [shapes.patch(shape, n, shapes.replaced(shape, n, 0)) for n in touched]
 
-    # A tenth of it first: what allocators and caches take once does not count as growth.
+    # A tenth first: one-time growth of allocators and caches does not count.
     setting.ground.send(there_and_back(changes // 10))
     settle(setting, CALM)
     before, used = usage.rss_mib(pid), usage.cpu(pid)
@@ -188,7 +189,7 @@ def flood(setting: Setting, changes: int) -> dict[str, float]:
 
 
 def idle(setting: Setting, seconds: float, calm: float = 10.0) -> dict[str, float]:
-    """Nothing happens."""
+    """Measures the idle daemon."""
     pid = setting.proxy.running.pid
     settle(setting, calm)
     before, used, since = usage.rss_mib(pid), usage.cpu(pid), time.monotonic()

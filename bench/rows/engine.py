@@ -1,4 +1,4 @@
-"""The engine alone: the Rust bench's own rows, and any shape as the daemon calls it, from objects to text."""
+"""Rows of the engine alone: the Rust bench, and any shape as the daemon calls it, from objects to text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CARGO_SECONDS = 1200.0
 
 
 def cargo() -> Iterator[Row]:
-    """`cargo bench`, line by line as it prints them."""
+    """Runs `cargo bench` and yields its rows."""
     argv = (os.environ.get("CARGO", "cargo"), "bench", "-q", "-p", "ferrule-bench", "--bench", "engine", "--", "--json")
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stderr is not None
@@ -37,14 +37,14 @@ def cargo() -> Iterator[Row]:
                 row.status, row.reason = "failed", f"{said['text']}: the bar is {said['bar']}"
             yield row
         complaint = child.stderr.read()
-    # 1 is a missed bar, which its row says.
+    # Exit code 1 is a missed bar, which its row reports.
     if child.returncode not in (0, 1) or not seen:
         raise RuntimeError(f"cargo bench: exit {child.returncode}: {complaint[-500:]}")
 
 
 def plan(shape: Shape) -> dict[str, float]:
-    """Lists in, a full plan of every family out, as nf_tables takes it, best of three; then one endpoint after the
-    other."""
+    """Measures lists in, full plans of every family out, encoded for nf_tables, best of three; then one endpoint
+    after the other."""
     services, slices = shapes.objects(shape)
     pages: dict[Kind, bytes] = {"Service": json.dumps(services).encode(), "EndpointSlice": json.dumps(slices).encode()}
     by_name = {one["metadata"]["name"]: one for one in slices}

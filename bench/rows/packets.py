@@ -1,8 +1,8 @@
-"""What the rules cost a first packet: local UDP sends of new flows, and new TCP connections a second.
+"""The cost of the rules for a first packet: local UDP sends of new flows, and new TCP connections per second.
 
-Asked of the rules that a daemon left in its node's kernel, after its end: to the first, the middle and the last Service
-of a long chain (for trees and maps: of the shape) and to an address of no Service. The packets end in an interface
-without a wire, or at listeners on the node's loopback: what differs between two rows is the walk through the rules.
+Measured on the rules that a daemon left in its node's kernel, after its end: to the first, the middle and the last
+Service of a long chain (for trees and maps: of the shape) and to an address without a Service. The packets end in an
+interface without a link, or at listeners on the node's loopback, so rows differ only in the traversal of the rules.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from bench.probe import HERE
 from ferrule.testing.netns import NetNs
 
 SOURCE = "10.191.255.1"
-"""Inside the cluster's network, so that no rule masquerades."""
+"""A source inside the cluster's network, so that no rule masquerades."""
 
 MISS = "10.191.254.254"
-"""Outside the range of cluster IPs, in which kube-proxy's nftables mode refuses addresses without a Service."""
+"""An address outside the range of cluster IPs, in which kube-proxy's nftables mode rejects addresses without a
+Service."""
 FLOWS = 1_500
 CONNECTIONS = 1_500
 PLACES = ("first", "middle", "last")
@@ -28,7 +29,7 @@ PROBE_SECONDS = 120.0
 
 
 def packets(setting: Setting) -> dict[str, float]:
-    """The daemon is stopped; its rules stay. What is added to the node is taken away again."""
+    """Stops the daemon and measures its rules, which stay. Additions to the node are removed afterwards."""
     setting.stop()
     netns, shape = setting.node.netns, setting.shape
     udp, tcp = _targets(setting, "UDP"), _targets(setting, "TCP")
@@ -42,7 +43,7 @@ def packets(setting: Setting) -> dict[str, float]:
 
 
 def empty(backend: str) -> dict[str, float]:
-    """The same sends through the same hooks, whose chains are empty."""
+    """Measures the same sends through the same entry jumps to empty chains."""
     with NetNs("empty") as netns:
         jumps = {"nat": ("OUTPUT", "PREROUTING", "POSTROUTING"), "filter": ("OUTPUT", "INPUT", "FORWARD")}
         for table, hooks in jumps.items():
@@ -55,7 +56,7 @@ def empty(backend: str) -> dict[str, float]:
 
 
 def _targets(setting: Setting, protocol: str) -> list[tuple[str, int]]:
-    """(cluster IP, Service number) at the three places."""
+    """Returns (cluster IP, Service number) at the three positions."""
     shape = setting.shape
     own = {shapes.cluster_ip(n): n for n in range(shape.services) if shapes.protocol(n) == protocol}
     order = list(own)
@@ -66,8 +67,8 @@ def _targets(setting: Setting, protocol: str) -> list[tuple[str, int]]:
 
 
 def _wire(netns: NetNs, local: list[str]) -> None:
-    """Pods and Services are somewhere behind `probe0`; these addresses are here."""
-    # A bridge without ports swallows what it is given, and no kernel lacks it (dummy is a module of its own).
+    """Routes Pods and Services to `probe0`; local addresses are added to the loopback."""
+    # A bridge without ports drops all packets, and every kernel supports it (dummy is a separate module).
     netns.ip("link", "add", "probe0", "type", "bridge")
     netns.ip("address", "add", f"{SOURCE}/32", "dev", "probe0")
     netns.ip("link", "set", "probe0", "arp", "off", "up")
@@ -82,7 +83,7 @@ def _addresses(netns: NetNs, verb: str, local: list[str]) -> None:
 
 
 def _run(netns: NetNs, udp: list[str], tcp: list[str], listen: list[int]) -> dict[str, float]:
-    """Services lead to port 8080; what no rule touches arrives at 80."""
+    """Runs the client. Services lead to port 8080; packets that match no rule arrive at 80."""
     ask = {
         "source": SOURCE,
         "flows": FLOWS,

@@ -1,4 +1,4 @@
-"""Cold start and restart: process start → both families' first sync, as the daemon itself dates it."""
+"""Cold start and restart: process start → both families' first sync, by the daemon's own timestamp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.probe import Unfinished
 
 
 def start(setting: Setting, patience: float) -> dict[str, float]:
-    """The daemon runs afterwards. Raises `Unfinished` when it is killed before its first sync."""
+    """Measures a cold start; the daemon runs afterwards. Raises `Unfinished` if it is killed before its first sync."""
     began, since = time.time(), time.monotonic()
     setting.proxy.start()
     process = setting.proxy.running
@@ -26,9 +26,9 @@ def start(setting: Setting, patience: float) -> dict[str, float]:
         if passed > patience:
             setting.stop()
             raise Unfinished(patience, "no first sync")
-        # Often at first; a scrape costs the measured one something.
+        # Frequent at first; a scrape takes CPU time of the measured daemon.
         time.sleep(0.02 if passed < 3 else 0.1)
-    # The gauge may have moved on by a second sync since; then what we saw ourselves is nearer.
+    # The gauge may already show a second sync; the observed time is then closer.
     seconds = min(max(synced) - began, passed)
     used = usage.cpu(process.pid)
     values = {
@@ -43,6 +43,6 @@ def start(setting: Setting, patience: float) -> dict[str, float]:
 
 
 def restart(setting: Setting, patience: float) -> dict[str, float]:
-    """The same, over the rules of the run before. The daemon runs afterwards."""
+    """Measures a start over the rules of the previous run. The daemon runs afterwards."""
     setting.stop()
     return start(setting, patience)

@@ -1,5 +1,5 @@
-"""What ferrule writes, without ferrule: its text fed to iptables-restore by hand, or its transactions handed to
-nf_tables; and the least that a change costs."""
+"""ferrule's writes without ferrule: its text as input of iptables-restore, or its transactions sent to nf_tables;
+and the minimum cost of a change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOCAL = ("127.0.0.1", "::1", "172.31.250.2", "fd00:255::2")
 
 
 def options(backend: str, counters: Collection[str] = ()) -> EngineOptions:
-    """As the daemon chooses them on the bench's node; `counters` are the nfacct objects that it has."""
+    """Returns the options that the daemon uses on the bench's node; `counters` are its nfacct objects."""
     return EngineOptions(
         node_name="node-1",
         node_ips=("172.31.250.2",),
@@ -40,13 +40,13 @@ def options(backend: str, counters: Collection[str] = ()) -> EngineOptions:
 
 
 def counters_in(netns: NetNs) -> list[str]:
-    """nfacct objects that could be made there, as the daemon does."""
+    """Creates nfacct objects as the daemon does, and returns those that exist."""
     names = (nfacct.INVALID_DROPPED, nfacct.LOCALHOST_ACCEPTED)
     return [name for name in names if netns.call(partial(nfacct.ensure, name)) is nfacct.Outcome.YES]
 
 
 def filled(shape: Shape, backend: str, counters: Collection[str] = ()) -> Engine:
-    """An engine that has the shape's objects, before an empty kernel."""
+    """Returns an engine with the shape's objects and an observed empty kernel."""
     engine = Engine(options(backend, counters))
     engine.set_local_addresses(LOCAL)
     services, slices = shapes.objects(shape)
@@ -59,7 +59,7 @@ def filled(shape: Shape, backend: str, counters: Collection[str] = ()) -> Engine
 
 
 def text(shape: Shape, backend: str, counters: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """(tool, input) of a first sync, family by family."""
+    """Yields (tool, input) of a first sync, by family."""
     engine = filled(shape, backend, counters)
     for family, tool in zip(FAMILIES, ("iptables", "ip6tables"), strict=True):
         plan = engine.plan(family)
@@ -69,7 +69,7 @@ def text(shape: Shape, backend: str, counters: Collection[str] = ()) -> Iterator
 
 
 def restore(netns: NetNs, tool: str, payload: bytes) -> float:
-    """Seconds; as the daemon calls it."""
+    """Runs the tool as the daemon does. Returns the seconds."""
     argv = (*netns.prefix, tool, "--noflush", "-w", "5")
     begun = time.monotonic()
     done = subprocess.run(argv, input=payload, capture_output=True, check=False, timeout=RESTORE_SECONDS)
@@ -80,7 +80,7 @@ def restore(netns: NetNs, tool: str, payload: bytes) -> float:
 
 
 def tool(shape: Shape, backend: str) -> dict[str, float]:
-    """Everything; then, over it, one Service's chains again and again: the tool's floor for a change."""
+    """Restores everything, then one Service's chains repeatedly: the tool's floor for a change."""
     with NetNs("tool") as netns:
         parts = list(text(shape, backend, counters_in(netns)))
         seconds = sum(restore(netns, name, payload) for name, payload in parts)
@@ -92,7 +92,7 @@ def tool(shape: Shape, backend: str) -> dict[str, float]:
 
 
 def kernel(shape: Shape, backend: str) -> dict[str, float]:
-    """The same without a tool: what the kernel itself takes for the transactions, encoded beforehand."""
+    """Measures the same without a tool: the kernel's time for encoded transactions."""
     with NetNs("kernel") as netns:
         engine = filled(shape, backend, counters_in(netns))
         seconds = octets = 0.0
@@ -127,7 +127,8 @@ def transact(netns: NetNs, transactions: list[Transaction]) -> float:
 
 
 def one_service(payload: bytes) -> bytes:
-    """The smallest restore that changes a Service: its balancing chain and one endpoint's, in one transaction."""
+    """Returns the smallest restore that changes a Service: its balancing chain and one endpoint's, in one
+    transaction."""
     rules: dict[str, list[str]] = {}
     for line in payload.decode().splitlines():
         if line.startswith(("-A KUBE-SVC-", "-A KUBE-SEP-")):

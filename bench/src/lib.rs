@@ -1,10 +1,10 @@
-//! Synthetic clusters for benches: seeded by their shape alone, so that two runs measure the same thing.
+//! Generates synthetic clusters for benches, seeded by their shape alone, so that two runs measure the same objects.
 
 pub mod counting;
 
 use serde_json::{Value, json};
 
-/// What a cluster looks like.
+/// The shape of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Services, one port each.
@@ -23,7 +23,7 @@ fn pod_ip(n: usize) -> String {
     format!("10.{}.{}.{}", 128 + n / 62_500, n / 250 % 250, n % 250 + 1)
 }
 
-/// What the API server adds to every object and no proxy reads; about two fifths of a small object.
+/// Fields that the API server adds to every object and that proxies ignore; about two fifths of a small object.
 fn managed_fields(manager: &str) -> Value {
     json!([{
         "manager": manager, "operation": "Update", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z", "fieldsType": "FieldsV1",
@@ -33,7 +33,7 @@ fn managed_fields(manager: &str) -> Value {
     }])
 }
 
-/// Service number `n`.
+/// Returns Service number `n`.
 #[must_use]
 pub fn service(shape: Shape, n: usize) -> Value {
     let ip = cluster_ip(n);
@@ -49,7 +49,7 @@ pub fn service(shape: Shape, n: usize) -> Value {
     })
 }
 
-/// Its slice; `shift` moves the first endpoint's address, as a replaced Pod does.
+/// Returns its slice; `shift` changes the first endpoint's address, as a replaced Pod does.
 #[must_use]
 pub fn slice(shape: Shape, n: usize, shift: usize) -> Value {
     let endpoint = |i: usize| {
@@ -73,7 +73,7 @@ pub fn slice(shape: Shape, n: usize, shift: usize) -> Value {
     })
 }
 
-/// A `List` response.
+/// Returns a `List` response.
 #[must_use]
 pub fn list(items: &[Value]) -> Vec<u8> {
     json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "12350"}, "items": items})
@@ -81,7 +81,7 @@ pub fn list(items: &[Value]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// One watch frame.
+/// Returns one watch frame.
 #[must_use]
 pub fn frame(object: &Value) -> Vec<u8> {
     json!({"type": "MODIFIED", "object": object}).to_string().into_bytes()

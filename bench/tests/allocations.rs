@@ -1,4 +1,4 @@
-//! What one change costs the engine in allocations: a bound, and the same at any size of the cluster.
+//! Bounds the allocations of one change, which must not depend on the size of the cluster.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)] // numbers for a change of the bounds
 
 use std::sync::atomic::Ordering;
@@ -73,6 +73,6 @@ fn one_change_allocates_little_whatever_the_size_of_the_cluster() {
     }
 }
 
-/// A quarter more than measured when this was written, so that a Rust or library release may differ a little. What costs
-/// is decoding an object (its strings), rendering the chains that differ, and the plan's text and names.
+/// A quarter more than measured, so that a Rust or library release may differ slightly. The cost is decoding an object
+/// (its strings), rendering the chains that differ, and the plan's text and names.
 const BOUNDS: [usize; 3] = [300, 360, 275];

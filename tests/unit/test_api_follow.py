@@ -18,7 +18,7 @@ import pytest
 from ferrule._engine import InputError
 from ferrule.config.schema import ClientConnection
 from ferrule.source.api.access import Access, Material
-from ferrule.source.api.client import Answer, ApiClient, RequestSeen, Timeouts
+from ferrule.source.api.client import ApiClient, ApiResponse, RequestSeen, Timeouts
 from ferrule.source.api.credentials import Credentials
 from ferrule.source.api.events import EventRecorder
 from ferrule.source.api.exec_plugin import ExecCredential
@@ -156,7 +156,7 @@ class Impatient(ApiClient):
 
     def stream(
         self, path: str, query: Mapping[str, str], *, idle: float | None = None
-    ) -> contextlib.AbstractAsyncContextManager[Answer]:
+    ) -> contextlib.AbstractAsyncContextManager[ApiResponse]:
         verb = "watch" if "watch" in query else "list"
         silent = any(fault.times and fault.verb == verb and fault.respond in SILENT for fault in self.api.faults)
         return super().stream(path, query, idle=1.0 if silent else idle)

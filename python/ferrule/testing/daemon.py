@@ -71,7 +71,7 @@ class Ferrule:
         return self.end()
 
     def end(self) -> int:
-        """Wait until it ends of itself; gives the exit code."""
+        """Wait until it ends of itself; returns the exit code."""
         code = ended(self.child, lambda: "ferrule goes on:\n" + "\n".join(self.log))
         self._join()
         return code
