@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import os
 import re
 import shutil
@@ -74,3 +76,72 @@ def test_a_package_in_no_layer_is_found(copy: Path) -> None:
     found = lint(copy)
     assert found.returncode != 0
     assert "attic" in found.stdout
+
+
+# ---------------------------------------------------------------- pure modules
+
+
+def pure(what: str) -> list[str]:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    return contracts["importlinter:contract:pure"][what].split()
+
+
+def path_of(module: str, root: Path) -> Path:
+    return (root / module.replace(".", "/")).with_suffix(".py")
+
+
+def test_each_pure_module_is_kept_from_each_impure_one(copy: Path) -> None:
+    forbidden = pure("forbidden_modules")
+    assert {"os", "pathlib", "subprocess", "socket", "time"} <= set(forbidden)
+    for module in pure("source_modules"):
+        path = path_of(module, copy)
+        path.write_text(path.read_text() + "".join(f"import {name}\n" for name in forbidden))
+    found = lint(copy)
+    reported = set(re.findall(r"^ *-? *(ferrule\S+) -> (\w+) \(l\.\d+\)", found.stdout, re.M))
+    expected = {(module, name) for module in pure("source_modules") for name in forbidden}
+    assert expected - reported == set()
+
+
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "compile"}
+IMPURE_METHODS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")}
+IMPURE_IMPORTS = {"urllib.request", "urllib.response"}
+"""What a contract about imports cannot see: builtins, and modules of which one half is pure."""
+
+
+def impure(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS:
+            found.add(node.func.id)
+        elif isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value).rpartition(".")[2]
+            if (owner, node.attr) in IMPURE_METHODS:
+                found.add(f"{owner}.{node.attr}")
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & IMPURE_IMPORTS
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & IMPURE_IMPORTS
+    return found
+
+
+@pytest.mark.parametrize("module", pure("source_modules"))
+def test_pure_modules_call_nothing_impure(module: str) -> None:
+    assert impure(path_of(module, ROOT / "python").read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("open('x')", "open"),
+        ("datetime.datetime.now(UTC)", "datetime.now"),
+        ("stamp = datetime.now", "datetime.now"),
+        ("date.today()", "date.today"),
+        ("print(1)", "print"),
+        ("from urllib.request import urlopen", "urllib.request"),
+        ("from urllib import request", "urllib.request"),
+        ("import urllib.request", "urllib.request"),
+    ],
+)
+def test_impure_calls_are_found(line: str, name: str) -> None:
+    assert impure(line) == {name}
