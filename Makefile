@@ -78,6 +78,10 @@ fuzz-briefly: $(STAMPS)/tools
 steady: build ## unit and property tests, ten times in random order on a busy machine, once with half a core (ROUNDS=2)
 	@CARGO=$(CARGO) hack/steady $(BIN)/python $(ARGS)
 
+.PHONY: coverage
+coverage: build net-tools ## which lines the tests of both languages run (ARGS='tests/unit' picks Python's)
+	@$(BIN)/python hack/coverage $(or $(ARGS),tests/unit tests/process tests/netns)
+
 CONTROLPLANE := target/e2e/controlplane
 .PHONY: e2e
 e2e: build ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)
@@ -136,7 +140,7 @@ lock: $(STAMPS)/venv ## renew the lock files
 		--no-header --strip-extras --allow-unsafe -o requirements/dev.lock pyproject.toml
 	@$(CARGO) update -q
 	@$(BIN)/pip-compile -q --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \
-		--no-header --strip-extras --allow-unsafe --no-annotate -o requirements/audit.lock requirements/audit.in
+		--no-header --strip-extras --allow-unsafe --no-annotate -o requirements/tools.lock requirements/tools.in
 	@$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options --no-header \
 		--strip-extras --allow-unsafe --no-annotate -c requirements/dev.lock -o deploy/runtime.lock pyproject.toml
 
