@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="print version and build",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_epilog(_Example("ferrule version", "ferrule 0.1.0 (release, …)")),
+        epilog=_epilog(_Example("ferrule version", "ferrule 0.2.0 (release, …)")),
     )
     version.set_defaults(call=_version)
     return parser

@@ -6,7 +6,7 @@ from ferrule._engine import build_info
 
 
 def version(*, whole: bool = True) -> str:
-    """Returns `ferrule 0.1.0`, and with `whole` the details of the build."""
+    """Returns `ferrule VERSION`, and with `whole` the details of the build."""
     info = build_info()
     short = f"ferrule {info['version']}"
     return f"{short} ({info['profile']}, {info['target']}, {info['rustc']})" if whole else short
