@@ -175,4 +175,51 @@ mod tests {
         assert!(claims.owns(CLAIM, &port("a/a")));
         assert!(claims.all_uncontested());
     }
+
+    #[test]
+    fn a_port_that_claims_twice_with_different_priorities_displaces_no_other() {
+        let mut claims = Claims::default();
+        claims.add(CLAIM, ClaimPriority::External, &port("b/b"));
+        assert_eq!(claims.add(CLAIM, ClaimPriority::LoadBalancer, &port("b/b")), None, "it owned the claim before");
+        assert_eq!(claims.add(CLAIM, ClaimPriority::LoadBalancer, &port("a/a")), Some(port("b/b")));
+    }
+
+    #[test]
+    fn the_second_claimant_displaces_the_first_only_by_priority() {
+        for (first, second, displaced) in [
+            (ClaimPriority::External, ClaimPriority::LoadBalancer, Some(port("b/b"))),
+            (ClaimPriority::LoadBalancer, ClaimPriority::External, None),
+        ] {
+            let mut claims = Claims::default();
+            claims.add(CLAIM, first, &port("b/b"));
+            assert_eq!(claims.add(CLAIM, second, &port("c/c")), displaced);
+        }
+    }
+
+    #[test]
+    fn contested_claims_are_counted_until_one_claimant_is_left() {
+        let mut claims = Claims::default();
+        claims.add(CLAIM, ClaimPriority::NodePort, &port("a/a"));
+        claims.add(CLAIM, ClaimPriority::NodePort, &port("a/a"));
+        assert!(claims.all_uncontested(), "a repetition is not a second claimant");
+        claims.add(CLAIM, ClaimPriority::NodePort, &port("b/b"));
+        claims.add(CLAIM, ClaimPriority::NodePort, &port("c/c"));
+        assert!(!claims.all_uncontested());
+        claims.remove(CLAIM, ClaimPriority::NodePort, &port("c/c"));
+        assert!(!claims.all_uncontested());
+        claims.remove(CLAIM, ClaimPriority::NodePort, &port("b/b"));
+        assert!(claims.all_uncontested());
+    }
+
+    #[test]
+    fn only_the_owner_owns() {
+        let mut claims = Claims::default();
+        assert!(!claims.owns(CLAIM, &port("a/a")), "nothing was claimed");
+        claims.add(CLAIM, ClaimPriority::NodePort, &port("a/a"));
+        claims.add(CLAIM, ClaimPriority::NodePort, &port("b/b"));
+        assert!(claims.owns(CLAIM, &port("a/a")));
+        assert!(!claims.owns(CLAIM, &port("b/b")));
+        claims.remove(CLAIM, ClaimPriority::NodePort, &port("c/c"));
+        assert!(claims.owns(CLAIM, &port("a/a")), "a claim that was never made is not removed");
+    }
 }

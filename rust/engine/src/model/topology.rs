@@ -111,3 +111,6 @@ impl<'z> Hints<'z> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
