@@ -72,6 +72,12 @@ def test_the_supported_version_is_this_one() -> None:
     assert VERSION.startswith(f"{supported[1]}.")
 
 
+def test_the_changelog_has_a_dated_section_for_the_version_below_the_unreleased_changes() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(VERSION)} \(20\d\d-\d\d-\d\d\)", headings[1])
+
+
 def test_hooks_call_verbs_that_exist() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
