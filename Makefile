@@ -82,6 +82,10 @@ steady: build ## unit and property tests, ten times in random order on a busy ma
 coverage: build net-tools ## which lines the tests of both languages run (ARGS='tests/unit' picks Python's)
 	@$(BIN)/python hack/coverage $(or $(ARGS),tests/unit tests/process tests/netns)
 
+.PHONY: mutants
+mutants: $(STAMPS)/tools ## decisions of the engine that its unit tests do not notice being changed; half an hour
+	@CARGO=$(CARGO) hack/mutants $(ARGS)
+
 CONTROLPLANE := target/e2e/controlplane
 .PHONY: e2e
 e2e: build ## a real control plane, real proxies, real traffic (ARGS='-k name' picks)

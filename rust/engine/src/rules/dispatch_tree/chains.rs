@@ -191,3 +191,6 @@ impl DispatchChains {
         self.chains[chain as usize].tree.as_ref().map(Tree::root_rules)
     }
 }
+
+#[cfg(test)]
+mod tests;
