@@ -111,6 +111,7 @@ lint: build ## formats, types, layers, stubs, wording, tests, dependencies; warn
 	@$(BIN)/python -m mypy.stubtest ferrule._engine
 	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import-linter | tail -1
 	@$(BIN)/python hack/check-layers
+	@$(BIN)/python hack/check-timed-tests
 	@$(BIN)/python hack/check-words
 	@$(BIN)/python hack/check-assertions
 	@$(BIN)/python hack/check-commits

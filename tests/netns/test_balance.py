@@ -25,6 +25,7 @@ from ferrule.cleanup import cleanup
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.process.runner import Runner
 from ferrule.testing.netns import NetNs, small_transactions_only
+from ferrule.testing.waiting import PATIENCE
 from ferrule.types import FAMILIES, Backend, Family
 from tests.objects import NODE, V4, V6, endpoint, endpoint_slice, service
 
@@ -140,7 +141,7 @@ def connect(family: Family, sources: Iterable[str]) -> list[str]:
     with socket.create_server(("", 8080), family=kind) as listener:
         for source in sources:
             with socket.socket(kind, socket.SOCK_STREAM) as asking:
-                asking.settimeout(10)
+                asking.settimeout(PATIENCE)  # time: the deadline at which a test fails
                 # Closed by a reset: nothing waits for late segments, so no port is ever short.
                 asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
                 asking.bind((source, 0))

@@ -377,6 +377,7 @@ def check(lab: Lab, ask: Ask) -> None:
     pod_expected = not {REFUSED, TIMEOUT} & set(expected)
     # 24 picks miss one of three Pods once in 6,000 runs, one of two once in 8 million.
     count = 24 if ask.every else 3 if pod_expected else 1
+    # time: silence can only be waited for; an answer ends the wait
     answers = lab[ask.who].ask(
         ask.to,
         ask.port,

@@ -140,13 +140,14 @@ def test_a_repetition_is_one_more_in_the_series_told_now_and_then() -> None:
     for second in range(1, 100):
         book.add(service_event(1), float(second), float(second))
         assert book.next_request(float(second)) is None
+    # time: a number for pure code
     assert book.wait(100.0) == pytest.approx(PATCH_SECONDS - 100)
     patch = book.next_request(PATCH_SECONDS)
     assert patch is not None
     assert patch.method == "PATCH"
     assert patch.path == f"{created.path}/{json.loads(created.body)['metadata']['name']}"
     assert json.loads(patch.body) == {"series": {"count": 100, "lastObservedTime": "1970-01-01T00:01:39.000000Z"}}
-    assert book.wait(PATCH_SECONDS) is None
+    assert book.wait(PATCH_SECONDS) is None  # time: a number for pure code
     late = 99 + SERIES_SECONDS
     book.add(service_event(1), late, late)
     again = book.next_request(late)

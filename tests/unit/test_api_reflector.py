@@ -183,6 +183,7 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
     def follow(action: Action | None) -> Action:
         nonlocal now
         while isinstance(action, Wait):
+            # time: what pure code wants
             assert 0 < action.seconds <= max(RETRY_AFTER_MAX, BACKOFF_MAX * (1 + BACKOFF_JITTER))
             now += action.seconds
             action = made.step(Waited(), now)

@@ -22,6 +22,7 @@ class Tools(Runner):
     saved: bytes = b""
     restored: list[bytes] = field(default_factory=list)
 
+    # time: the real one's, not waited for
     async def run(self, argv: Sequence[str], *, stdin: bytes | int = b"", timeout: float = 30.0) -> Completed:  # noqa: ARG002, ASYNC109 - the real one's
         if argv[0].endswith("-save"):
             return Completed(tuple(argv), 0, self.saved if argv[0] == "iptables-nft-save" else b"", "")

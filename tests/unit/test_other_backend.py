@@ -19,6 +19,7 @@ from ferrule.observe.metrics import Metrics
 from ferrule.observe.status import Status
 from ferrule.process.runner import Runner
 from ferrule.source.problems import ProblemBook
+from ferrule.testing.waiting import in_virtual_time, let_pass, until
 from ferrule.types import Backend
 
 FAILURES = "ferrule_background_failures_total"
@@ -62,8 +63,7 @@ def cleaner(fake: Fake, host: Host) -> tuple[OtherBackend, Metrics]:
 
 async def until_idle(task: asyncio.Task[None]) -> None:
     """Let a task run until it waits for something that never happens."""
-    for _ in range(100):
-        await asyncio.sleep(0)
+    await let_pass(3600)
     assert not task.done()
     task.cancel()
 
@@ -75,7 +75,7 @@ def test_a_failed_removal_is_retried_and_logged_once(caplog: pytest.LogCaptureFi
     async def serve() -> Metrics:
         other, metrics = cleaner(fake, host)
         task = asyncio.create_task(other.run())
-        await asyncio.sleep(0)
+        await let_pass(3600)
         assert fake.asked == [], "not before our rules are in the kernel"
         other.due()
         other.due()
@@ -83,7 +83,7 @@ def test_a_failed_removal_is_retried_and_logged_once(caplog: pytest.LogCaptureFi
         return metrics
 
     with caplog.at_level(logging.INFO):
-        metrics = asyncio.run(serve())
+        metrics = in_virtual_time(serve())
     assert fake.asked == [(Backend.LEGACY,)] * 5
     assert fake.delays == [FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY, 8 * FIRST_DELAY]
     assert [r.message for r in caplog.records if r.levelno == logging.ERROR] == [
@@ -115,7 +115,7 @@ def test_without_rules_there_nothing_is_run() -> None:
         other.due()
         await until_idle(asyncio.create_task(other.run()))
 
-    asyncio.run(serve())
+    in_virtual_time(serve())
     assert fake.asked == []
 
 
@@ -134,8 +134,7 @@ def test_a_failed_measurement_is_logged_and_counted(
     async def sync() -> None:
         effects = AfterSync(the_host(), ProblemBook(), status)
         effects.measure_programming("ipv4", ["2026-01-01T00:00:00Z"] * 1000, 0.0)
-        await asyncio.get_running_loop().shutdown_default_executor()
-        await asyncio.sleep(0)
+        await until(lambda: metrics.registry.get_sample_value(FAILURES, {"work": "network programming latency"}))
 
     asyncio.run(sync())
     assert [r.message for r in caplog.records] == ["Changes not measured"]

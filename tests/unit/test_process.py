@@ -71,9 +71,8 @@ def test_what_hangs_is_killed_with_its_children(loop: str, tmp_path: Path, monke
 
     async def scenario() -> None:
         limits = Limits(monkeypatch, 17.0)
-        task = asyncio.create_task(
-            Runner().run(("sh", "-c", HANGS.format(mark=mark)), timeout=17.0)
-        )  # time: a stand-in
+        # time: a stand-in, see `Limits`
+        task = asyncio.create_task(Runner().run(("sh", "-c", HANGS.format(mark=mark)), timeout=17.0))
         await until(lambda: written(mark))
         await limits.expire()
         with pytest.raises(DataplaneError, match="no end after 17 s: killed") as caught:

@@ -27,6 +27,7 @@ class Recorder(Runner):
 
     inputs: list[bytes] = field(default_factory=list)
 
+    # time: the real one's, not waited for
     async def run(self, argv: Sequence[str], *, stdin: bytes | int = b"", timeout: float = 30.0) -> Completed:  # noqa: ARG002, ASYNC109 - the real one's
         assert isinstance(stdin, int)
         self.inputs.append(os.read(stdin, 1 << 20))

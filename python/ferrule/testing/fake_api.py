@@ -196,7 +196,7 @@ class FakeApi:
         at = 0
         self.open_watches += 1
         try:
-            while not self._ending and time.monotonic() < ends:
+            while not self._ending and time.monotonic() < ends:  # time: timeoutSeconds, which the client asks for
                 changed = self._changed
                 while at < len(self.history):
                     version, of, frame = self.history[at]
@@ -204,6 +204,7 @@ class FakeApi:
                     if of == kind and version > seen:
                         await response.write(frame)
                 try:
+                    # time: as above
                     await asyncio.wait_for(changed.wait(), max(0.0, ends - time.monotonic()))
                 except TimeoutError:
                     break
@@ -294,7 +295,7 @@ def black_hole(*, headers: bool = True) -> Respond:
         if headers:
             response = await start_json(request)
             await response.write(b"\n")
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
         return web.Response()
 
     return respond

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from ferrule.testing.netns import NetNs, sweep
+from ferrule.testing.waiting import PATIENCE
 
 NODE_NAME = "node-1"
 NODE_IPS = ("172.31.250.2", "fd00:255::2")
@@ -41,7 +42,6 @@ PORTS = (8080, 8081)
 
 POD_PROGRAM = Path(__file__).with_name("pod.py")
 GATEWAY = "169.254.1.1"
-READY_SECONDS = 20
 PATIENT = 20.0
 """Seconds to wait for an expected response: longer than several retransmissions of a SYN on a busy machine. A
 response ends the wait, so only a failing test takes that long."""
@@ -75,7 +75,7 @@ class Host:
         *,
         protocol: str = "tcp",
         count: int = 1,
-        timeout: float = PATIENT,
+        timeout: float = PATIENT,  # time: an answer ends the wait
         source: str | None = None,
     ) -> list[Reply]:
         """Opens `count` new connections from this host; each result names the Pod that served it."""
@@ -83,7 +83,8 @@ class Host:
 
     def ask_all(self, questions: Sequence[dict[str, Any]]) -> list[list[Reply]]:
         """Sends several requests from one process, one after the other."""
-        limit = 10 + sum(q["timeout"] * (q["count"] // 16 + 1) for q in questions)
+        limit = PATIENCE + sum(q["timeout"] * (q["count"] // 16 + 1) for q in questions)
+        # time: what the questions may take in all
         done = self.netns.run(
             sys.executable, "-S", str(POD_PROGRAM), "ask", stdin=json.dumps(questions) + "\n", timeout=limit
         )
@@ -102,7 +103,7 @@ def question(
     port: int,
     protocol: str = "tcp",
     count: int = 1,
-    timeout: float = PATIENT,
+    timeout: float = PATIENT,  # time: an answer ends the wait
     source: str | None = None,
 ) -> dict[str, Any]:
     """Returns one request for `Host.ask_all`."""
@@ -118,7 +119,7 @@ def question(
 
 def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
     """Ends a `stream` or `knock` and returns its counts."""
-    out, _ = child.communicate("", timeout=30)
+    out, _ = child.communicate("", timeout=2 * PATIENCE)  # time: the deadline at which a test fails
     return dict(json.loads(out.strip().splitlines()[-1]))
 
 
@@ -136,7 +137,8 @@ def _reply(raw: dict[str, Any]) -> Reply:
 def wait_for(child: subprocess.Popen[str], word: str) -> None:
     """Waits for the program's first line, which must be `word`; otherwise kills it and raises `RuntimeError`."""
     assert child.stdout is not None
-    ready, _, _ = select.select([child.stdout], [], [], READY_SECONDS)
+    # time: the deadline at which a test fails
+    ready, _, _ = select.select([child.stdout], [], [], PATIENCE)
     line = child.stdout.readline().strip() if ready else "silence"
     if line != word:
         child.kill()

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from ferrule.testing.waiting import PATIENCE
+
 PREFIX = "ferrule"
 NAMES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
@@ -107,9 +109,14 @@ class NetNs:
         return ip("-n", self.name, *arguments)
 
     def run(
-        self, *argv: str, stdin: str = "", check: bool = True, timeout: float = 120
+        self,
+        *argv: str,
+        stdin: str = "",
+        check: bool = True,
+        timeout: float = 2 * PATIENCE,  # time: the deadline at which a test fails
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program inside to its end."""
+        # time: the parameter
         done = subprocess.run(
             (*self.prefix, *argv), input=stdin, capture_output=True, text=True, check=False, timeout=timeout
         )
