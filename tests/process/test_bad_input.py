@@ -108,7 +108,8 @@ def readiness(netns: NetNs) -> tuple[int, str]:
     return admin(netns, "/readyz")
 
 
-FAILED_REQUESTS = re.compile(r'^rest_client_requests_total\{code="<error>",.*\} (\S+)$', re.MULTILINE)
+FAILED_REQUESTS = re.compile(r'^rest_client_requests_total\{code="<error>",.*method="GET".*\} (\S+)$', re.MULTILINE)
+"""Lists and watches, without Events."""
 
 
 def goes_on(netns: NetNs, process: Process) -> None:
@@ -286,7 +287,7 @@ def test_an_authority_that_is_no_certificate(netns: NetNs, tmp_path: Path) -> No
         line = process.wait_for("holds no certificate in PEM form")
         assert str(tmp_path / "ca.crt") in line
         Authority(tmp_path / "ours", "our-ca").pair.cert.rename(tmp_path / "ca.crt")
-        process.wait_for(f"{NOBODY}: refused")
+        process.wait_for("Cannot follow the API server", f"{NOBODY}: refused")
 
 
 def test_a_token_file_that_goes_bad(netns: NetNs, tmp_path: Path) -> None:
@@ -298,7 +299,7 @@ def test_a_token_file_that_goes_bad(netns: NetNs, tmp_path: Path) -> None:
         assert f"{tmp_path / 'token'} (users[default].user.tokenFile)" in line
         eventually(lambda: "api-access" in readiness(netns)[1], "readiness is silent about it")
         (tmp_path / "token").write_text("secret")
-        process.wait_for("http://127.0.0.1:1: refused")
+        process.wait_for("Cannot follow the API server", "http://127.0.0.1:1: refused")
 
 
 # ---------------------------------------------------------------------- the configuration
