@@ -1,4 +1,4 @@
-"""What all tests share: the netns marker, a private namespace, event loops, hypothesis profiles."""
+"""Shared fixtures: the netns marker, a private namespace, event loops, hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WHY_NOT = why_no_namespaces()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need namespaces are skipped visibly, with the reason, where there can be none."""
+    """Skips tests that need namespaces, with the reason, if there are none."""
     if _WHY_NOT is None:
         return
     for item in items:
@@ -31,14 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def netns() -> Iterator[NetNs]:
-    """A fresh network namespace with loopback up."""
+    """Yields a new network namespace with loopback up."""
     with NetNs("test") as namespace:
         yield namespace
 
 
 @pytest.fixture(params=["nft", "legacy"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Both backends."""
+    """Runs a test on both backends."""
     return str(request.param)
 
 
@@ -51,7 +51,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture(autouse=True)
 def _no_complaint_of_a_loop() -> Iterator[None]:
-    """A test fails where an event loop reports an error that it could tell no caller."""
+    """Fails a test if an event loop reports an error that reached no caller."""
     complaints, log = Complaints(), logging.getLogger("asyncio")
     log.addHandler(complaints)
     yield

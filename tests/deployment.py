@@ -1,6 +1,6 @@
-"""What an API server must make of deploy/: every manifest is taken whole, and every patch changes what it names.
+"""Checks deploy/ against an API server: every manifest is accepted completely, and every patch changes what it names.
 
-`check` wants an administrator's client; the end-to-end cases call it with theirs.
+`check` needs an administrator's client; the end-to-end cases pass theirs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 
 class Server(Protocol):
-    """The calls that are needed; each raises when the server refuses."""
+    """The calls that are used; each raises when the server refuses."""
 
     def apply(self, thing: Object, *, dry_run: bool = False) -> Object:
         """Server-side apply, forced, unknown fields refused."""
@@ -38,18 +38,18 @@ class Server(Protocol):
 
 
 def manifests() -> Iterator[Object]:
-    """In the order of applying."""
+    """Yields manifests in the order of applying."""
     for name in ("rbac", "configmap", "daemonset"):
         yield from yaml.safe_load_all((DEPLOY / "manifests" / f"{name}.yaml").read_text())
 
 
 def patch(name: str) -> Object:
-    """One of deploy/swap."""
+    """Returns a patch of deploy/swap."""
     return dict(yaml.safe_load((DEPLOY / "swap" / f"{name}.yaml").read_text()))
 
 
 def as_kubeadm_has_it() -> Object:
-    """The DaemonSet before the swap: ours, with what kubeadm does otherwise."""
+    """Returns the DaemonSet before the swap: ferrule's, with kubeadm's differences."""
     daemonset = copy.deepcopy(next(o for o in manifests() if o["kind"] == "DaemonSet"))
     daemonset["spec"]["updateStrategy"] = {"type": "RollingUpdate"}
     pod = daemonset["spec"]["template"]["spec"]
@@ -61,7 +61,7 @@ def as_kubeadm_has_it() -> Object:
 
 
 def check(server: Server) -> None:
-    """Raises `AssertionError`, or what the client raises. Leaves nothing behind."""
+    """Checks everything. Raises `AssertionError`, or the client's errors. Leaves no object."""
     for thing in manifests():
         holds(server.apply(thing, dry_run=True), thing)
     before = server.create(as_kubeadm_has_it())
@@ -103,7 +103,8 @@ def _container(spec: Object) -> Object:
 
 
 def holds(stored: Any, asked: Any, where: str = "") -> None:
-    """Everything asked for is stored, whatever defaults the server adds; `AssertionError` names what is not."""
+    """Checks that all requested fields are stored, whatever defaults the server adds; `AssertionError` names a
+    missing one."""
     if isinstance(asked, dict):
         for key, value in asked.items():
             assert key in stored, f"{where}.{key} was dropped"

@@ -1,4 +1,4 @@
-"""A client that sees the bytes: for tests of what is on the wire."""
+"""An HTTP client that returns raw bytes, for tests of the wire format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.loops import LOOPS
 
 
 def run_on(loop: str, scenario: Callable[[], Awaitable[None]]) -> None:
-    """Runs it to its end on one of the event loops."""
+    """Runs a scenario to its end on one of the event loops."""
 
     async def main() -> None:
         await scenario()
@@ -40,7 +40,7 @@ def parse(raw: bytes) -> Reply:
 
 
 async def ask(port: int, path: str = "/", *, host: str = "127.0.0.1", method: str = "GET", headers: str = "") -> Reply:
-    """One request on a connection of its own. Raises `ConnectionError`."""
+    """Sends one request on a new connection. Raises `ConnectionError`."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n".encode())
@@ -51,7 +51,7 @@ async def ask(port: int, path: str = "/", *, host: str = "127.0.0.1", method: st
 
 @contextlib.asynccontextmanager
 async def running(forever: Awaitable[None]) -> AsyncIterator[asyncio.Task[None]]:
-    """An eternal task, cancelled at the end; what it raised is raised."""
+    """Runs a permanent task, cancels it at the end, and raises its exception."""
     task = asyncio.ensure_future(forever)
     try:
         yield task  # type: ignore[misc]

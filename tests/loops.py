@@ -28,7 +28,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 class Complaints(logging.Handler):
-    """What event loops report because no caller would see it: exceptions never retrieved, tasks that were dropped."""
+    """Collects what event loops report because no caller receives it: exceptions never retrieved, dropped tasks."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

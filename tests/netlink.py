@@ -1,6 +1,6 @@
-"""Netlink for tests that make the kernel's state or answers themselves. Linux UAPI only.
+"""Netlink helpers for tests that create kernel state or responses. Linux UAPI only.
 
-Independent of the engine's, which it checks.
+Independent of the engine's code, which it checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEADER = struct.Struct("=IHHII")
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """`(type, value)` of each struct nlattr; the two flag bits of the type are masked out."""
+    """Yields `(type, value)` of each struct nlattr; the two flag bits of the type are masked out."""
     at = 0
     while at < len(data):
         length, kind = struct.unpack_from("=HH", data, at)
@@ -34,23 +34,23 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One struct nlattr, padded."""
+    """Returns one struct nlattr, padded."""
     length = 4 + len(value)
     return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
 
 
 def nested(kind: int, value: bytes) -> bytes:
-    """An attribute made of attributes."""
+    """Returns a nested attribute."""
     return attribute(kind | NLA_F_NESTED, value)
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """One request to the kernel."""
+    """Returns one request to the kernel."""
     return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """`(type, sequence, body)` of each message in a datagram."""
+    """Yields `(type, sequence, body)` of each message in a datagram."""
     at = 0
     while at < len(data):
         length, kind, _, sequence, _ = HEADER.unpack_from(data, at)
@@ -59,7 +59,7 @@ def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def request(protocol: int, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Send one message; yield `(type, body)` of each answer until the kernel is done. Raises `OSError`."""
+    """Sends one message. Yields `(type, body)` of each response until the kernel is done. Raises `OSError`."""
     with open_channel(protocol) as channel:
         channel.send(message(kind, flags, 1, body))
         while True:

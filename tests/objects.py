@@ -1,4 +1,4 @@
-"""Cluster objects as the API serves them, with just what a test wants to say."""
+"""Builds cluster objects as the API serves them, with the fields that a test sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ LB_IP6 = "2001:db8::20"
 
 
 def service(name: str = "web", *, protocol: str = "TCP", port: int = 80, **spec: Any) -> dict[str, Any]:
-    """A dual-stack ClusterIP Service; `spec` overrides and adds, `lb=[…]` sets its load balancer's addresses."""
+    """Returns a dual-stack ClusterIP Service; `spec` overrides and adds, `lb=[…]` sets its load balancer's
+    addresses."""
     ingress = [{"ip": ip, "ipMode": "VIP"} for ip in spec.pop("lb", ())]
     node_port = spec.pop("nodePort", None)
     first = {"name": "main", "protocol": protocol, "port": port} | ({"nodePort": node_port} if node_port else {})
@@ -37,7 +38,7 @@ def service(name: str = "web", *, protocol: str = "TCP", port: int = 80, **spec:
 def endpoint(
     ip: str, *, node: str = "node-1", ready: bool = True, serving: bool = True, terminating: bool = False
 ) -> dict[str, Any]:
-    """One endpoint of a slice."""
+    """Returns one endpoint of a slice."""
     conditions = {"ready": ready, "serving": serving, "terminating": terminating}
     return {"addresses": [ip], "nodeName": node, "conditions": conditions}
 
@@ -45,7 +46,7 @@ def endpoint(
 def endpoint_slice(
     endpoints: Sequence[dict[str, Any]], *, of: str = "web", family: str = "IPv4", **port: Any
 ) -> dict[str, Any]:
-    """A slice of a Service."""
+    """Returns a slice of a Service."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

@@ -1,8 +1,8 @@
-"""iptables-save text → the normal form in which recorded and produced rules are compared.
+"""Converts iptables-save text to the normal form in which recorded and produced rules are compared.
 
-Kept: our chains (not kubelet's, not canaries) of nat and filter, and built-in rules that jump to such chains. Dropped:
-counters, comments of the tool, policies. Order is kept inside a chain, except in dispatch chains, where a rule belongs
-to one Service each and order means nothing: there lines are sorted, the node port jump last.
+Kept: chains of ferrule (not kubelet's, not canaries) in nat and filter, and rules of base chains that jump to them.
+Dropped: counters, comments of the tool, policies. Order is kept inside a chain, except in dispatch chains, where each
+rule belongs to one Service and order does not matter: there lines are sorted, the node port jump last.
 """
 
 from __future__ import annotations

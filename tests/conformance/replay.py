@@ -1,4 +1,4 @@
-"""Recorded cluster histories: what they hold and how to drive an engine through them."""
+"""Recorded cluster histories: their content, and how to replay them with an engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ferrule.types import FAMILIES, KINDS, Family
 CASES = Path(__file__).parent.parent / "cases"
 
 ADDRESSES = ("127.0.0.1", "172.31.250.2", "::1", "fd00:255::2")
-"""What the node of the recordings had."""
+"""The node of the recordings."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Case:
         return (self.folder / f"step{step}.{family}.save").read_text()
 
     def engine(self, *, ordered_blocks: bool = False, form: str = "auto") -> Engine:
-        """An engine with this case's configuration on the recorded node, dispatch and balancing of this form."""
+        """Returns an engine with this case's configuration on the recorded node, with a layout of dispatch and
+        balancing chains."""
         settings = load_config(self.folder / "config.yaml")
         settings = replace(settings, ferrule=replace(settings.ferrule, dispatch=form, balance=form))
         facts = HostFacts(
@@ -54,13 +55,13 @@ ALL = [Case(folder.name) for folder in sorted(CASES.iterdir()) if folder.is_dir(
 
 
 def load(engine: Engine, objects: bytes) -> None:
-    """The whole state of a step, as lists."""
+    """Loads the whole state of a step, as lists."""
     for kind in KINDS:
         engine.replace(kind, [objects])
 
 
 def committed_payloads(engine: Engine) -> dict[Family, bytes]:
-    """Plan both families and take the plans for applied."""
+    """Plans both families and commits the plans."""
     payloads = {}
     for family in FAMILIES:
         plan = engine.plan(family)

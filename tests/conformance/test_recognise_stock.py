@@ -1,6 +1,6 @@
-"""A start over rules that stock kube-proxy wrote: what is right already is recognised and not touched.
+"""A start over rules of kube-proxy recognises correct rules and does not change them.
 
-Needs no kernel: the recorded text is handed to the engine as if iptables-save had just printed it.
+Needs no kernel: the recorded text is passed to the engine as output of iptables-save.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CANARIES = {f"{table} KUBE-PROXY-CANARY" for table in ("filter", "nat", "mangle"
 
 
 def as_saved(normal: str) -> bytes:
-    """The recorded normal form as restore text again (it leaves out policies and COMMIT)."""
+    """Returns the recorded normal form as restore text (it omits policies and COMMIT)."""
     lines: list[str] = []
     for line in normal.splitlines():
         if line.startswith("*") and lines:

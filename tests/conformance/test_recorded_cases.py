@@ -1,7 +1,7 @@
-"""Every recorded history, on a real kernel, both backends: our rules are stock kube-proxy's.
+"""Replays every recorded history on a real kernel, on both backends: ferrule's rules equal kube-proxy's.
 
-Three modes: replayed live step by step; fresh at each step on an empty kernel; fresh over the rules of the step before
-(as a restart finds them), which must also leave nothing stale behind.
+Three modes: live, step by step; fresh at each step on an empty kernel; fresh over the rules of the previous step (as
+after a restart), which must also leave no stale chain.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Kernel:
         self.backend = backend
 
     def engine(self, case: Case, form: str = "auto") -> Engine:
-        """As the daemon would build it for this backend."""
+        """Returns an engine as the daemon creates it for this backend."""
         return case.engine(ordered_blocks=self.backend == "nft", form=form)
 
     def save(self, family: Family) -> str:
@@ -51,7 +51,7 @@ class Kernel:
             self.restore(family, blank)
 
     def observe(self, engine: Engine) -> None:
-        """Over netlink where the daemon would, with iptables-save where it has to."""
+        """Observes as the daemon does, over netlink or with iptables-save."""
         for family in FAMILIES:
             if self.backend == "nft":
                 reader = engine.rule_reader(family)
@@ -103,7 +103,7 @@ def start_over_previous(kernel: Kernel, case: Case) -> None:
     kernel.wipe()
     for step in case.steps:
         start_over_what_is_there(kernel, case, step)
-        # Observed once more: the kernel's own words digest to what we believe to have written.
+        # Observed again: digests of the kernel's rules equal the applied ones.
         engine = kernel.engine(case)
         load(engine, case.objects(step))
         kernel.observe(engine)
@@ -111,7 +111,7 @@ def start_over_previous(kernel: Kernel, case: Case) -> None:
 
 
 def trees_come_and_go(kernel: Kernel, case: Case) -> None:
-    """Our own form of dispatch and balancing: recognised after a restart, and gone without a trace after another."""
+    """Checks trees for dispatch and balancing: recognised after one restart, and completely removed after another."""
     kernel.wipe()
     step = case.steps[-1]
     for _ in range(2):

@@ -1,7 +1,7 @@
-"""Real TCP and UDP packets through real rules: who answers, and which source address does the backend see?
+"""Sends real TCP and UDP packets through real rules, and checks the responding Pod and the source address that it sees.
 
-One lab serves the whole module; each case is programmed over the one before by `ferrule run --once`, so every case is
-also a restart over the rules of another configuration.
+One lab serves the whole module. Each case is programmed over the previous one with `ferrule run --once`, so every case
+is also a restart over the rules of another configuration.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.netns
 
 REFUSED, TIMEOUT = "refused", "timeout"
 SILENCE = 2.2
-"""Seconds after which a connection counts as dropped. Between two namespaces a refusal may arrive before connect() lets
-go of its socket; then only the answer to the second SYN, a second later, counts."""
+"""Seconds after which a connection counts as dropped. Between two namespaces a refusal may arrive before connect()
+releases its socket; then only the response to the second SYN, a second later, counts."""
 CONFIG = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: iptables\n"
 ALL = "a b r"
 HEALTH_PORT = 32000
@@ -44,19 +44,19 @@ HEALTH_PORT = 32000
 
 @dataclass(frozen=True)
 class Ask:
-    """One question to the network and the answer it must give."""
+    """One request and its expected result."""
 
     who: str
     to: str
     port: int
     expect: str
-    """Pods that may answer, blank between them; or refused, or timeout."""
+    """Pods that may respond, separated by blanks; or refused, or timeout."""
     seen: str | None = None
-    """Source address as the Pod sees it: an address, or `node` for any of the node's own."""
+    """Source address as seen by the Pod: an address, or `node` for any of the node's own."""
     protocol: str = "tcp"
     source: str | None = None
     every: bool = False
-    """Each of the Pods must have answered at least once."""
+    """Whether each of the Pods must respond at least once."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Case:
 
 
 def slices(lab: Lab, names: str = ALL, **options: Any) -> list[dict[str, Any]]:
-    """Slices of both families; a Pod called r lives on the other node. `!x`: terminating but serving, `~x`: unready."""
+    """Returns slices of both families; a Pod called r is on the other node. `!x`: terminating but serving, `~x`:
+    unready."""
 
     def one(name: str, v6: bool) -> dict[str, Any]:
         bare = name.lstrip("!~")
@@ -184,7 +185,7 @@ CASES = [
         [
             Ask("outside", NODE_IPS[0], NODE_PORT, "a b", every=True, seen=OUTSIDE_IPS[0]),
             Ask("outside", NODE_IPS[1], NODE_PORT, "a b", seen=OUTSIDE_IPS[1]),
-            # Our own Pods and processes are not outside: they get all endpoints of the cluster.
+            # The node's own Pods and processes are not external: they reach all endpoints of the cluster.
             Ask("client", NODE_IPS[0], NODE_PORT, ALL, every=True),
             Ask("node", NODE_IPS[0], NODE_PORT, ALL, every=True, seen="node"),
         ],
@@ -268,7 +269,7 @@ CASES = [
             Ask("outside", LB_IP6, 80, ALL, seen="node"),
             Ask("outside", LB_IP, 80, TIMEOUT, source=OUTSIDE_OTHER_IP),
             Ask("client", LB_IP, 80, TIMEOUT),
-            # The ranges guard the load balancer's address, not the node port or the cluster IP.
+            # The ranges restrict the load balancer's address, not the node port or the cluster IP.
             Ask("outside", NODE_IPS[0], NODE_PORT, ALL, source=OUTSIDE_OTHER_IP),
             Ask("client", V4, 80, ALL),
         ],
@@ -285,7 +286,7 @@ CASES = [
         "health check node port passes the filter",
         web(**LB_SPEC, externalTrafficPolicy="Local", healthCheckNodePort=HEALTH_PORT),
         [
-            # Nothing listens there yet, so the kernel itself refuses: the packet got through.
+            # Nothing listens there yet, so the kernel itself refuses: the packet passed the rules.
             Ask("outside", NODE_IPS[0], HEALTH_PORT, REFUSED),
             Ask("outside", LB_IP, 80, "a b", seen=OUTSIDE_IPS[0]),
         ],
@@ -413,7 +414,7 @@ def test_affinity_keeps_a_client_on_its_pod(node: Node) -> None:
     node.program([service(**NODE_PORT_SPEC, **sticky), *slices(node.lab)])
     for who, to, port in (("client", V4, 80), ("client", V6, 80), ("outside", NODE_IPS[0], NODE_PORT)):
         assert len(pods(node.lab[who].ask(to, port, count=12))) == 1
-    # Other clients are free: of many addresses of one host, not all may land on one Pod.
+    # Other clients are not bound: of many addresses of one host, not all may reach one Pod.
     outside = node.lab["outside"]
     others = [f"172.31.250.{last}" for last in range(100, 116)]
     for other in others:

@@ -1,4 +1,4 @@
-"""Traffic that goes on while rules change, and while ferrule is killed and started: nothing may break."""
+"""Traffic continues while rules change, and while ferrule is killed and started."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backen
             daemon.wait_for('"Synced"', "ipv4", after=mark)
             goes_on(stream, inside, outside)
         daemon.child.send_signal(signal.SIGKILL)
-    # A new start over the rules of the old one, with something changed in between: also how packets find their Service.
+    # A start over the previous rules with a change in between, which may also change the layout of dispatch chains.
     config.write_text(config.read_text() + "ferrule: {dispatch: tree}\n")
     put(folder, lab, "b c")
     with Ferrule(lab.node.netns, folder, *extra) as daemon:
@@ -101,8 +101,8 @@ def test_edits_and_restarts_break_no_connection(lab: Lab, tmp_path: Path, backen
     ("backend", "writes"), [("nft", "netlink"), ("nft", "tool"), ("legacy", "tool")], ids=["netlink", "nft", "legacy"]
 )
 def test_a_mass_change_breaks_no_connection(lab: Lab, tmp_path: Path, backend: str, writes: str) -> None:
-    """Eleven hundred Services come and go around one that is in use: with the nft tool in several transactions each
-    time, and each time dispatch turns from chains to trees or back."""
+    """Adds and deletes eleven hundred Services beside one in use: with the nft tool in several transactions each
+    time, and each time dispatch changes between chains and trees."""
     why_not = small_transactions_only(backend)
     if why_not:
         pytest.skip(why_not)

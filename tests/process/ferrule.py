@@ -1,4 +1,4 @@
-"""What tests of the running program share."""
+"""Helpers for tests of the running program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ferrule.testing.waiting import PATIENCE
 
 
 def write(folder: Path, name: str, objects: Sequence[dict[str, Any]]) -> Path:
-    """Put a file of manifests into the folder in one step."""
+    """Writes a file of manifests atomically."""
     folder.mkdir(exist_ok=True)
     fresh = folder / f".{name}.new"
     fresh.write_text("\n---\n".join(json.dumps(o) for o in objects))
@@ -23,12 +23,12 @@ def write(folder: Path, name: str, objects: Sequence[dict[str, Any]]) -> Path:
 
 
 def once(netns: NetNs, manifests: Path, *extra: str) -> subprocess.CompletedProcess[str]:
-    """`ferrule run --once`."""
+    """Runs `ferrule run --once`."""
     return netns.run(*command(manifests, "--once", *extra), check=False)
 
 
 def rules(netns: NetNs, backend: str, family: str = "iptables") -> str:
-    """What the kernel holds."""
+    """Returns the kernel's rules."""
     return netns.run(f"{family}-{backend}-save").stdout
 
 

@@ -1,6 +1,6 @@
-"""What an operator gets wrong, one test each: the message names the object, the field, the value and what helps.
+"""Mistakes of operators, one test each: the message names the object, the field, the value and the remedy.
 
-What no retry can mend ends the program with 1 before a rule is written; an API server that is not there yet does not.
+Faults that a retry cannot resolve end the program with 1 before a rule is written; a missing API server does not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def kubeconfig(path: Path, server: str = NOBODY, *, context: str = "default", **
 
 
 def config(folder: Path, access: Path | None = None, **fields: Any) -> str:
-    """The argument for a configuration whose kubeconfig is `access` (by default one whose server does not answer)."""
+    """Returns the argument for a configuration whose kubeconfig is `access` (by default one whose server does not
+    respond)."""
     access = access or kubeconfig(folder / "kubeconfig")
     path = folder / "config.conf"
     path.write_text(
@@ -104,7 +105,7 @@ def admin(netns: NetNs, path: str) -> tuple[int, str]:
 
 
 def readiness(netns: NetNs) -> tuple[int, str]:
-    """`/readyz`: its status, and its reasons as text."""
+    """Returns the status and the reasons of `/readyz`."""
     return admin(netns, "/readyz")
 
 
@@ -134,7 +135,7 @@ def test_a_kubeconfig_that_is_not_there(netns: NetNs, tmp_path: Path) -> None:
 def test_a_kubeconfig_we_may_not_read(netns: NetNs, tmp_path: Path) -> None:
     access = kubeconfig(tmp_path / "kubeconfig")
     access.chmod(0)
-    # Root reads everything, unless it lacks the capabilities that say so.
+    # Root may read every file, unless it lacks the capabilities.
     said = ends(netns, config(tmp_path, access), under=("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
     assert said == f"ferrule: {access}: the kubeconfig may not be read by user 0 (mode 0000, owner 0)"
 
@@ -174,7 +175,7 @@ def test_a_context_that_is_not_there(netns: NetNs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [True, False], ids=["wrong", "right"])
 def test_a_wrong_kubeconfig_leaves_the_kernels_settings_alone(netns: NetNs, tmp_path: Path, wrong: bool) -> None:
-    """The program ends for it, so it must not have begun."""
+    """The program ends because of it, so it must not change anything."""
     name = "nf_conntrack_tcp_timeout_established"
     setting = Path("/proc/sys/net/netfilter", name)
     before = netns.call(setting.read_text)

@@ -1,4 +1,4 @@
-"""What a running daemon tells the outside: HTTP, systemd, the flow table; and what ends it."""
+"""Tests a running daemon's HTTP endpoints, systemd notifications and conntrack clean-up, and what ends it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_health_check_node_ports_follow_the_endpoints(netns: NetNs, folder: Path
     write(folder, "web.yaml", [NODE, public, endpoint_slice([endpoint("10.128.1.10")]), far6])
 
     def status(host: str) -> int | None:
-        """None: the connection is refused."""
+        """Returns the status; None if the connection is refused."""
         try:
             return get(netns, 31000, "/", host)[0]
         except ConnectionRefusedError:
@@ -245,6 +245,6 @@ def test_stale_udp_flows_go_when_their_endpoint_does(netns: NetNs, folder: Path)
         other = replace(ours, destination=("192.0.2.1", 53), replies_from=("192.0.2.1", 53))
         netns.call(lambda: insert([ours, dead, other]))
         write(folder, "web.yaml", [NODE, dns, endpoint_slice([endpoint("10.128.1.11")], of="dns", protocol="UDP")])
-        # On a busy machine the look after the first sync finds the one that was dead from the start.
+        # On a busy machine the check after the first sync finds the flow that was stale from the start.
         eventually(lambda: netns.call(table) == {other})
         daemon.wait_for("Deleted stale conntrack entries")

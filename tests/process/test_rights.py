@@ -1,4 +1,4 @@
-"""ferrule with the rights that deploy/ grants, and no more: capabilities, read-only root, read-only /proc/sys."""
+"""Runs ferrule with exactly the privileges that deploy/ grants: capabilities, read-only root, read-only /proc/sys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_after_init_only_there_is_nothing_left_to_complain_of(netns: NetNs, tmp_
 
 
 def test_legacy_without_net_raw_says_so(netns: NetNs) -> None:
-    """Why the DaemonSet asks for NET_RAW. With nft alone NET_ADMIN would do."""
+    """Shows why the DaemonSet requests NET_RAW. With nft alone NET_ADMIN would be sufficient."""
     without = [name for name in granted() if name != "net_raw"]
     assert without == ["net_admin"]
     assert confined(netns, without, *command(SHOP, "--once", "--backend", "nft")).returncode == 0

@@ -1,4 +1,4 @@
-"""`ferrule run` as an operator meets it: live edits, bad files, signals, a second instance, a crash in mid-write."""
+"""Tests `ferrule run`: live edits, invalid files, signals, a second instance, a crash during a write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_edits_reach_the_kernel_live(netns: NetNs, folder: Path, backend: str) -
         write(folder, "web.yaml", [NODE, service(), endpoint_slice([pod(10), pod(12), pod(13, ready=False)])])
         line = daemon.wait_for('"Synced"', "ipv4", after=mark)
         assert targets(netns, backend) == {"10.128.1.10:8080", "10.128.1.12:8080"}
-        # One endpoint in, one out: its chain, the old one's deletion, the balancing chain; nothing else.
+        # One endpoint replaced: its chain, the old one's deletion, the balancing chain; nothing else.
         assert "chainsWritten=2 chainsDeleted=1" in line
         assert "msSinceChange=" in line
         mark = len(daemon.log)
@@ -101,7 +101,7 @@ def test_a_file_gone_bad_keeps_its_last_good_state(netns: NetNs, folder: Path, c
         line = daemon.wait_for('"Bad input"', "web.yaml")
         assert said in line
         assert "last good state" in line
-        # Meanwhile others go on.
+        # Other objects are not affected.
         mark = len(daemon.log)
         write(
             folder,
@@ -111,7 +111,7 @@ def test_a_file_gone_bad_keeps_its_last_good_state(netns: NetNs, folder: Path, c
         daemon.wait_for('"Synced"', "ipv4", after=mark)
         assert targets(netns, "nft") == before
         assert "10.96.0.99/32" in rules(netns, "nft")
-        # Mended, it counts again and the complaint is taken back.
+        # Once corrected, it takes effect again and the complaint is removed.
         mark = len(daemon.log)
         write(folder, "web.yaml", [NODE, service(), endpoint_slice([pod(20)])])
         daemon.wait_for('"Bad input is gone"', after=mark)
@@ -176,7 +176,7 @@ def test_once_tells_by_its_exit_code(netns: NetNs, folder: Path) -> None:
 
 
 OWN_LOCK = ': >> /run/xtables.lock; mount --bind "$1" /run/xtables.lock; shift; exec "$@"'
-"""Runs a command with a table lock of its own: the real one is the whole machine's."""
+"""Runs a command with a private table lock, because the real one is global to the machine."""
 
 
 def test_a_table_lock_that_is_never_released_is_said(netns: NetNs, folder: Path, tmp_path: Path) -> None:
@@ -230,7 +230,8 @@ def test_a_flushed_table_is_noticed_and_written_again(netns: NetNs, folder: Path
 
 
 def test_a_small_rule_set_is_read_back_now_and_then(netns: NetNs, folder: Path, tmp_path: Path) -> None:
-    """With the hour shortened: one edited rule, which no canary shows, is found and mended; nothing else is written."""
+    """With a shorter interval: one edited rule, which no canary shows, is found and repaired; nothing else is
+    written."""
     config = tmp_path / "config.yaml"
     config.write_text(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"

@@ -1,4 +1,4 @@
-"""SIGTERM ends `ferrule run` in every state, and nothing that is under way is waited for.
+"""SIGTERM ends `ferrule run` in every state, without waiting for work in progress.
 
 Each case blocks the program at a known place for far longer than the test waits, sends the signal once that place says
 that it was reached, and sees the process end. No case depends on when the signal arrives.

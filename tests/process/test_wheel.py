@@ -1,4 +1,4 @@
-"""The wheel as a user gets it: what is in it, what it says of itself, and that it runs in a venv of its own."""
+"""Tests the wheel: its content, its metadata, and that it runs in a separate venv."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def metadata(contents: dict[str, bytes]) -> Message:
 
 
 def test_one_wheel_serves_every_python_and_glibc_from_2_28(wheel: Path, contents: dict[str, bytes]) -> None:
-    """The manylinux part is maturin's verdict on the symbols of the extension; abi3 is ours to keep."""
+    """The manylinux tag is maturin's, from the symbols of the extension; abi3 is the project's promise."""
     tag = f"cp311-abi3-manylinux_2_28_{os.uname().machine}"
     assert wheel.name == f"ferrule-{VERSION}-{tag}.whl"
     assert f"Tag: {tag}\n" in information(contents, "WHEEL")
@@ -57,8 +57,8 @@ def test_one_wheel_serves_every_python_and_glibc_from_2_28(wheel: Path, contents
 
 
 def test_it_holds_the_package_and_nothing_beside(contents: dict[str, bytes]) -> None:
-    """Compared with the tree byte for byte: a stale wheel fails here too. What is left out is left out on purpose, in
-    pyproject.toml, and so is what is put beside the package."""
+    """Compared with the tree byte for byte: a stale wheel fails here too. Omissions are configured in
+    pyproject.toml, and so are files beside the package."""
     maturin = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["maturin"]
     patterns = [e if isinstance(e, str) else e["path"] for e in maturin.get("exclude", ())]
     excluded = {path for pattern in patterns for path in ROOT.glob(pattern)}
@@ -75,7 +75,7 @@ def test_it_holds_the_package_and_nothing_beside(contents: dict[str, bytes]) -> 
 
 
 def test_the_product_runs_without_its_tests_helpers(contents: dict[str, bytes]) -> None:
-    """`ferrule.testing` may be there for those who test with it; nothing else may need it."""
+    """The wheel may contain `ferrule.testing` for its users; no other module may import it."""
     needing = [
         name
         for name, data in contents.items()
@@ -99,8 +99,8 @@ def test_what_it_says_of_itself(contents: dict[str, bytes], metadata: Message) -
 
 @pytest.fixture(scope="module")
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A venv with nothing but the wheel. Its dependencies are this one's, which the lock file pinned and `make build`
-    checked by hash; the folder goes to the end of the path, so that ferrule itself can only be the wheel's."""
+    """Returns a venv with only the wheel. Its dependencies are this venv's, which the lock file pinned and `make
+    build` checked by hash; the folder is at the end of the path, so that ferrule itself can only be the wheel's."""
     folder = tmp_path_factory.mktemp("wheel") / "venv"
     venv.create(folder)
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"

@@ -1,4 +1,4 @@
-"""Arbitrary JSON at every place that decodes: it is used, or refused with the error of that place.
+"""Feeds arbitrary JSON to every decoder: it is accepted, or rejected with that decoder's error.
 
 Each example is a valid document in which one value, at any depth, is replaced by any JSON value or removed.
 """
@@ -54,7 +54,7 @@ def _paths(value: Any, at: Path_ = ()) -> Iterator[Path_]:
 
 @st.composite
 def mutated(draw: st.DrawFn, valid: Any) -> Any:
-    """`valid` with one value replaced, or removed."""
+    """Draws `valid` with one value replaced or removed."""
     path = draw(st.sampled_from(list(_paths(valid))))
     if not path:
         return draw(JSON)
@@ -144,7 +144,7 @@ OBJECTS: dict[Kind, dict[str, Any]] = {"Service": SERVICE, "EndpointSlice": SLIC
 
 @st.composite
 def lists(draw: st.DrawFn) -> tuple[Kind, Any, int]:
-    """A kind, a list of it of any shape, and where to cut its text."""
+    """Draws a kind, a list of any shape, and the offsets at which its text is split."""
     kind = draw(st.sampled_from(KINDS))
     return kind, draw(mutated({"kind": f"{kind}List", "items": [OBJECTS[kind]]})), draw(st.integers(0, 400))
 
@@ -173,7 +173,7 @@ def test_an_api_list_of_any_shape_is_taken_or_refused_whole(drawn: tuple[Kind, A
 
 @st.composite
 def frames(draw: st.DrawFn) -> tuple[Kind, Any]:
-    """A kind and a watch event of any shape."""
+    """Draws a kind and a watch event of any shape."""
     kind = draw(st.sampled_from(KINDS))
     return kind, draw(mutated({"type": draw(st.sampled_from(EVENTS)), "object": OBJECTS[kind]}))
 

@@ -1,4 +1,4 @@
-"""Credentials: what a kubeconfig may say, what is wrong with one, and that all of it is followed while it changes."""
+"""Tests credentials: valid and invalid kubeconfigs, and changes of the files that they name."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_missing_and_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = kubeconfig(tmp_path)
     path.chmod(0)
     if os.geteuid() == 0:
-        # Root reads everything, so the kernel's word is put into its mouth.
+        # Root may read every file, so the kernel's refusal is simulated.
         def refuse(*_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
@@ -445,7 +445,7 @@ def test_a_plugin_may_give_a_certificate() -> None:
 
 
 def test_kubernetes_asyncio_is_loaded_by_the_first_plugin_and_not_before(tmp_path: Path) -> None:
-    """It is 36 MiB, which a Pod with a service account's token must not pay."""
+    """The package takes 36 MiB, which a Pod with a service account token must not need."""
     config = plugin(tmp_path, says('{"token":"t"}'))
     code = (
         "import asyncio, sys\n"

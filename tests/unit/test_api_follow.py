@@ -1,4 +1,4 @@
-"""Following a server that does everything wrong, over real sockets on loopback, on both event loops."""
+"""Follows a faulty server over real sockets on loopback, on both event loops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(loop: str) -> Callable[[Scenario], None]:
 
 @dataclass
 class Report:
-    """As much of an IngestReport as is looked at."""
+    """The fields of an IngestReport that are read."""
 
     resource_version: str
     error_code: int | None = None
@@ -59,7 +59,7 @@ class Report:
 
 @dataclass
 class Store:
-    """A sink that keeps objects by name: what the engine does, seen from outside."""
+    """A sink that keeps objects by name, as the engine does."""
 
     names: dict[Kind, dict[str, str]] = field(default_factory=dict)
     batches: list[bytes] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Store:
 
 @dataclass
 class Told:
-    """An observer that writes everything down."""
+    """An observer that records all calls."""
 
     said: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -166,7 +166,7 @@ UNLIMITED = ClientConnection(qps=-1)
 
 
 class Bench:
-    """A server, a client and a follower whose waits are short, but written down in full."""
+    """A server, a client and a follower with short waits, whose full lengths are recorded."""
 
     def __init__(self, api: FakeApi, access: Access | None = None, **options: Any) -> None:
         self.api = api
@@ -262,7 +262,7 @@ def test_a_watch_that_ends_goes_on_from_the_last_bookmark(run: Callable[[Scenari
         await until(lambda: api.open_watches)
         api.bookmark("Service")
         await until(lambda: bench.store.batches)
-        # The server ends it in good order, as it does after timeoutSeconds.
+        # The server ends it regularly, as it does after timeoutSeconds.
         api._ending = True
         api._poke()
         await until(lambda: not api.open_watches)
@@ -342,7 +342,7 @@ def test_a_connection_that_breaks_before_an_answer_is_one_request(run: Callable[
             api.put(service("a"))
             api.fail(fake_api.reset(), verb=verb, times=broken)
             async with bench.following():
-                # The server has a watch before its client knows; given up in between, it would be one more error.
+                # The server has a watch before its client knows; stopping in between would be one more error.
                 await until(lambda: api.open_watches and len(bench.seen) >= broken + 2)
         assert bench.waits == [0.8, 1.6, 3.2, 6.4]
         assert len(api.asked("Service", verb)) == broken + 1
@@ -410,7 +410,7 @@ def test_a_list_gone_wrong_changes_nothing_and_is_tried_again(run: Callable[[Sce
                 await until(lambda: api.open_watches)
                 api.compact()
                 api.fail(respond, verb="list")
-                # Not through the history: only a list can bring it.
+                # Not part of the history: only a list contains it.
                 api.objects["Service"]["shop/late"] = service("late") | {
                     "metadata": {"name": "late", "resourceVersion": "5"}
                 }

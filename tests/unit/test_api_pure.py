@@ -1,4 +1,4 @@
-"""The pure parts of API access: token bucket, frames, answers, Event book, our own Node, names in certificates."""
+"""Tests the pure parts of API access: token bucket, frames, responses, Event book, Node, names in certificates."""
 
 from __future__ import annotations
 

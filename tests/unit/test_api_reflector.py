@@ -1,4 +1,4 @@
-"""The list/watch machine: a table of what follows what, and any sequence of failures."""
+"""Tests the list/watch state machine: a table of transitions, and any sequence of failures."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_server_that_is_away_is_looked_for_often_and_costs_neither_version_nor
 
 
 def test_a_server_that_restarts_is_followed_again_soon() -> None:
-    """Gone, not there, not ready, and then it has forgotten: each of these for the first time."""
+    """Unreachable, not ready, and then a version that is too old: each for the first time."""
     made, now, waited = watching("77"), CALM, 0.0
     steps: list[tuple[Failed, Action]] = [
         (Failed(), Watch("77", SECONDS)),
@@ -221,7 +221,7 @@ def test_whatever_the_server_does_requests_are_bounded_and_it_converges(
     assert all(gap >= min(WATCH_SPACING, BACKOFF_FIRST) - 1e-9 for gap in gaps)
     lists = [at for at, a in requests if isinstance(a, List)]
     assert all(b - a >= BACKOFF_FIRST - 1e-9 for a, b in itertools.pairwise(lists)), "never a list loop"
-    # The server is well from now on: at most one list, then a watch.
+    # The server works from here on: at most one list, then a watch.
     if isinstance(action, List):
         action = follow(made.step(Listed("9999"), now))
     assert isinstance(action, Watch)

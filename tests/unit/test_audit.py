@@ -1,4 +1,4 @@
-"""hack/audit: what fails it, and what is only said because a database cannot be reached."""
+"""Tests hack/audit: what fails it, and what is only reported because a database is unreachable."""
 
 from __future__ import annotations
 

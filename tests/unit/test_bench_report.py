@@ -14,7 +14,7 @@ from bench.results import Results, Row
 
 
 def measured() -> Results:
-    """Two sizes of two subjects; the larger of stock was given up."""
+    """Returns results of two sizes and two subjects; kube-proxy's larger one was stopped."""
     found = Results(
         {"cpu": "c", "cores": 2, "memory GiB": 8, "kernel": "6", "load before": 0}, {"ferrule": "1"}, {"a": 1}
     )

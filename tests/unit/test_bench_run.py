@@ -1,4 +1,4 @@
-"""The bench's plan of a run, and what becomes of rows that fail."""
+"""Tests the bench's plan of a run, and the handling of failed rows."""
 
 from pathlib import Path
 

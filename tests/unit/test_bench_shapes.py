@@ -1,4 +1,4 @@
-"""The bench's synthetic clusters, its numbers, and its judgement of rules."""
+"""Tests the bench's synthetic clusters, its numbers, and its verification of rules."""
 
 from collections import Counter
 

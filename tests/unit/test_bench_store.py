@@ -1,4 +1,4 @@
-"""What the bench stores in etcd is what the API server would have stored."""
+"""The bench stores the same objects in etcd as the API server would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleanup beside rules of other programs, by what the tools are given."""
+"""Tests cleanup beside rules of other programs, by the input of the tools."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ferrule.types import Backend
 
 @dataclass(frozen=True)
 class Tools(Runner):
-    """`iptables-nft-save` prints `saved`, the other tools nothing; what is to be restored is recorded."""
+    """A fake runner: `iptables-nft-save` prints `saved`, the other tools print nothing; input of restores is
+    recorded."""
 
     saved: bytes = b""
     restored: list[bytes] = field(default_factory=list)

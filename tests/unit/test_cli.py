@@ -1,4 +1,5 @@
-"""The command line: help with examples, exit codes, render without rights, and what `run` hands to the daemon."""
+"""Tests the command line: help with examples, exit codes, render without privileges, and the options that `run`
+passes to the daemon."""
 
 from __future__ import annotations
 
@@ -211,7 +212,7 @@ def test_json_on_standard_input_is_not_read_as_yaml(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Collects what the daemon is asked for, and puts logging back as it was."""
+    """Records the options of the daemon, and restores logging."""
     asked: list[Any] = []
 
     def serve(options: object, _: Shutdown) -> int:
@@ -295,7 +296,7 @@ def test_an_unreadable_configuration_is_named(
 
 
 def test_words_that_are_empty_are_passed_over(served: list[Any]) -> None:
-    """As in stock: a template that leaves an argument empty must not break the node."""
+    """As in kube-proxy: a template that leaves an argument empty must not break the node."""
     assert main(["run", ""]) == 0
     assert len(served) == 1
 
@@ -341,7 +342,7 @@ def test_write_config_to(served: list[Any], tmp_path: Path, capsys: pytest.Captu
     assert main(["run", f"--write-config-to={target}"]) == 0
     assert yaml.safe_load(target.read_text()) == stock | {"ferrule": own}
     assert [line.split("] ")[1].split()[0] for line in capsys.readouterr().err.splitlines()] == ['"Wrote']
-    # Before --cleanup, as in stock: nothing is removed.
+    # Evaluated before --cleanup, as in kube-proxy: nothing is removed.
     assert (
         main(["run", f"--write-config-to={target}", "--cleanup", "--cluster-cidr=10.0.0.0/8", "-v=3", "--backend=nft"])
         == 0

@@ -1,4 +1,4 @@
-"""KubeProxyConfiguration: what stock accepts we accept, what it refuses we refuse, and all faults are told at once."""
+"""Tests KubeProxyConfiguration: ferrule accepts and rejects what kube-proxy does, and reports all faults together."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ VERDICTS = json.loads((DATA / "config-verdicts.json").read_text())
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 
 WE_REFUSE_WITH_A_REASON = {"bridge-name-too-long", "qps-negative"}
-"""Stock starts with these and then fails for ever."""
+"""kube-proxy starts with these and then fails permanently."""
 
 NOT_THIS_MODULES_BUSINESS = {"kubeconfig-missing"}
-"""Credentials are judged where they are used."""
+"""Credentials are validated where they are used."""
 
 
 def faults(text: str, *, strict: bool = True) -> list[str]:

@@ -1,4 +1,4 @@
-"""What an empty field becomes, which gates exist, what is worth a line in the log, and what is shown of it all."""
+"""Tests the defaults of empty fields, the feature gates, the logged advice, and the displayed configuration."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_file_that_others_may_write_is_reported_to_root(
 
 def test_advice() -> None:
     assert list(advice(Settings())) == [MODE_UNSET, NODE_PORT_ADDRESSES_UNSET]
-    # What kubeadm writes: every section there, every field of it empty.
+    # As kubeadm writes it: every section present, every field empty.
     quiet = (
         "mode: iptables\nnodePortAddresses: [primary]\nipvs: {excludeCIDRs: null, syncPeriod: 0s}\n"
         "nftables: {masqueradeBit: null}"

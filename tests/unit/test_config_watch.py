@@ -1,4 +1,4 @@
-"""A changed configuration is noticed however it was put there; a half-written or an invalid one is not taken."""
+"""A changed configuration is detected, whatever way it was written; a half-written or invalid one is not used."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_a_file_that_is_being_written_is_waited_for() -> None:
 
 
 class Looks:
-    """A `sleep` that runs one action between two looks, and ends the watch when there is none left."""
+    """A `sleep` that runs one action between two polls, and ends the watch after the last one."""
 
     class EndError(Exception):
-        """The watch slept once more than there were actions: it saw no change."""
+        """The watch slept after the last action: it saw no change."""
 
     def __init__(self, *actions: Callable[[], object]) -> None:
         self._left = list(actions)
@@ -68,13 +68,13 @@ class Looks:
 
 
 def nothing() -> None:
-    """Two looks in a row."""
+    """No action: two consecutive polls."""
 
 
 def watch_file(
     path: Path, *actions: Callable[[], object], known: bytes = OLD, invalid: list[ConfigError] | None = None
 ) -> str | None:
-    """The reason, or None where the watch saw no change in a look after each action."""
+    """Returns the reason, or None if the watch saw no change in a poll after each action."""
     invalid = [] if invalid is None else invalid
     try:
         return asyncio.run(changed(path, check, invalid.append, known=known, sleep=Looks(*actions)))
@@ -98,7 +98,7 @@ def delete_and_make(path: Path, content: bytes) -> None:
 
 
 def kubelet(path: Path, content: bytes) -> None:
-    """As kubelet updates a mounted ConfigMap: a new folder, and `..data` is swapped to it in one step."""
+    """Updates a mounted ConfigMap as kubelet does: a new folder, and `..data` is replaced in one step."""
     root = path.parent
     folder = root / f"..{len(list(root.iterdir()))}"
     folder.mkdir()
@@ -127,7 +127,7 @@ def test_a_writer_that_pauses_at_every_byte_is_waited_for(tmp_path: Path) -> Non
     with path.open("wb", buffering=0) as file:
         steps: list[Callable[[], object]] = []
         for at in range(len(NEW)):
-            # Two looks at each byte: equal, and still not finished.
+            # Two polls at each byte: equal, and still not finished.
             steps += [lambda at=at: file.write(NEW[at : at + 1]), nothing]  # type: ignore[misc]
         assert watch_file(path, *steps) is None
     assert path.read_bytes() == NEW

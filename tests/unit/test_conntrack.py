@@ -1,4 +1,4 @@
-"""Conntrack clean-up around the kernel: what waits, what is retried, what is said, and what odd kernels may answer."""
+"""Tests the conntrack clean-up without a kernel: queueing, retries, logs, and responses of unusual kernels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INTERRUPTED = 0x10
 
 
 class Cluster:
-    """An engine whose kernel takes everything."""
+    """An engine with a kernel that accepts everything."""
 
     def __init__(self) -> None:
         self.engine = Engine(EngineOptions(node_name="node-1"))
@@ -98,7 +98,7 @@ def test_a_view_keeps_off_flows_that_the_next_plan_is_about() -> None:
 
 
 class Kernel:
-    """Stands in for `reconcile`: each walk waits for a release, and may fail."""
+    """Replaces `reconcile`: each pass waits for a release, and may fail."""
 
     def __init__(self, *errors: OSError | None) -> None:
         self.errors = list(errors)
@@ -140,7 +140,7 @@ def test_a_newer_view_replaces_a_waiting_one_and_inherits_its_work() -> None:
 
     in_virtual_time(serve())
     assert len(kernel.views) == 2
-    # 10.96.0.10 went away with the second view, which never ran; its translated flows are still cleaned up.
+    # 10.96.0.10 was removed with the second view, which never ran; its translated flows are still deleted.
     assert kernel.views[1].frontends == 3
     assert kernel.views[1].stale(DUMP).count == 3
     assert views[2].stale(DUMP).count == 0
@@ -256,7 +256,7 @@ def ack(sequence: int, code: int = 0) -> bytes:
 
 
 class OddKernel:
-    """Answers dumps from a list of scripts, and deletes as told."""
+    """Responds to dumps with scripts, and deletes as told."""
 
     def __init__(self, dumps: list[list[bytes]], deletes: dict[int, int] | None = None) -> None:
         self.dumps = dumps

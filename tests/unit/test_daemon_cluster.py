@@ -1,4 +1,4 @@
-"""The API as a source of state: when syncs may begin, and what of our own Node ends the process."""
+"""Tests the API as a source of state: when syncs may begin, and which changes of the Node end the process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Rig:
         await until(seen, lambda: f"{what} did not happen: {self.readiness.reasons}")
 
     async def end_of(self, name: str) -> BaseException:
-        """What a task ends with."""
+        """Returns the exception with which a task ends."""
         await until(self.running[name].done, f"task {name} goes on")
         error = self.running[name].exception()
         assert error is not None

@@ -1,4 +1,4 @@
-"""Everything under deploy/: parsed, and held against what kubeadm writes, against each other and against the code."""
+"""Parses everything under deploy/, and compares it with kubeadm's objects, with each other and with the code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pod(daemonset: Object) -> Object:
 
 
 def test_alerts_ask_for_metrics_that_exist() -> None:
-    """Under the name, and of the kind that the expression takes it for."""
+    """With the name and the type that the expression assumes."""
     scraped = render(Metrics(build_info()).registry, "", "", ()).body.decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", scraped, re.MULTILINE))
     (rule,) = documents(DEPLOY / "monitoring" / "alerts.yaml")
@@ -64,7 +64,7 @@ def daemonset() -> Object:
 
 
 def test_the_daemonset_takes_kubeadms_place(daemonset: Object) -> None:
-    """Another selector could not be applied over kubeadm's, another name would run beside it."""
+    """Another selector could not be applied over kubeadm's, another name would run in addition to it."""
     assert daemonset["metadata"] == {
         "name": "kube-proxy",
         "namespace": "kube-system",

@@ -1,4 +1,4 @@
-"""The pages that describe the code name files that exist, and the list of design pages is whole."""
+"""The pages that describe the code name existing files, and the list of design pages is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of upstream's tests in tests/e2e/README.md names tests of ours: each of them must be there."""
+"""The table of upstream's tests in tests/e2e/README.md names existing tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ E2E = Path(__file__).parents[1] / "e2e"
 
 
 def rows() -> list[list[str]]:
-    """Without the heads of the two tables."""
+    """Returns the rows without the heads of the two tables."""
     lines = (E2E / "README.md").read_text().partition("## Upstream's own")[2].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     return [row for row in cells if not row[0].startswith("Upstream (")]

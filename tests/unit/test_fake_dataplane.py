@@ -1,4 +1,4 @@
-"""The fake refuses what the kernel refuses, is as atomic as the kernel, and fails when told to."""
+"""The fake data plane refuses what the kernel refuses, is as atomic as the kernel, and fails on request."""
 
 from __future__ import annotations
 

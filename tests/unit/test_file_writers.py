@@ -1,4 +1,4 @@
-"""Whether a file is open for writing, as the kernel tells."""
+"""Tests the detection of files that are open for writing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_writable_mapping_counts(tmp_path: Path) -> None:
 
 
 def test_no_lease_is_left_behind(tmp_path: Path) -> None:
-    """A writer that comes later is not held up, and no signal reaches us."""
+    """A later writer is not blocked, and no signal reaches this process."""
     path = tmp_path / "f"
     path.write_bytes(b"x")
     received: list[int] = []

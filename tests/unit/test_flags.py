@@ -1,4 +1,5 @@
-"""`ferrule run`'s command line: kube-proxy's flags, their syntax, their errors, and what they make of the settings."""
+"""Tests the command line of `ferrule run`: kube-proxy's flags, their syntax, their errors, and the resulting
+settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the proxy is healthy, when the node is eligible, when all is ready; bodies as kube-proxy's recording."""
+"""Tests when the proxy is healthy, the node eligible, and everything ready; bodies as in kube-proxy's recording."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 60.0
 
 
 class Clocks:
-    """One that decides and one that is shown; a test turns each."""
+    """A monotonic and a wall clock, which tests advance."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -44,7 +44,8 @@ def recorded(name: str) -> bytes:
 
 
 def shape(body: bytes) -> str:
-    """The body with every time replaced by one word: what is left is keys, their order, flags and white space."""
+    """Returns the body with every time replaced by a word, for comparison of keys, their order, flags and white
+    space."""
     return re.sub(r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"', '"TIME"', body.decode())
 
 

@@ -1,4 +1,4 @@
-"""What systemd hears, over a real socket."""
+"""Tests notifications to systemd over a real socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ferrule.testing.waiting import PATIENCE, in_virtual_time, let_pass
 
 @pytest.fixture(params=["path", "abstract"])
 def supervisor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
-    """A listening systemd: its name for the environment, and its socket."""
+    """Yields a listening systemd: its address for the environment, and its socket."""
     name = str(tmp_path / "notify") if request.param == "path" else f"@ferrule-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind("\0" + name[1:] if name.startswith("@") else name)

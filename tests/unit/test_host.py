@@ -1,4 +1,4 @@
-"""Host set-up: what is decided, what is written, what a host may refuse."""
+"""Tests the host set-up: required settings, writes, and refusals of the host."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FRESH = {
     ROUTE_LOCALNET: "0",
     SCORE: "0",
 }
-"""A node of four cores as the kernel sets it up."""
+"""The kernel's defaults on a node with four cores."""
 
 
 def make(root: Path, values: dict[str, str]) -> Path:
@@ -94,7 +94,7 @@ def test_the_second_time_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_what_is_larger_stays(tmp_path: Path) -> None:
-    """Size and buckets are the whole host's: larger ones are another program's setting."""
+    """Size and buckets are global to the host: larger values are another program's setting."""
     larger = FRESH | {MAX: "5000000", kernel_settings.HASHSIZE: "400000"}
     root = make(tmp_path, larger)
     kernel_settings.prepare(Settings(), root)
@@ -155,7 +155,7 @@ def test_a_normal_start_leaves_route_localnet_to_whoever_wrote_the_guard(tmp_pat
 
 
 def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a container sees /proc/sys and /sys. By hand, since root may write any file whatever its mode says."""
+    """Simulates /proc/sys and /sys of a container, because root may write any file regardless of its mode."""
     real = os.open
 
     def refuse(path: Path, flags: int, *rest: int) -> int:

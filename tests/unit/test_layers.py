@@ -1,4 +1,4 @@
-"""What the import contracts claim holds because a tool says so: each forbidden import really makes it fail."""
+"""The import contracts are enforced: each forbidden import makes lint-imports fail."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FORBIDDEN = {
     "The dataplane and processes know nothing": ("dataplane/netlink.py", "from ferrule.config import Settings"),
     "The sync loop is given its clock": ("sync/intake.py", "import time"),
 }
-"""By contract: a file, and the line that breaks it. The pure one does so through another module only."""
+"""By contract: a file, and the line that violates it. The pure one does so only through another module."""
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package and its contracts, to be spoilt."""
+    """Returns a copy of the package and its contracts, for edits."""
     shutil.copy(ROOT / ".importlinter", tmp_path)
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "python" / "ferrule", tmp_path / "ferrule", ignore=ignored)

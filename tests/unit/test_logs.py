@@ -1,4 +1,4 @@
-"""klog's text and JSON, verbosity and --vmodule, and where the lines go."""
+"""Tests klog's text and JSON formats, verbosity, --vmodule, and output streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may take long runs in a thread, what is short on the event loop. The thread that a call ran in tells."""
+"""Long work runs in a thread, short work on the event loop. The thread of each call is recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.objects import endpoint, endpoint_slice, service
 
 
 class Watched:
-    """An engine that knows which of its calls held up the event loop, and which did not."""
+    """An engine that records which of its calls ran on the event loop."""
 
     def __init__(self) -> None:
         self._engine = Engine(EngineOptions(node_name="node-1"))
@@ -62,7 +62,7 @@ def test_a_sync(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs.submit(lists("10.128.1.11"))
     kernel.fail_next(FailureKind.KERNEL)
     assert not asyncio.run(syncs.sync()).ok
-    # By the size of the state or of what arrived, which is not known beforehand.
+    # Depends on the size of the state or of the input, which is not known beforehand.
     assert watched.threaded - {"commit", "abandon"} == {"replace", "observe", "plan", "conntrack_view"}
     assert watched.inline - {"commit", "abandon"} == {"take_change_triggers", "rule_reader", "facts"}
     assert {"commit", "abandon"} <= (watched.threaded if large else watched.inline)
@@ -85,7 +85,7 @@ def test_an_intake(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
     asyncio.run(scenario())
     assert [(batch.kind, report.changed) for batch, report in batches] == [("Service", len(items)), ("Service", 1)]
-    # Swapping in a list costs by the objects that there are.
+    # Applying a list takes time proportional to the existing objects.
     assert watched.threaded == {"end_list"} | ({"feed_list", "ingest"} if large else set())
     assert watched.inline == {"begin_list"} | (set() if large else {"feed_list", "ingest"})
 

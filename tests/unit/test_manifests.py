@@ -1,4 +1,5 @@
-"""Files and folders of manifests: what is read, what is refused, and what stays when a file goes bad."""
+"""Tests files and folders of manifests: what is accepted, what is rejected, and what stays when a file becomes
+invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that is being written keeps the objects that it gave before, wherever the writer pauses."""
+"""A file that is being written keeps its previous objects, wherever the writer pauses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def held(state: FolderState) -> dict[str, object]:
 
 
 def in_place(path: Path, content: bytes) -> Iterator[None]:
-    """Truncates, and writes byte by byte."""
+    """Truncates the file, and writes byte by byte."""
     with path.open("wb", buffering=0) as file:
         yield
         for byte in content:
@@ -68,7 +68,7 @@ def in_place(path: Path, content: bytes) -> Iterator[None]:
 
 
 def over_the_old_content(path: Path, content: bytes) -> Iterator[None]:
-    """Writes byte by byte from the beginning, and cuts what is left of the old content."""
+    """Writes byte by byte from the beginning, and truncates the rest of the old content."""
     with path.open("r+b", buffering=0) as file:
         yield
         for byte in content:
@@ -105,7 +105,7 @@ def test_a_writer_that_pauses_at_every_byte(tmp_path: Path, name: str, form, wri
 
 @pytest.mark.parametrize(("name", "form"), FORMS)
 def test_where_the_kernel_cannot_tell_the_file_must_stay_the_same(tmp_path: Path, name: str, form) -> None:  # type: ignore[no-untyped-def]
-    """On a network file system: no lease. Pauses shorter than `SETTLE_SECONDS` are never seen through."""
+    """Simulates a network file system without leases. Pauses shorter than `SETTLE_SECONDS` are not detected."""
     path = tmp_path / name
     path.write_bytes(form(OLD))
     now = [0.0]

@@ -1,4 +1,4 @@
-"""What was large and is freed goes back to the host, whatever was freed before."""
+"""Large freed blocks are returned to the host, whatever was freed before."""
 
 from __future__ import annotations
 

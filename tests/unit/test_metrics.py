@@ -1,5 +1,5 @@
-"""Each family of kube-proxy's recorded scrape: name, type, help, labels and bucket bounds are ours too, or it is listed
-here with the reason why not."""
+"""Each family of kube-proxy's recorded scrape has the same name, type, help, labels and bucket bounds in ferrule, or
+is listed here with the reason."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NOT_IN_THE_RECORDING = {
 
 @dataclass
 class Family:
-    """What a family looks like on the wire; bounds as written, because they are matched as text."""
+    """A family as exposed; bounds as text, because they are compared as text."""
 
     kind: str = ""
     text: str = ""
@@ -83,7 +83,7 @@ def compared() -> list[str]:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """Every fact told once."""
+    """Returns metrics with every fact recorded once."""
     m = Metrics(BUILD, invalid_dropped=lambda: 7, localhost_accepted=lambda: 0, started_at=START)
     for family in ("ipv4", "ipv6"):
         m.queued(family, START + 1)

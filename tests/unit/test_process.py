@@ -1,4 +1,4 @@
-"""Processes: input of any size, time limits, cancellation, a clean environment, nothing left behind."""
+"""Tests processes: input of any size, time limits, cancellation, a clean environment, no leftovers."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def observed(*argv: str, **options: float) -> ToolRun:
 
 
 def test_a_tool_that_needs_more_than_we_is_told_with_its_peak() -> None:
-    # Pages that are touched and given back again: what counts is the peak.
+    # Pages that are touched and freed again: the peak counts.
     greedy = f"x = bytearray({(MIB + high_water()) // MIB + 100} << 20)"
     run = observed("python3", "-c", f"{greedy}\nx[::4096] = b'1' * len(x[::4096])\ndel x\nsum(range(3_000_000))")
     assert (run.tool, run.exit_code) == ("python3", 0)
@@ -146,7 +146,7 @@ def test_a_tool_that_needs_more_than_we_is_told_with_its_peak() -> None:
 
 @pytest.mark.parametrize("size", [0, 200 * MIB])
 def test_our_own_peak_is_never_told_as_a_tools(size: int) -> None:
-    """Between fork and exec the child has our memory, and that is what `wait4` reports for a small tool."""
+    """Between fork and exec the child shares this process's memory, which `wait4` reports for a small tool."""
     ours = bytearray(size)
     ours[::4096] = b"1" * len(ours[::4096])
     assert observed("true").usage.max_rss is None
@@ -158,7 +158,7 @@ def test_the_margin_above_our_own_peak_stays_small_on_large_machines() -> None:
 
 
 def test_our_peak_is_never_below_what_a_child_inherits() -> None:
-    """While other threads change our memory, as the engine's do."""
+    """While other threads change this process's memory, as the engine's do."""
     done = threading.Event()
 
     def churn() -> None:

@@ -1,4 +1,4 @@
-"""A rule reader over recorded answers, and what the dataplane does when it cannot read. No kernel."""
+"""Tests a rule reader with recorded responses, and the data plane when the reader fails. No kernel."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def engine() -> Engine:
 
 
 def fed(reader: RuleReader, answers: Iterator[bytes]) -> RuleReader:
-    """Read to the end."""
+    """Feeds a reader to the end."""
     reader.begin()
     for datagram in answers:
         if reader.feed(datagram) == b"":
@@ -90,7 +90,7 @@ def test_what_ends_a_read_early(engine: Engine) -> None:
 
 
 class Plane(IptablesDataplane):
-    """Its tool prints SAVED."""
+    """A data plane whose tool prints SAVED."""
 
     async def save(self) -> bytes:
         return SAVED

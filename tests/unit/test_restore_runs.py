@@ -1,4 +1,4 @@
-"""A long text on nft: several processes, each with whole transactions, together the text."""
+"""A long text on nft is split over several processes, each with whole transactions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 400
 
 @dataclass(frozen=True)
 class Recorder(Runner):
-    """Processes that never start; the one with `broken` in its input fails."""
+    """A fake runner without processes; the one with `broken` in its input fails."""
 
     inputs: list[bytes] = field(default_factory=list)
 
@@ -47,7 +47,8 @@ def restored(backend: Backend, pieces: list[bytes], monkeypatch: pytest.MonkeyPa
 
 
 def pieces_of(blocks: list[int], size: int) -> list[bytes]:
-    """As the engine cuts: where a transaction ends, if half the size went before since that was so, else anywhere."""
+    """Splits as the engine does: at the end of a transaction, if the piece is at least half full, otherwise
+    anywhere."""
     pieces, since = [b""], 0
     for rest in map(block, blocks):
         while rest:
@@ -70,7 +71,7 @@ def test_whole_transactions_in_order(blocks: list[int], size: int) -> None:
         assert restored(Backend.LEGACY, pieces, patch) == [text], "there each COMMIT swaps the whole table"
     assert b"".join(runs) == text
     assert all(run.endswith(COMMIT) for run in runs)
-    # What is open at the limit is finished.
+    # The transaction that is open at the limit is completed.
     longest = max(len(block(rules)) for rules in blocks)
     assert all(len(run) <= LIMIT + longest + size for run in runs)
     assert len(text) <= LIMIT or len(runs) > 1 or len(text) <= LIMIT + longest + size

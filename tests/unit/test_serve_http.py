@@ -1,4 +1,4 @@
-"""The two fixed ports on the wire: as kube-proxy's recording, and in bounds whatever a client does."""
+"""Tests the two fixed ports over sockets: responses as in kube-proxy's recording, and limits whatever a client does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCAL = Endpoint("127.0.0.1", 0)
 
 
 class Daemon:
-    """What the two handlers ask."""
+    """The objects that the two handlers read."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -266,7 +266,7 @@ def echo(limits: Limits, body: bytes = b"ok") -> Listener:
 
 
 async def at_end(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the connection ends, one way or another."""
+    """Reads until the connection ends."""
     got = b""
     try:
         while chunk := await reader.read(65536):
@@ -496,7 +496,7 @@ def test_hard_fail_ends_with_name_and_reason(loop: str) -> None:
 
 
 def test_the_end_does_not_wait_for_clients(loop: str) -> None:
-    """A handler in the middle of its work and an idle client: both are cut, the port is free at once."""
+    """A running handler and an idle client: both are disconnected, and the port is free immediately."""
     started = asyncio.Event()
 
     async def handle(_: Request) -> Response:

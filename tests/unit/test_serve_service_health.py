@@ -1,4 +1,4 @@
-"""healthCheckNodePorts: what they answer, that they follow the Services, and what happens when a port is taken."""
+"""Tests healthCheckNodePorts: responses, changes of Services, and ports that are in use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ports() -> Iterator[list[int]]:
 
 
 class Bench:
-    """The servers with what they report."""
+    """The servers with their reports."""
 
     def __init__(self) -> None:
         self.healthy = True
@@ -71,7 +71,7 @@ async def refused(port: int, host: str = "127.0.0.1") -> bool:
 
 
 async def answering(wanted: bool, port: int, host: str = "127.0.0.1") -> None:
-    """Until it does, or does not."""
+    """Waits until the port responds, or does not."""
 
     async def does() -> bool:
         return await refused(port, host) is not wanted
@@ -158,7 +158,8 @@ def test_a_taken_port_is_reported_once_and_taken_later(loop: str, ports: list[in
 
 
 def test_two_services_that_ask_for_one_port(loop: str, ports: list[int]) -> None:
-    """The API server forbids it, manifests do not: one gets it, the other is reported, and inherits."""
+    """The API server forbids it, manifests do not: one Service gets the port, the other is reported, and takes over
+    later."""
 
     async def main() -> None:
         bench = Bench()

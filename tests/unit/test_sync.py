@@ -1,4 +1,4 @@
-"""When to sync, and what the loop makes of success and failure. Virtual time, a fake kernel, the real engine."""
+"""Tests when the loop syncs, and its handling of success and failure. Virtual time, a fake kernel, the real engine."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_requests_are_never_forgotten(events: list[str]) -> None:
 
 
 class Bench:
-    """A loop over fake kernels with a clock that the test turns."""
+    """A loop over fake kernels with a clock that tests advance."""
 
     def __init__(self, *families: str, options: EngineOptions | None = None) -> None:
         self.now = 0.0
@@ -196,14 +196,14 @@ def test_a_change_is_timed_from_its_arrival_to_its_confirmation() -> None:
         "restore",
         "commit",
     }
-    # Of one family only: the other had nothing to wait for.
+    # Of one family only: the other did not have to wait.
     bench.now = 20.0
     bench.submit(WEB[0], endpoint_slice([endpoint("10.128.1.11")]))
     bench.now = 21.0
     report = bench.sync()
     assert report.change_seconds == {"ipv4": 1.0}
     assert ("wait", "ipv6") not in report.stages
-    # A read-back that finds nothing to do does not count as a change.
+    # A read-back without a difference does not count as a change.
     bench.loop.recheck("ipv4")
     assert bench.sync().change_seconds == {}
 
@@ -291,7 +291,7 @@ def test_the_loop_sleeps_until_something_is_due() -> None:
 
 
 def large(services: int = 2100) -> list[dict[str, Any]]:
-    """Dual-stack, one endpoint a family each; the last is DNS by its name."""
+    """Returns dual-stack Services with one endpoint per family; the last is DNS by its name."""
     objects = []
     for n in range(services):
         name = "dns" if n == services - 1 else f"s{n}"
@@ -303,7 +303,7 @@ def large(services: int = 2100) -> list[dict[str, Any]]:
 
 
 def stages(bench: Bench) -> list[tuple[str, bool]]:
-    """Which plans reached which kernel in which order: family, and whether it was that of DNS alone."""
+    """Returns which plans reached which kernel in which order: family, and whether the plan contained DNS only."""
     order: list[tuple[str, bool]] = []
     for plane in bench.planes:
         original = plane.restore

@@ -1,4 +1,4 @@
-"""What tests wait with: it ends at once where it can, fails where nothing comes, and virtual time is exact."""
+"""Tests the waiting helpers: they return immediately on success, fail without it, and virtual time is exact."""
 
 from __future__ import annotations
 

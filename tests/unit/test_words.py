@@ -1,4 +1,4 @@
-"""hack/check-words finds what it says it bans: in each kind of file, and nowhere else."""
+"""hack/check-words finds what it bans: in each kind of file, and only in prose."""
 
 from __future__ import annotations
 
