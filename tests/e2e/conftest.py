@@ -1,4 +1,5 @@
-"""Collected by `make e2e` alone: these cases need the control plane that `hack/build-controlplane` makes."""
+"""Fixtures of the end-to-end cases, which run with `make e2e` only and need the control plane of
+`hack/build-controlplane`."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ SUBJECTS = [Subject(name) for name in os.environ.get("FERRULE_SUBJECTS", "ferrul
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One control plane for all cases."""
+    """Yields one control plane for all cases."""
     if not CONTROLPLANE.exists():
         pytest.fail(f"{CONTROLPLANE} is not there: run `make e2e`, or hack/build-controlplane {CONTROLPLANE}")
     with Fabric() as fabric, Cluster(fabric, tmp_path_factory.mktemp("cluster")) as running:
@@ -31,20 +32,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def world(cluster: Cluster, tmp_path: Path) -> Iterator[World]:
-    """A namespace of the API for this case, and what it adds to the network."""
+    """Yields an API namespace for this case, with its additions to the network."""
     with World(cluster, tmp_path) as fresh:
         yield fresh
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.value)
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """Who proxies: each of FERRULE_SUBJECTS."""
+    """Returns the proxy under test: each of FERRULE_SUBJECTS."""
     chosen: Subject = request.param
     return chosen
 
 
 @pytest.fixture(scope="module", params=SUBJECTS, ids=lambda subject: subject.value)
 def site(request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two nodes with a proxy each, for all cases of a module; each has a `world` of its own beside."""
+    """Yields two nodes with a proxy each, for all cases of a module; each case has its own `world`."""
     with Site(cluster, request.param, tmp_path_factory.mktemp("site")) as made:
         yield made

@@ -1,8 +1,8 @@
-"""Whole cluster states, one after the other, brought into a real API server; and when a proxy has seen the last one.
+"""Applies histories of cluster states to a real API server, and determines when a proxy has processed the last one.
 
-A state is a list of Nodes, Services and EndpointSlices. What differs from the state before is created, replaced or
-deleted. Nothing here waits for time to pass: each step ends with a mark of its own (`Mark`), which goes through the
-same watches behind everything else of the step.
+A state is a list of Nodes, Services and EndpointSlices. Differences from the previous state are created, replaced or
+deleted. Nothing waits for time to pass: each step ends with a mark (`Mark`), which passes through the same watches
+after all other changes of the step.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ Key = tuple[str, str, str]
 
 KIND_ORDER = {"Service": 0, "EndpointSlice": 1, "Node": 2}
 OWN_SERVICE = ("Service", "default", "kubernetes")
-"""The API server makes it and keeps it as it is."""
+"""Objects that the API server creates and maintains."""
 
 
 class HistoryCluster(Cluster):
-    """Nothing but an API server: the history is its only writer and picks every port."""
+    """A control plane with an API server only: the history is its only writer and assigns every port."""
 
     def _run(self, component: str, *arguments: str) -> Process:
         if component == "kube-apiserver":
             arguments = (
                 *arguments,
-                # Or the Service `kubernetes` has the endpoint of this server.
+                # Otherwise the Service `kubernetes` has the endpoint of this server.
                 "--endpoint-reconciler-type=none",
                 "--service-node-port-range=30000-41000",
             )
         return super()._run(component, *arguments)
 
     def _start_controllers(self) -> None:
-        """None: slices are states' own, and no Service has a selector."""
+        """Starts no controllers: slices are part of the states, and no Service has a selector."""
 
 
 def twin(stack: ExitStack, cluster: Cluster) -> tuple[NodeHost, Relay]:
-    """A namespace with the recorded node's name and addresses, as many as wanted at a time; no wire leads out of it."""
+    """Returns a namespace with the recorded node's name and addresses; several may exist, because none is connected
+    to a network."""
     netns = stack.enter_context(NetNs("twin"))
     netns.sysctl(**NO_DAD)
     netns.ip("link", "add", "eth0", "type", "veth", "peer", "name", "wire")
@@ -67,28 +68,28 @@ def key_of(thing: Object) -> Key:
 
 @dataclass(slots=True)
 class Stage:
-    """What the API server holds of a history's states, and what it refused of them."""
+    """The objects of a history's states in the API server, and the rejected ones."""
 
     api: Api
     stored: dict[Key, Object] = field(default_factory=dict)
-    """As the state wanted it."""
+    """The object in the state."""
     served: dict[Key, Object] = field(default_factory=dict)
-    """As the server answered."""
+    """The object as stored by the server."""
     refused: dict[Key, str] = field(default_factory=dict)
-    """Of the current state, with the server's reason."""
+    """Rejected objects of the current state, with the server's reason."""
     namespaces: set[str] = field(default_factory=lambda: {"default", "kube-system"})
     zone: str | None = None
 
     def begin(self) -> None:
-        """The Node that all states share: their Nodes differ in labels alone."""
+        """Creates the Node that all states share: their Nodes differ only in labels."""
         cidrs = ("10.128.1.0/24", "fd00:10:128:1::/64")
         self.api.create(objects.node(NODE_NAME, cidrs, None))
         self.api.patch("Node", NODE_NAME, None, objects.node_status(NODE_IPS), status=True)
 
     def become(self, state: Iterable[Object]) -> None:
-        """Make the server hold this state: deletions, then the rest, again and again while something succeeds.
+        """Applies a state: deletions, then the rest, repeatedly while something succeeds.
 
-        What one object releases (a port, an address) may be what another waits for, so one refusal means little.
+        One object may wait for what another releases (a port, an address), so a single rejection is not final.
         """
         wanted = {key_of(thing): thing for thing in state if key_of(thing) != OWN_SERVICE}
         for kind, namespace, name in sorted(self.stored.keys() - wanted.keys()):
@@ -170,24 +171,25 @@ MARK = "e2e-mark"
 MARK_IPS = ("10.96.255.1", "fd00:10:96::ff01")
 MARK_ENDPOINTS = {"zone-a": ("10.191.255.1", "fd00:10:128:fffe::1"), "zone-b": ("10.191.255.2", "fd00:10:128:fffe::2")}
 MARK_ELSEWHERE = ("10.191.255.3", "fd00:10:128:fffe::3")
-"""Hinted for no zone of ours: keeps a node without hints of its own apart from one in zone-a or zone-b."""
+"""Hinted for another zone: distinguishes a node without a zone from one in zone-a or zone-b."""
 FIRST_NUMBER = 1000
 COMMENT = f'"{MARK}/{MARK}:main '
 
 
 @dataclass(slots=True)
 class Mark:
-    """A Service and its two slices that carry the step's number; hints make their rules tell the node's zone as well.
+    """A Service and its two slices that carry the step's number; hints make their rules depend on the node's zone as
+    well.
 
-    A watch brings changes of a kind in order. So rules with this step's number in the Service's port and in both
-    slices' ports, and with the endpoints of the right zone, are rules of a proxy that was told everything.
+    A watch delivers changes of a kind in order. Rules with this step's number in the Service's port and in both slices'
+    ports, and with the endpoints of the right zone, are therefore rules of a proxy that has processed everything.
     """
 
     api: Api
     number: int = FIRST_NUMBER
 
     def begin(self) -> None:
-        """Created with the first number."""
+        """Creates the mark with the first number."""
         self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": MARK}})
         families = ["IPv4", "IPv6"]
         self.api.create(
@@ -214,7 +216,7 @@ class Mark:
             )
 
     def advance(self) -> None:
-        """After all of a step's changes."""
+        """Advances the mark, after all changes of a step."""
         self.number += 1
         port = {"name": "main", "port": self.number, "protocol": "TCP"}
         self.api.patch("Service", MARK, MARK, {"spec": {"ports": [port]}})
@@ -222,7 +224,8 @@ class Mark:
             self.api.patch("EndpointSlice", f"{MARK}-{family}", MARK, {"ports": [port]})
 
     def missing(self, saved: str, index: int, zone: str | None) -> str:
-        """What iptables-save's text for family `index` (0: IPv4) lacks with the node in `zone`; empty: nothing."""
+        """Returns what is missing in iptables-save's text for family `index` (0: IPv4) with the node in `zone`;
+        empty if complete."""
         if f'"{MARK}/{MARK}:main cluster IP" -m tcp --dport {self.number} -j KUBE-SVC' not in saved:
             return f"port {self.number} of Service {MARK}"
         every = {ips[index] for ips in (*MARK_ENDPOINTS.values(), MARK_ELSEWHERE)}
@@ -235,7 +238,7 @@ class Mark:
 
 
 def without_mark(saved: str) -> str:
-    """What iptables-save would print if there were no mark."""
+    """Returns the output of iptables-save without the mark."""
     lines = saved.splitlines(keepends=True)
     chains = {target for target in _jumps(lines, lambda line: COMMENT in line) if target.startswith("KUBE-SVC-")}
     chains |= set(_jumps(lines, lambda line: _chain(line) in chains)) - {"KUBE-MARK-MASQ"}
@@ -243,7 +246,7 @@ def without_mark(saved: str) -> str:
 
 
 def _chain(line: str) -> str:
-    """Which a line declares or adds to."""
+    """Returns the chain that a line declares or appends to."""
     words = line.split(" ", 2)
     return words[1] if words[0] == "-A" else words[0].removeprefix(":")
 
@@ -256,6 +259,6 @@ def _jumps(lines: Iterable[str], chosen: Callable[[str], bool]) -> Iterator[str]
 
 
 def write_kubeconfig(cluster: Cluster, relay: Relay, folder: Path) -> Path:
-    """As kubeadm's, through the relay."""
+    """Writes a kubeconfig like kubeadm's, through the relay."""
     folder.mkdir(parents=True, exist_ok=True)
     return cluster.kubeconfig(folder / "kubeconfig", server=relay.url)

@@ -1,8 +1,8 @@
-"""Random histories that go over the line to large mode and back: beside everything else, one Service with about as many
-endpoints as the line allows, in both families, each on its own side of it.
+"""Random histories that cross the threshold of large mode: among others, one Service with about as many endpoints as
+the threshold, in both families, each on its own side of it.
 
-Above 1,000 endpoints in a family rules carry no endpoints' names. Which side a state is on is for the proxies to count;
-here sizes only come from far below, just below, just above and far above.
+Above 1,000 endpoints in a family rules carry no endpoint names. The proxies count which side a state is on; sizes here
+are far below, just below, just above and far above the threshold.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from tests.e2e.harness.api import Object
 from tests.e2e.histories_random import RandomHistory
 
 SIZES = ((20, 700), (960, 1001), (990, 1040), (1100, 1300))
-"""Ranges to choose from: far below the line whatever else there is, about it, about it, far above."""
+"""Ranges of sizes: far below the threshold, around it, around it, far above."""
 ORDER = (0, 3, 1, 2, 0, 2, 1, 3)
-"""One turn: two ways up at least and one down, in each family; they are three steps apart."""
+"""One cycle: at least two crossings up and one down, in each family, three steps apart."""
 A_SLICE = 800
-"""Endpoints in one slice; the API takes a thousand."""
+"""Endpoints in one slice; the API allows a thousand."""
 NAMESPACE, NAME = "crowd", "crowd"
 IPS = ("10.96.254.7", "fd00:10:96::fe07")
 
 
 class LargeHistory(RandomHistory):
-    """`next` returns one state after the other, as its base does."""
+    """A random history with a Service near the threshold of large mode."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self._step = 0
 
     def next(self) -> list[Object]:
-        """The whole state."""
+        """Returns the next complete state."""
         state = super().next()
         sizes = [self.rng.randrange(*SIZES[ORDER[(self._step + shift) % len(ORDER)]]) for shift in (0, 3)]
         self._step += 1
@@ -49,7 +49,7 @@ class LargeHistory(RandomHistory):
 
     def _slice(self, family: str, size: int) -> list[Object]:
         form = "10.130.{}.{}" if family == "IPv4" else "fd00:10:128:{}::{:x}"
-        # Not the first so many: who stays and who goes is chance, too.
+        # A random selection of endpoints stays.
         numbers = sorted(self.rng.sample(range(1500), size))
         endpoints = [
             {"addresses": [form.format(n // 200 + 1, n % 200 + 1)], "conditions": {"ready": self.rng.random() < 0.97}}

@@ -1,6 +1,6 @@
-"""Random cluster states, one change or a few at a time: valid to the API, and otherwise as odd as users are.
+"""Generates random cluster states, one or a few changes at a time: valid for the API, and otherwise unusual.
 
-Every choice comes from one seeded generator, so a seed tells the whole history.
+Every choice comes from one seeded generator, so a seed determines the whole history.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST_SERVICES, MOST_SERVICES = 3, 12
 
 
 class RandomHistory:
-    """`next` returns one state after the other; `did` says what the last one changed."""
+    """A random history: `next` returns one state after the other, `did` describes the last change."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - no secret
@@ -37,7 +37,7 @@ class RandomHistory:
         self._freed: list[RandomService] = []
 
     def next(self) -> list[Object]:
-        """The whole state; nothing in it is shared with states before or after."""
+        """Returns the next complete state, which shares no object with other states."""
         self.did = [self._change()() for _ in range(self.rng.choice((1, 1, 1, 2, 3, 6)))]
         node = {"kind": "Node", "metadata": {"name": NODE_NAME, "labels": self._labels}}
         services = [service.thing() for service in self._services.values()]
@@ -64,7 +64,7 @@ class RandomHistory:
     def _create(self, key: Name | None = None) -> str:
         namespace, name = key or self.rng.choice([key for key in NAMES if key not in self._services])
         self._made += 1
-        # Addresses are used again, by another Service too, as soon as they are free.
+        # Addresses are reused, also by another Service, as soon as they are free.
         if self._freed and self.rng.random() < 0.4:
             v4, v6 = self._freed.pop().ips
         else:
@@ -92,7 +92,7 @@ class RandomHistory:
     def _ports(self) -> list[Object]:
         count = self.rng.choice((1, 1, 2, 3))
         pairs = self.rng.sample([(p, n) for p in PROTOCOLS for n in PORT_NUMBERS], count)
-        # Services that want each other's addresses must want the same port for it to matter.
+        # Services that claim each other's addresses conflict only on the same port.
         if CONTESTED not in pairs and self.rng.random() < 0.6:
             pairs[0] = CONTESTED
         used = {port["nodePort"] for service in self._services.values() for port in service.ports}
@@ -126,7 +126,7 @@ class RandomHistory:
         return f"{self._alter_one(service)} of {service.namespace}/{service.name}"
 
     def _contend(self) -> str:
-        """One Service wants what another has, whatever kind of address it is to the other, on the same port."""
+        """Makes one Service claim another's address on the same port, whatever kind of address it is to the other."""
         having = [service for service in self._services.values() if not service.headless]
         contests = [
             (taker, giver, address)
@@ -239,7 +239,7 @@ class RandomHistory:
         thing["ports"] = ports
 
     def _fill(self, thing: Object, service: RandomService) -> None:
-        """New endpoints, none twice in a Service with different conditions: which of them counts is not specified."""
+        """Adds endpoints, none twice in a Service with different conditions: which of them counts is not specified."""
         twins = [s for k in self._slices_of(service) if (s := self._slices[k]) is not thing]
         used = {address for twin in twins for e in twin["endpoints"] for address in e["addresses"]}
         form = "10.128.{}.{}" if thing["addressType"] == "IPv4" else "fd00:10:128:{}::{:x}"

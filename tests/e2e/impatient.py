@@ -1,6 +1,7 @@
-"""`ferrule` with seconds where it has minutes, so that cases see what silence does; the same program otherwise.
+"""`ferrule` with time-outs of seconds instead of minutes, so that cases can observe silence; otherwise the same
+program.
 
-Run as a script. What is replaced are the values that the daemon leaves to the defaults of the classes it uses.
+Run as a script. It replaces the values that the daemon leaves to the defaults of its classes.
 """
 
 from __future__ import annotations

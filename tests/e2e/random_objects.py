@@ -1,4 +1,4 @@
-"""What random histories are made of: a Service that may change its type, and endpoints in every condition."""
+"""The objects of random histories: a Service that may change its type, and endpoints in every condition."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONDITIONS: Sequence[dict[str, bool]] = (
 
 @dataclass(slots=True)
 class RandomService:
-    """What a Service could say, whatever its type; `thing` says what its type allows."""
+    """The fields of a Service of any type; `thing` contains those that its type allows."""
 
     namespace: str
     name: str
@@ -65,7 +65,7 @@ class RandomService:
         return self.namespace, self.name
 
     def thing(self) -> Object:
-        """As to be sent; status included."""
+        """Returns the object to send, status included."""
         balanced, exposed = self.type == "LoadBalancer", self.type in ("NodePort", "LoadBalancer")
         numbered = self.type == "NodePort" or (balanced and self.node_ports)
         ports = [p if numbered else {k: v for k, v in p.items() if k != "nodePort"} for p in self.ports]
@@ -106,7 +106,7 @@ class RandomService:
 
 
 def random_endpoint(rng: random.Random, address: str, hinted: str | None) -> Object:
-    """`hinted`: None, or for which of `zones`, `most` (some endpoints without) or `nodes`."""
+    """Returns a random endpoint. `hinted`: None, or one of `zones`, `most` (some endpoints without) and `nodes`."""
     endpoint: dict[str, Any] = {"addresses": [address], "conditions": dict(rng.choice(CONDITIONS))}
     node = rng.choice((NODE_NAME, NODE_NAME, "node-2", "node-2", None))
     if node:

@@ -1,8 +1,8 @@
-"""All that iptables-save prints, made comparable, and the one place where ferrule decides what stock leaves open.
+"""Makes the output of iptables-save comparable, including the case that kube-proxy leaves open.
 
-Two Services that want one address and port (`docs/design/rules.md`): stock writes the rules of both, in an order that
-changes from sync to sync. Ferrule writes the owner's. `without_losers` takes the others' rules out of stock's text
-(dispatch chains alone: losers keep the chains these led to); nothing is left out of ferrule's.
+Two Services may claim one address and port (`docs/design/rules.md`): kube-proxy writes the rules of both, in an order
+that changes from sync to sync. ferrule writes the owner's. `without_losers` removes the others' rules from kube-proxy's
+text (in dispatch chains only: losers keep their own chains); ferrule's text is compared completely.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from tests.conformance.normal_form import TAIL, UNORDERED
 from tests.e2e.harness.api import Object
 
 CLUSTER, BALANCER, EXTERNAL = range(3)
-"""Titles to an address; the least wins."""
+"""Priorities of claims to an address; the lowest wins."""
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 
 Frontend = tuple[str, str, int]
-"""Address as the tools print it (with its prefix length), protocol in small letters, port."""
+"""Address as printed by the tools (with its prefix length), protocol in lower case, port."""
 
 
 @dataclass(slots=True)
 class RuleSet:
-    """By table and chain, in the kernel's order; declared chains with their policies."""
+    """Rules by table and chain, in the kernel's order; declared chains with their policies."""
 
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
     rules: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Sorted where order means nothing: tables, chains, and rules in dispatch chains, the node port jump last."""
+        """Returns the rules, sorted where order does not matter: tables, chains, and rules in dispatch chains, the
+        node port jump last."""
         out = []
         for table, chain in sorted(self.policies):
             out.append(f"{table} :{chain} {self.policies[table, chain]}")
@@ -45,7 +46,7 @@ class RuleSet:
 
 
 def parse(saved: str) -> RuleSet:
-    """Without counters and the tools' own comments."""
+    """Parses the text without counters and the tools' comments."""
     found, table = RuleSet(), ""
     for line in saved.splitlines():
         if line.startswith("*"):
@@ -59,7 +60,7 @@ def parse(saved: str) -> RuleSet:
 
 
 def owners(services: Iterable[Object]) -> dict[Frontend, str]:
-    """Who has each address and port: the service port, as rules name it."""
+    """Returns the owner of each address and port: the service port, as named in rules."""
     claims: dict[Frontend, tuple[int, str, str, str]] = {}
     for service in services:
         meta = service["metadata"]
@@ -95,7 +96,7 @@ DISPATCH = re.compile(r'-d (\S+) -p (\S+) -m comment --comment "([^" ]+) ?[^"]*"
 
 
 def without_losers(stock: RuleSet, owner: dict[Frontend, str]) -> int:
-    """Takes them out; how many rules that were."""
+    """Removes the losers' rules. Returns their number."""
     taken = 0
     for (_, chain), rules in stock.rules.items():
         if chain in UNORDERED:

@@ -1,4 +1,5 @@
-"""A long outage is cheap, a slow server is waited for, tokens rotate and expire, and clocks jump."""
+"""Tests access to the API: a long outage causes few requests, a slow server is tolerated, tokens rotate and expire,
+clocks jump."""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ def test_a_token_that_expires_and_is_rotated(world: World) -> None:
             eventually(lambda: has(proxy, first), "no first sync")
 
             def denied() -> bool:
-                # Running watches outlive their token: only a new request meets the refusal.
+                # Running watches outlive their token: only a new request is rejected.
                 between.break_streams()
                 time.sleep(2.0)
                 return "401" in why_not_ready(proxy)
@@ -122,7 +123,7 @@ def test_a_token_that_expires_and_is_rotated(world: World) -> None:
 
 
 def bound_token(world: World, secret: str) -> str:
-    """A real token that lives as long as this Secret, which is made for it."""
+    """Returns a real token that is valid as long as this Secret, which is created for it."""
     path = f"/api/v1/namespaces/{ACCOUNT_NAMESPACE}"
     made = world.api.call(
         "POST", f"{path}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}}
@@ -134,7 +135,7 @@ def bound_token(world: World, secret: str) -> str:
 
 
 def refused(world: World, token: str) -> bool:
-    """The server remembers a good token for ten seconds."""
+    """Returns whether the token is rejected. The server caches a valid token for ten seconds."""
     cluster = world.cluster
     try:
         Api(cluster.host.netns, LOCALHOST, PORT, cluster.ca, client=None, token=token).list("Node")
@@ -144,7 +145,7 @@ def refused(world: World, token: str) -> bool:
 
 
 def test_a_token_that_is_replaced_in_time_costs_nothing(world: World) -> None:
-    """The old one is revoked, the file holds the next: one 401, asked again at once, nothing in the log."""
+    """The old token is revoked, the file holds the next one: one 401, an immediate retry, nothing in the log."""
     node = world.node()
     old, new = bound_token(world, "first"), bound_token(world, "second")
     secrets = f"/api/v1/namespaces/{ACCOUNT_NAMESPACE}/secrets"
@@ -169,7 +170,8 @@ def test_a_token_that_is_replaced_in_time_costs_nothing(world: World) -> None:
 
 
 def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) -> None:
-    """403 for every kind: rules stay, readiness and an error line tell, requests are few; given back, it follows."""
+    """403 for every kind: rules stay, readiness and an error line report it, requests are few; once the role is
+    restored, ferrule follows again."""
     node = world.node()
     with FaultyProxy(world.cluster) as between:
         kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig", server=between.url)
@@ -183,14 +185,14 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
                 since = time.monotonic()
 
                 def denied() -> bool:
-                    # The authorizer hears of it by a watch of its own.
+                    # The authorizer learns of it through its own watch.
                     between.break_streams()
                     time.sleep(1.0)
                     return "forbidden" in why_not_ready(proxy)
 
                 eventually(denied, lambda: f"readiness is silent:\n{proxy.running.tail()}")
                 assert proxy.http("/readyz").status == 503
-                # Counted only now: the line of a write is logged after its rules can be seen.
+                # Counted only now: a write is logged after its rules are visible.
                 synced = proxy.syncs()
                 (said, *_) = proxy.running.lines("Cannot follow the API server", "(403)")
                 assert said.startswith("E")
@@ -200,7 +202,7 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
                 assert proxy.syncs() == synced
                 asked, took = between.count(since=since), time.monotonic() - since
                 print(f"{took:.1f} s without the role: {asked} requests")
-                # Each breaking of the streams costs each kind one besides its back-off.
+                # Each break of the streams causes one request per kind in addition to its back-off.
                 assert asked <= 10 + 3 * took, f"{asked} requests in {took:.1f} s"
             finally:
                 world.cluster.grant()
@@ -210,8 +212,8 @@ def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) ->
 
 @pytest.mark.parametrize("jump", [timedelta(days=30), timedelta(days=-30)], ids=["forward", "back"])
 def test_the_clock_jumps(world: World, monkeypatch: pytest.MonkeyPatch, jump: timedelta) -> None:
-    """Only the wall clock jumps, as when it is set: what waits uses the monotonic one. No new TLS connection survives
-    a jump beyond the certificates' dates; the existing one does."""
+    """Only the wall clock jumps, as when it is set: waits use the monotonic one. No new TLS connection is possible
+    after a jump beyond the certificates' dates; the existing one survives."""
     if FAKETIME is None:
         pytest.skip("libfaketime is not installed (hack/need-net-tools e2e)")
     node = world.node()

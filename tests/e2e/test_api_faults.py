@@ -1,5 +1,5 @@
-"""An API server that dies, lies, drips or says nothing: rules stay to the letter, requests keep to the back-off's own
-bound, and what changed meanwhile arrives. Beside `test_faulty_proxy`, which goes through every spoilt watch."""
+"""Tests faults of the API server: crashes, wrong data, slow bytes, silence. Rules stay unchanged, requests stay
+within the back-off's bound, and changes arrive afterwards. `test_faulty_proxy` tests each faulty watch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Record = Callable[[str, object], None]
 
 
 def most_requests(seconds: float, limit: float = reflector.BACKOFF_MAX) -> int:
-    """Of one kind, over so long a failure: the back-off's waits at their shortest."""
+    """Returns the maximum number of requests of one kind during a failure, with the shortest waits of the back-off."""
     end, asked = 0.0, 0
     while end <= seconds:
         end += min(reflector.BACKOFF_FIRST * 2.0**asked, limit)
@@ -46,7 +46,7 @@ def most_requests(seconds: float, limit: float = reflector.BACKOFF_MAX) -> int:
 
 
 class Impatient(Proxy):
-    """ferrule that waits seconds, not minutes, for a silent server."""
+    """ferrule with time-outs of seconds instead of minutes for a silent server."""
 
     def argv(self) -> tuple[str, ...]:
         python, _module, _ferrule, *rest = super().argv()
@@ -55,7 +55,7 @@ class Impatient(Proxy):
 
 @dataclass
 class Shop:
-    """A Service with a Pod behind it, a client, and ferrule between them and the API server."""
+    """A Service with a Pod, a client, and ferrule between them and the API server."""
 
     world: World
     node: NodeHost
@@ -72,7 +72,7 @@ class Shop:
         return f"{address}/32" in rules(self.node, self.proxy.backend)
 
     def add(self, name: str) -> str:
-        """A Service without endpoints; its address."""
+        """Creates a Service without endpoints. Returns its address."""
         return str(self.world.service(name, selector={})["spec"]["clusterIP"])
 
     def follows(self, *addresses: str, without: str = "") -> None:
@@ -82,11 +82,11 @@ class Shop:
         )
 
     def says(self, *words: str) -> bool:
-        """`/readyz` holds all of them."""
+        """Returns whether `/readyz` contains all words."""
         return all(word in self.readiness()[1] for word in words)
 
     def ours(self) -> int:
-        """Rules of ours in the kernel."""
+        """Returns the number of ferrule's rules in the kernel."""
         return rules(self.node, self.proxy.backend).count("\n-A KUBE-")
 
     def syncs(self) -> int:
@@ -106,7 +106,7 @@ class Shop:
 
 @pytest.fixture
 def shop(world: World) -> Iterator[Shop]:
-    """Not started yet."""
+    """Yields a shop whose proxy is not started."""
     with make_shop(world, Proxy) as made:
         yield made
 
@@ -129,7 +129,7 @@ def make_shop(world: World, kind: type[Proxy]) -> Iterator[Shop]:
 
 @contextmanager
 def changes(node: NodeHost, log: Path) -> Iterator[Process]:
-    """What the kernel tells of every change to the node's rules, as long as the block runs."""
+    """Records the kernel's notifications of rule changes on the node while the block runs."""
     monitor = Process(node.netns, ("stdbuf", "-oL", "xtables-monitor", "--event"), log)
     try:
         yield monitor
@@ -159,7 +159,7 @@ def connections(world: World) -> Iterator[Callable[[], int]]:
 
 
 def test_a_killed_api_server_costs_no_rule_and_no_connection(world: World, record_property: Record) -> None:
-    """The server's process ends under load and comes back: no write to the kernel, a handful of connection attempts."""
+    """The server's process ends under load and restarts: no write to the kernel, a handful of connection attempts."""
     node = world.node()
     client, web_1 = world.client(node), world.pod("web-1", node)
     address = world.service()["spec"]["clusterIP"]
@@ -194,7 +194,7 @@ def test_a_killed_api_server_costs_no_rule_and_no_connection(world: World, recor
 
 @pytest.mark.parametrize("silence", ["packets vanish", "bytes vanish"])
 def test_silence_is_noticed_while_it_lasts(world: World, silence: str, record_property: Record) -> None:
-    """No RST, no FIN: only the time that passes tells. What changed behind the silence arrives after it."""
+    """No RST, no FIN: only time reveals it. Changes during the silence arrive after it."""
     with make_shop(world, Impatient) as shop:
         shop.start()
         told = shop.syncs()
@@ -222,7 +222,7 @@ def test_silence_is_noticed_while_it_lasts(world: World, silence: str, record_pr
 
 
 def test_a_frozen_process_is_not_behind_for_long(shop: Shop) -> None:
-    """A virtual machine that was paused: its own timers are all due at once when it goes on."""
+    """A paused virtual machine: its timers are all due when it continues."""
     shop.start()
     between, child = shop.between, shop.proxy.running.child
     doomed = shop.add("doomed")
@@ -245,7 +245,7 @@ def test_a_frozen_process_is_not_behind_for_long(shop: Shop) -> None:
 
 
 def test_bytes_that_drip(shop: Shop) -> None:
-    """Lists and watches in crumbs, from the first request on."""
+    """Lists and watches in small pieces, from the first request on."""
     with shop.between.dripping():
         shop.start()
         fresh = shop.add("after")
@@ -260,7 +260,7 @@ def as_json(body: bytes) -> Fault:
     return faults.answer(200, body, content_type="application/json")
 
 
-# What the lists of EndpointSlices and of Nodes say, and what /readyz says of it.
+# The responses to lists of EndpointSlices and of Nodes, and the reasons in /readyz.
 LISTS: dict[str, tuple[tuple[Fault, str], tuple[Fault, str]]] = {
     "expired, throttled": (
         (faults.gone(), "status (410): too old resource version"),
@@ -291,7 +291,7 @@ LISTS: dict[str, tuple[tuple[Fault, str], tuple[Fault, str]]] = {
 
 @pytest.mark.parametrize("spoilt", LISTS.values(), ids=LISTS)
 def test_a_start_while_lists_are_spoilt(shop: Shop, spoilt: tuple[tuple[Fault, str], ...]) -> None:
-    """The dangerous one: all Services are known, no endpoint is, and rules of the run before serve traffic."""
+    """The dangerous case: all Services are known, no endpoint is, and rules of the previous run serve traffic."""
     shop.start()
     shop.proxy.stop()
     before = shop.ours()
@@ -336,7 +336,7 @@ WATCH_FAULT_SECONDS = 10.0
 
 @pytest.mark.parametrize("kinds", WATCHES.values(), ids=WATCHES)
 def test_every_watch_fails_in_its_own_way(shop: Shop, kinds: dict[str, Fault], record_property: Record) -> None:
-    """Three kinds at once, each held to the back-off's bound; a 410 asks for a list besides each watch."""
+    """Three kinds concurrently, each within the back-off's bound; a 410 requires a list in addition to each watch."""
     shop.start()
     between = shop.between
     with ExitStack() as stack:
@@ -362,7 +362,7 @@ def test_every_watch_fails_in_its_own_way(shop: Shop, kinds: dict[str, Fault], r
 
 
 def test_one_object_as_large_as_the_api_takes(shop: Shop) -> None:
-    """1.4 MiB in one EndpointSlice: etcd takes 1.5 MiB. By watch first, then in the list of the next start."""
+    """1.4 MiB in one EndpointSlice; etcd accepts 1.5 MiB. First by watch, then in the list of the next start."""
     shop.start()
     padding = {"kind": "Pod", "namespace": shop.world.namespace, "fieldPath": "x" * 14_000}
     heavy = [
@@ -384,7 +384,7 @@ def test_one_object_as_large_as_the_api_takes(shop: Shop) -> None:
 
 
 def test_a_forgotten_version_swaps_the_store_and_no_rule_between(shop: Shop) -> None:
-    """etcd compacted while no watch is open: a 410, a list, one swap. Services that stay are never without rules."""
+    """etcd compacted while no watch is open: a 410, a list, one replacement. Existing Services always have rules."""
     shop.start()
     world, between = shop.world, shop.between
     doomed = shop.add("doomed")
@@ -404,7 +404,7 @@ def test_a_forgotten_version_swaps_the_store_and_no_rule_between(shop: Shop) -> 
 
 
 def test_without_our_node_it_waits_and_then_goes_on(world: World) -> None:
-    """A name that no Node has: rules that lack a zone are better than none, after a while."""
+    """A name that no Node has: after a while ferrule writes rules without a zone."""
     node = world.node(register=False)
     address = world.service(selector={})["spec"]["clusterIP"]
     with Impatient(Subject.FERRULE, node, world.cluster, world.folder) as proxy:

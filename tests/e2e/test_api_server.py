@@ -1,4 +1,4 @@
-"""The API server itself goes away, comes back, stops answering, or takes our rights: rules stay, and catch up."""
+"""Tests restarts and hangs of the API server and revoked rights: rules stay, and catch up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AWAY_SECONDS = 5.0
 
 @pytest.fixture
 def proxy(world: World, subject: Subject) -> Iterator[Proxy]:
-    """One node, one Service without endpoints that is programmed already."""
+    """Yields a proxy on one node with one programmed Service without endpoints."""
     node = world.node()
     address = world.service("before", selector={})["spec"]["clusterIP"]
     with Proxy(subject, node, world.cluster, world.folder) as running:
@@ -31,13 +31,13 @@ def has(proxy: Proxy, address: str) -> bool:
 
 
 def stays(proxy: Proxy) -> None:
-    """Rules and process, all the time."""
+    """Checks that rules and process stay."""
     before = plain(proxy)
     steadily(lambda: proxy.running.alive and plain(proxy) == before, "rules changed", seconds=AWAY_SECONDS, every=0.5)
 
 
 def plain(proxy: Proxy) -> list[str]:
-    """Rules without counters and time stamps."""
+    """Returns the rules without counters and time stamps."""
     saved = rules(proxy.node, proxy.backend).splitlines()
     return sorted(line.split(" [")[0] for line in saved if not line.startswith("#"))
 
@@ -67,7 +67,7 @@ def test_packets_to_the_api_server_vanish(world: World, proxy: Proxy) -> None:
 def test_the_role_is_taken_and_given_back(world: World, proxy: Proxy) -> None:
     try:
         world.cluster.revoke()
-        world.cluster.restart_api_server(kill=True)  # running watches would go on
+        world.cluster.restart_api_server(kill=True)  # running watches would continue
         stays(proxy)
         eventually(lambda: proxy.running.lines("forbidden"), "nothing about it in the log")
     finally:

@@ -1,4 +1,4 @@
-"""deploy/ against the real API server: what an operator applies is taken whole, and a swap changes what it names."""
+"""Tests deploy/ against the real API server: manifests are accepted completely, and a swap changes what it names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_manifests_and_patches(world: World) -> None:
 
 
 def test_the_check_would_notice(world: World) -> None:
-    """A field the server does not know, and a value it does not take, are refused and not dropped."""
+    """Unknown fields and invalid values are rejected, not dropped."""
     wrong = copy.deepcopy(daemonset())
     wrong["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
     with pytest.raises(ApiError, match="livenessprobe"):
@@ -46,7 +46,7 @@ def test_the_check_would_notice(world: World) -> None:
 
 
 def test_there_and_back_again(world: World) -> None:
-    """As docs/operations.md has it: image patch, then undo; every generation of the object is what it says."""
+    """As in docs/operations.md: image patch, then undo; each generation of the object is as documented."""
     name, namespace = deployment.NAME, deployment.NAMESPACE
     before = world.api.create(deployment.as_kubeadm_has_it())
     try:
@@ -56,7 +56,7 @@ def test_there_and_back_again(world: World) -> None:
         assert {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)} == {"image"}
         again = world.api.patch("DaemonSet", name, namespace, deployment.patch("image"), merge=False)
         assert again["metadata"]["generation"] == swapped["metadata"]["generation"], "twice is once: no second roll-out"
-        # What `rollout undo` writes: the template of the revision before.
+        # What `rollout undo` writes: the template of the previous revision.
         world.api.patch("DaemonSet", name, namespace, deployment.patch("readiness"), merge=False)
         undone = world.api.patch(
             "DaemonSet",
@@ -91,13 +91,13 @@ def test_the_chart(world: World, values: tuple[str, ...]) -> None:
 
 
 def test_the_config_map_runs(world: World, subject: Subject) -> None:
-    """The very text of the ConfigMap, its kubeconfig's path apart, is one that both proxies run with."""
+    """Both proxies run with the text of the ConfigMap, apart from its kubeconfig's path."""
     data = next(o for o in deployment.manifests() if o["kind"] == "ConfigMap")["data"]
     kubeconfig = world.cluster.kubeconfig(world.folder / "kubeconfig.conf")
     text = data["config.conf"].replace("/var/lib/kube-proxy/kubeconfig.conf", str(kubeconfig))
     assert str(kubeconfig) in text
     config = Path(world.folder / "config.conf")
-    # The one limit that is the machine's and not the namespace's.
+    # The only limit that is global to the machine.
     config.write_text(yaml.safe_dump(yaml.safe_load(text) | {"conntrack": {"maxPerCore": 0, "min": 0}}))
     node = world.node()
     address = world.service()["spec"]["clusterIP"]

@@ -1,4 +1,4 @@
-"""The API server spoils its answers: what is programmed stays, and what changed meanwhile arrives afterwards."""
+"""Tests faulty responses of the API server: rules stay, and changes arrive afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAULTS = {
 }
 FAULT_SECONDS = 4.0
 MOST_A_SECOND = 3
-"""More requests for one kind over a fault's time are a storm (after the first few). Stock makes one: about 400 a
+"""More requests for one kind during a fault are a storm (after the first few). kube-proxy causes one: about 400 per
 second against a 410."""
 
 

@@ -1,4 +1,5 @@
-"""What load balancers, kubelet, Prometheus and people read: ports, metrics, Events; where that helps, beside stock."""
+"""Tests ports, metrics and Events for load balancers, kubelet, Prometheus and people; some in comparison with
+kube-proxy."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def an_event(world: World, reason: str, kind: str, name: str) -> Object:
 
 
 def test_a_node_that_leaves(world: World, subject: Subject) -> None:
-    """Load balancers stop sending to it (/healthz), the proxy is not restarted for it (/livez), traffic goes on."""
+    """Load balancers stop sending to it (/healthz), the proxy is not restarted (/livez), traffic continues."""
     node = world.node()
     client = world.client(node)
     address = world.service()["spec"]["clusterIP"]
@@ -76,7 +77,7 @@ def test_a_node_that_leaves(world: World, subject: Subject) -> None:
 
 
 def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
-    """/readyz is ours alone: stock has no such page."""
+    """/readyz is ferrule's: kube-proxy does not have it."""
     node = world.node(register=False)
     client = world.client(node)
     other = world.node("node-2")
@@ -98,7 +99,7 @@ def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
         assert who(client, address, count=3, timeout=QUICK) != {"web-1"}
         world.register(node)
         eventually(lambda: proxy.http("/readyz").status == 200, lambda: proxy.http("/readyz").text)
-        # Once it is ready, clients need not wait.
+        # Once it is ready, clients do not have to wait.
         assert who(client, address) == {"web-1"}
 
 
@@ -110,14 +111,14 @@ def balanced(world: World, name: str = "lb", **more: Any) -> Object:
 
 
 def checked(node: NodeHost, port: int, asker: Host) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and body, without what differs from one second to the next."""
+    """Returns status, headers and body, without time-dependent parts."""
     reply = request(asker.netns, node.ips[0], port, "/")
     headers = {k: v for k, v in reply.headers.items() if k not in ("Date", "Server")}
     return reply.status, headers, reply.body
 
 
 def test_health_check_node_ports_beside_stock(world: World) -> None:
-    """ferrule on one node and stock on the other, the same Service: the same bytes on both."""
+    """ferrule on one node and kube-proxy on the other, the same Service: the same bytes on both."""
     ours, theirs = world.node("node-1"), world.node("node-2")
     outside = world.cluster.fabric.outside
     port = balanced(world)["spec"]["healthCheckNodePort"]
@@ -129,7 +130,7 @@ def test_health_check_node_ports_beside_stock(world: World) -> None:
         two.wait_until_synced()
 
         def both(count: int) -> None:
-            """Each answers with this count, and both with the same."""
+            """Checks that each responds with this count, and both with the same bytes."""
             seen: list[Any] = []
 
             def same() -> bool:
@@ -152,13 +153,13 @@ def test_health_check_node_ports_beside_stock(world: World) -> None:
         for pod in more:
             pod.set_ready(False)
         both(1)
-        # Only terminating ones left: they still serve, and no new traffic should come.
+        # Only terminating endpoints left: they still serve, and no new traffic should arrive.
         for pod in pods:
             pod.terminate()
         both(0)
         for path in ("/healthz", "/any/path?x=1"):
             assert request(outside.netns, ours.ips[0], port, path).status == 503
-        # The node's taint does not affect these ports, in stock neither.
+        # The node's taint does not affect these ports, as in kube-proxy.
         world.api.patch("Service", "lb", world.namespace, {"spec": {"externalTrafficPolicy": "Cluster"}})
         for node in (ours, theirs):
             eventually(lambda n=node: refused(n, port, outside), f"{node.name} still listens")  # type: ignore[misc]
@@ -173,7 +174,8 @@ def refused(node: NodeHost, port: int, asker: Host) -> bool:
 
 
 def test_a_health_check_port_that_somebody_holds(world: World, subject: Subject) -> None:
-    """Said in an Event for the Service's owner; traffic is served; ferrule tries again, stock only after a change."""
+    """Reported in an Event for the Service's owner; traffic is served; ferrule retries, kube-proxy only after a
+    change."""
     node = world.node()
     outside = world.cluster.fabric.outside
     world.cluster.fabric.route_services_via(node)
@@ -227,7 +229,7 @@ def test_events(world: World, subject: Subject) -> None:
 
 
 def test_a_service_that_cannot_be_programmed(world: World) -> None:
-    """Two Services claim one external address and port. Ours alone tells the owner of the one that lost."""
+    """Two Services claim one external address and port. Only ferrule reports the losing one to its owner."""
     node = world.node()
     outside = world.cluster.fabric.outside
     world.cluster.fabric.route_services_via(node)
@@ -252,7 +254,7 @@ def test_a_service_that_cannot_be_programmed(world: World) -> None:
 
 
 def set_ready_now(world: World, pod: str, ips: tuple[str, ...], host_ips: tuple[str, ...]) -> None:
-    """As kubelet does it: with the time of the change, from which the controller makes its annotation."""
+    """Sets readiness as kubelet does: with the time of the change, from which the controller derives its annotation."""
     status = objects.pod_status(ips, host_ips, ready=True)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for condition in status["status"]["conditions"]:
@@ -280,7 +282,7 @@ def test_how_long_programming_took_is_measured(world: World, subject: Subject) -
 FAMILIES = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
 LABELS = re.compile(r"^(\w+)(?:\{(.*)\})? \S+$", re.MULTILINE)
 ELSEWHERE = re.compile(
-    # Of Go's run time, of its HTTP client's inside, and of features of its API server library.
+    # Metrics of Go's runtime, of its HTTP client's internals, and of features of its API server library.
     r"go_|process_|promhttp_|workqueue_|rest_client_|apiserver_|authentication_|authorization_|disabled_metrics|"
     r"hidden_metrics|registered_metrics|kubernetes_build_info|kubernetes_feature_enabled|reflector_|cardinality_|"
     r"watch_|client_|version_|aggregator_|node_collector_"
@@ -292,7 +294,7 @@ def families(text: str) -> dict[str, str]:
 
 
 def series(text: str) -> set[tuple[str, str]]:
-    """Name and labels of kube-proxy's own samples, without values that are a matter of the moment."""
+    """Returns names and labels of kube-proxy's own samples, without time-dependent label values."""
     return {
         (name, labels) for name, labels in LABELS.findall(text)
         if name.startswith("kubeproxy_") and not name.endswith("_created")
@@ -300,7 +302,7 @@ def series(text: str) -> set[tuple[str, str]]:
 
 
 def test_metrics_beside_stock(world: World) -> None:
-    """After the same history, every series of kube-proxy's is there under the same name, type and labels."""
+    """After the same history, every series of kube-proxy exists under the same name, type and labels."""
     ours, theirs = world.node("node-1"), world.node("node-2")
     client = world.client(ours)
     with (
@@ -328,7 +330,7 @@ def test_metrics_beside_stock(world: World) -> None:
         assert not foreign - families(stock).keys()
         for proxy in (one, two):
             assert any(name.startswith("rest_client_requests_total{") for name in proxy.metrics())
-        # What both count of the same cluster, they count alike.
+        # Counts of the same cluster are equal.
         for name in (
             'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"}',
             'kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv4"}',

@@ -1,4 +1,4 @@
-"""Who may use which endpoints, and what happens when few or none are left. See README.md for upstream's names."""
+"""Tests traffic policies, and behaviour with few or no endpoints. README.md lists upstream's names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_SENT = {"PermissionError: [Errno 1] Operation not permitted"}
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 @pytest.mark.parametrize("traffic", ["internal", "external"])
 def test_terminating_endpoints_are_the_last_resort(site: Site, world: World, traffic: str, policy: str) -> None:
-    """While a ready one is left, none that ends is used; without one, those that still serve are."""
+    """While a ready endpoint is left, terminating ones are not used; without one, those that still serve are."""
     if traffic == "internal":
         service = world.service(internalTrafficPolicy=policy)
         client, address, port = site.near, service["spec"]["clusterIP"], 80
@@ -35,13 +35,13 @@ def test_terminating_endpoints_are_the_last_resort(site: Site, world: World, tra
     meets(client, address, {"ready"}, port=port)
     ready.delete()
     meets(client, address, {"leaving"}, port=port)
-    # Not ready any more, it does not serve either.
+    # No longer ready, it does not serve either.
     leaving.set_ready(False)
     meets(client, address, REFUSED, port=port)
 
 
 def test_local_policy_falls_back_to_local_terminating_ones_only(site: Site, world: World) -> None:
-    """A ready endpoint elsewhere is no reason to leave the node."""
+    """A ready endpoint on another node does not matter."""
     service = world.service(type="LoadBalancer", externalTrafficPolicy="Local", internalTrafficPolicy="Local")
     address, port = service["spec"]["clusterIP"], service["spec"]["ports"][0]["nodePort"]
     leaving, elsewhere = world.pod("leaving", site.node), world.pod("elsewhere", site.other)
@@ -75,7 +75,7 @@ def test_without_endpoints_everybody_is_refused(site: Site, world: World, protoc
 
     def refused() -> None:
         for client, where, number in paths:
-            # A datagram of the host's own is refused where it is sent: the kernel calls that EPERM.
+            # A datagram of the host itself is refused at the sender: the kernel reports EPERM.
             own = client is site.node and protocol == "udp"
             meets(client, where, NOT_SENT if own else REFUSED, port=number, protocol=protocol, count=4)
 
@@ -88,7 +88,7 @@ def test_without_endpoints_everybody_is_refused(site: Site, world: World, protoc
 
 
 def test_an_evicted_pod_is_no_endpoint(site: Site, world: World) -> None:
-    """Not even where those that are not ready are published."""
+    """Not even with publishNotReadyAddresses."""
     address = world.service(publishNotReadyAddresses=True)["spec"]["clusterIP"]
     pod = world.pod("web-1", site.node)
     meets(site.near, address, {"web-1"})
@@ -99,7 +99,7 @@ def test_an_evicted_pod_is_no_endpoint(site: Site, world: World) -> None:
 
 
 def test_pods_that_are_not_ready(site: Site, world: World) -> None:
-    """publishNotReadyAddresses: both who is not ready yet and who ends not ready; without it neither."""
+    """publishNotReadyAddresses: endpoints that are not ready yet and terminating ones are used; without it neither."""
     tolerant = world.service("tolerant", selector={"app": "web"}, publishNotReadyAddresses=True)["spec"]["clusterIP"]
     strict = world.service("strict", selector={"app": "web"}, type="NodePort")
     address, port = strict["spec"]["clusterIP"], strict["spec"]["ports"][0]["nodePort"]
@@ -118,7 +118,7 @@ def test_pods_that_are_not_ready(site: Site, world: World) -> None:
 
 
 def test_internal_policy_local_with_host_network_pods(site: Site, world: World) -> None:
-    """Pod to Pod, node to Pod, Pod to host network, host network to Pod: each stays on its node, or is dropped."""
+    """Pod to Pod, node to Pod, Pod to host network, host network to Pod: traffic stays on its node, or is dropped."""
     pods = world.service("pods", internalTrafficPolicy="Local", selector={"app": "pods"})["spec"]["clusterIP"]
     hosts = world.service("hosts", internalTrafficPolicy="Local", selector={"app": "hosts"}, target=8090)
     host_address = hosts["spec"]["clusterIP"]
@@ -168,7 +168,7 @@ def test_source_ranges(site: Site, world: World) -> None:
 
 
 def test_a_load_balancers_addresses_come_and_go(site: Site, world: World) -> None:
-    """VIP addresses are served on the node; those of a load balancer that proxies itself are not."""
+    """VIP addresses are programmed on the node; those of a load balancer with ipMode Proxy are not."""
     world.service(type="LoadBalancer")
     world.pod("web-1", site.other)
     world.give_ingress("web", "192.0.2.41")
@@ -203,7 +203,8 @@ def test_external_policy_is_switched(site: Site, world: World) -> None:
 
 
 def test_external_policy_local_from_inside(site: Site, world: World) -> None:
-    """Pods and the node itself are not outside: for them the load balancer's address and node ports reach all."""
+    """Pods and the node itself are not external: for them the load balancer's address and node ports reach all
+    endpoints."""
     service = world.service(type="LoadBalancer", externalTrafficPolicy="Local")
     world.give_ingress("web", "192.0.2.50")
     port = service["spec"]["ports"][0]["nodePort"]
@@ -213,7 +214,7 @@ def test_external_policy_local_from_inside(site: Site, world: World) -> None:
         meets(client, "192.0.2.50", {"far-1"})
         assert who(client, site.node.ips[0], port) == {"far-1"}
     assert who(site.outside, site.node.ips[0], port, count=3, timeout=QUICK) == DROPPED
-    # A Pod's own address is kept where the Pod answers on its node.
+    # A Pod's source address is kept if the endpoint is on its node.
     near = world.pod("near-1", site.node)
     world.wait_for_endpoints(pod.ip, near.ip)
     meets(site.outside, site.node.ips[0], {"near-1"}, port=port)

@@ -1,7 +1,7 @@
-"""Every recorded history once more, through a real API server and the whole daemon: its rules are stock kube-proxy's.
+"""Replays every recorded history through a real API server and the whole daemon: its rules equal kube-proxy's.
 
-The conformance tests hand states to the engine; here the server says them, over watches, object by object, to one
-ferrule per configuration and backend that lives through all histories of that configuration.
+The conformance tests pass states to the engine; here the server delivers them, over watches, object by object, to one
+ferrule per configuration and backend that runs through all histories of that configuration.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOOL: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 
 
 def configuration(case: Case) -> str:
-    """As text, to group by."""
+    """Returns the configuration as text, for grouping."""
     return json.dumps(yaml.safe_load((case.folder / "config.yaml").read_text()), sort_keys=True)
 
 
@@ -43,7 +43,7 @@ CASES = sorted(ALL, key=lambda case: (GROUPS.index(configuration(case)), case.na
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Of all histories."""
+    """The API server of all histories."""
 
     cluster: Cluster
     stage: Stage
@@ -52,7 +52,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """One ferrule for each backend, on nodes that differ in nothing else."""
+    """One ferrule per backend, on otherwise identical nodes."""
 
     stage: Stage
     mark: Mark
@@ -92,7 +92,7 @@ def stand(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Cases of one configuration share their stand."""
+    """Makes cases of one configuration share their stand."""
     if "stand" in metafunc.fixturenames:
         pairs = [(configuration(case), case) for case in CASES]
         metafunc.parametrize(
@@ -101,7 +101,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def difference(case: Case, step: int, proxy: Proxy, mark: Mark, zone: str | None) -> str:
-    """Between recorded and present rules; empty where there is none and the proxy was told everything."""
+    """Returns the difference between recorded and current rules; empty without a difference, once the proxy has
+    processed everything."""
     assert_alive(proxy.running)
     for index, family in enumerate(FAMILIES):
         saved = rules(proxy.node, proxy.backend, TOOL[family])
@@ -123,7 +124,7 @@ def difference(case: Case, step: int, proxy: Proxy, mark: Mark, zone: str | None
 
 
 def spoken(thing: Object) -> Object:
-    """What a recorded object says, apart from what each server makes up itself."""
+    """Returns a recorded object without the fields that each server sets."""
     status = {"status": thing["status"]} if "status" in thing else {}
     keys = ("spec", "addressType", "endpoints", "ports")
     return {key: thing[key] for key in keys if thing.get(key)} | status

@@ -1,4 +1,5 @@
-"""A Service's life on the real thing: Pods come and go, the real controller writes the slices, traffic is checked."""
+"""Tests the lifecycle of a Service with a real control plane: Pods are added and removed, the real controller writes
+the slices, traffic is checked."""
 
 from __future__ import annotations
 

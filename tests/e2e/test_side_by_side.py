@@ -28,9 +28,9 @@ from tests.e2e.rule_sets import owners, parse, without_losers
 STEPS = int(os.environ.get("FERRULE_STEPS", "150"))
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300 + 5 * STEPS)]
 ENOUGH = 150
-"""Steps in which every seed so far brought contests about addresses."""
+"""Number of steps in which every seed so far caused conflicts about addresses."""
 RESTART_EVERY = 50
-"""Steps after which ferrule is killed and started anew over what it left."""
+"""Steps after which ferrule is killed and restarted over its rules."""
 LARGE_STEPS = int(os.environ.get("FERRULE_LARGE_STEPS", str(len(ORDER))))
 
 CONFIGURATIONS: tuple[dict[str, Any], ...] = (
@@ -43,7 +43,7 @@ CONFIGURATIONS: tuple[dict[str, Any], ...] = (
     {"detectLocalMode": "NodeCIDR"},
     {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "veth"}},
 )
-"""The seed picks one; the default one most often."""
+"""The seed selects one, most often the default."""
 
 
 @dataclass(slots=True)
@@ -58,10 +58,11 @@ class Pair:
     ferrule: Proxy
     counts: Counter[str] = field(default_factory=Counter)
     large: list[bool] = field(default_factory=lambda: [False, False])
-    """By family: whether rules went without endpoints' names when the two were last compared."""
+    """By family: whether rules had no endpoint names at the last comparison."""
 
     def difference(self) -> str:
-        """Between their rules now, or what one of them was not told yet; empty: none."""
+        """Returns the difference between their rules, or what one of them has not processed yet; empty if there is
+        none."""
         owner = owners(
             [self.stage.api.get(*OWN_SERVICE[::2], OWN_SERVICE[1])]
             + [thing for (kind, _, _), thing in self.stage.served.items() if kind == "Service"]
@@ -102,7 +103,7 @@ def pair(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pai
         for subject in Subject:
             node, relay = twin(stack, cluster)
             folder = tmp_path_factory.mktemp(subject.value)
-            # Stock knows no trees: what is compared is the form both write.
+            # kube-proxy has no trees: the form that both write is compared.
             ours = {"ferrule": {"dispatch": "flat", "balance": "flat"}} if subject is Subject.FERRULE else {}
             config = proxy_config(folder / "config", write_kubeconfig(cluster, relay, folder), **configuration, **ours)
             proxies[subject] = stack.enter_context(
@@ -139,8 +140,8 @@ def test_same_rules_after_each_step(pair: Pair, backend: str, record_property: C
 
 
 def test_same_rules_across_large_mode(pair: Pair, backend: str) -> None:
-    """kube-proxy leaves chains that it wrote before the line was crossed as they are until something else changes them;
-    so each step meets a fresh one, which writes everything. ferrule lives through all of it, but for one restart."""
+    """kube-proxy leaves chains from before the crossing unchanged until something else changes them, so each step
+    starts a fresh one, which writes everything. ferrule runs through all of it, with one restart."""
     seed = pair.seed
     print(f"FERRULE_SEED={seed} FERRULE_LARGE_STEPS={LARGE_STEPS} {pair.configuration}")
     history, crossed, large = LargeHistory(seed), Counter[str](), [False, False]
@@ -159,7 +160,7 @@ def test_same_rules_across_large_mode(pair: Pair, backend: str) -> None:
                 f"FERRULE_SEED={seed} step {step} {history.did}\nrefused: {pair.stage.refused}\n"  # noqa: B023
                 f"{pair.difference()}\n{pair.ferrule.running.tail(5)}\n{pair.stock.running.tail(5)}"
             ),
-            # Reading back a thousand endpoints' rules takes seconds on nft; four such make one look.
+            # Reading back a thousand endpoints' rules takes seconds on nft; four read-backs are one check.
             seconds=300,
             every=0.5,
         )

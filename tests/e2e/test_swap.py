@@ -1,4 +1,4 @@
-"""One proxy takes over from the other under load: no connection may notice."""
+"""One proxy replaces the other under load without affecting a connection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PORTS = [objects.port("stream"), objects.port("query", protocol="UDP")]
 
 
 def works(world: World, proxy: Proxy, number: int) -> None:
-    """The new proxy does not merely stand there: what it is given now gets into the kernel, by its hand."""
+    """Checks that the new proxy works: changes reach the kernel through it."""
     address = world.service(f"proof-{number}", selector={"app": "web"})["spec"]["clusterIP"]
     asked = world.cluster.fabric.outside
     eventually(

@@ -1,4 +1,4 @@
-"""Where traffic may go: zones, hints and policies on two nodes, and what a changed Node does to the proxy."""
+"""Tests zones, hints and policies on two nodes, and the effects of a changed Node on the proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def label_zone(world: World, node: NodeHost, zone: str | None) -> None:
 
 
 def hinted(world: World, service: str, *pods: tuple[Pod, str]) -> Object:
-    """A slice of our own whose endpoints are hinted for a zone each."""
+    """Creates a slice whose endpoints are hinted for a zone each."""
     return objects.endpoint_slice(
         f"{service}-by-hand",
         world.namespace,
@@ -36,7 +36,7 @@ def hinted(world: World, service: str, *pods: tuple[Pod, str]) -> Object:
 
 @pytest.mark.parametrize("distribution", ["PreferClose", "PreferSameZone", "PreferSameNode"])
 def test_the_controllers_hints_keep_traffic_close(world: World, subject: Subject, distribution: str) -> None:
-    """The real controller hints; each node keeps to its own Pod, and takes the other's once its own is gone."""
+    """The real controller sets hints; each node uses its own Pod, and the other's once its own is deleted."""
     near, far = world.node("node-1", zone="a"), world.node("node-2", zone="b")
     clients = {"web-near": world.client(near, "near"), "web-far": world.client(far, "far")}
     address = world.service(trafficDistribution=distribution)["spec"]["clusterIP"]
@@ -55,7 +55,7 @@ def test_the_controllers_hints_keep_traffic_close(world: World, subject: Subject
 
 
 def test_rules_follow_our_nodes_zone(world: World, subject: Subject) -> None:
-    """The slices stay as they are: only the node's own label moves."""
+    """The slices do not change, only the node's label."""
     near, far = world.node("node-1", zone="a"), world.node("node-2", zone="b")
     client = world.client(near)
     address = world.service(selector={})["spec"]["clusterIP"]
@@ -102,16 +102,16 @@ def test_policies_on_two_nodes(world: World, subject: Subject) -> None:
         meets(inside, local, {"one"})
         meets(near, local, {"one"})
         meets(remote, local, {"two"})
-        # From outside: the node asked keeps the traffic and the client's address …
+        # From outside: the node keeps the traffic and the client's address …
         for node, pod in ((near, "one"), (far, "two")):
             answers = outside.ask(node.ips[0], port, count=20)
             assert {(a.pod, a.source, a.error) for a in answers} == {(pod, outside.ips[0], "")}
         answers = outside.ask("192.0.2.10", 80, count=20)
         assert {(a.pod, a.source, a.error) for a in answers} == {("one", outside.ips[0], "")}
-        # … with Cluster, it goes to either, and what leaves the node carries the node's address.
+        # … with Cluster, traffic reaches either Pod, and traffic that leaves the node has the node's address.
         answers = outside.ask(near.ips[0], other_port, count=40)
         assert {(a.pod, a.source) for a in answers} == {("one", near.ips[0]), ("two", near.ips[0])}
-        # From inside the cluster, an address that is meant for outside reaches all.
+        # From inside the cluster, an external address reaches all endpoints.
         meets(inside, "192.0.2.10", {"one", "two"})
         meets(near, "192.0.2.10", {"one", "two"})
 
@@ -127,7 +127,7 @@ def test_policies_on_two_nodes(world: World, subject: Subject) -> None:
 
 
 def test_our_nodes_address_changes(world: World, subject: Subject) -> None:
-    """Every rule may be wrong then: the process ends for its supervisor to start the next one, which works."""
+    """Every rule may then be wrong: the process ends, and the next one works."""
     node = world.node("node-1")
     client = world.client(node)
     service = world.service(type="NodePort")
@@ -157,7 +157,7 @@ def test_our_nodes_address_changes(world: World, subject: Subject) -> None:
 
 
 def test_our_nodes_pod_range_changes(world: World, subject: Subject) -> None:
-    """The API forbids to change it in place: the Node is written anew, as a kubelet that registers again does."""
+    """The API does not allow changing it: the Node is created again, as a kubelet does that registers again."""
     node = world.node("node-1")
     client = world.client(node)
     address = world.service()["spec"]["clusterIP"]

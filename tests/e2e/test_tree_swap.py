@@ -1,8 +1,8 @@
-"""Dispatch trees change hands: kube-proxy takes over from ferrule and ferrule from it, both ways more than once.
+"""kube-proxy takes over from ferrule with dispatch trees and vice versa, both ways more than once.
 
-kube-proxy does not know the parts of a tree. In nat it must take them out, or they keep jumping to Services that it
-wants to delete, which the kernel refuses, and every sync of its after that fails. In filter they stay without
-effect. `tests/e2e/test_swap.py` swaps over flat rules.
+kube-proxy does not know tree chains. In nat it must remove them, because otherwise they keep jumping to Services that
+it wants to delete, which the kernel refuses, and every later sync fails. In filter they stay without effect.
+`tests/e2e/test_swap.py` swaps over flat rules.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ pytestmark = pytest.mark.netns
 
 SEQUENCE = (Subject.FERRULE, Subject.STOCK, Subject.FERRULE, Subject.STOCK, Subject.FERRULE)
 SERVED = 24
-"""Services with endpoints beside the one under load: leaves and nodes in nat."""
+"""Number of Services with endpoints beside the one under load: leaves and inner chains in nat."""
 CROWD = {"tree": (2, 20), "auto": (5, 260)}
-"""Services without endpoints and their ports: with `auto`, more dispatch rules than its threshold at every moment."""
+"""Services without endpoints and their ports: with `auto`, always more dispatch rules than its threshold."""
 SHARED = ("KUBE-FIREWALL", HINT)
-"""Chains that are kubelet's too: no proxy's cleanup removes them."""
+"""Chains shared with kubelet: no proxy's cleanup removes them."""
 FAMILIES = ("iptables", "ip6tables")
 PART = re.compile(r"KUBE-SVC-DSP-[A-Z2-7]{15}")
-"""Parts of dispatch trees."""
+"""Chains of dispatch trees."""
 
 
 @dataclass(frozen=True)
 class Stand:
-    """A node whose Services fill trees, one of them under load."""
+    """A node with enough Services for trees, one of them under load."""
 
     world: World
     node: NodeHost
@@ -92,17 +92,17 @@ def add_crowd(world: World, name: str, dispatch: str) -> None:
 
 
 def parts(saved: str) -> set[str]:
-    """Of dispatch trees, by name."""
+    """Returns the names of dispatch tree chains."""
     return set(re.findall(rf"^:({PART.pattern}) ", saved, re.MULTILINE))
 
 
 def jumps_to_parts(saved: str) -> list[str]:
-    """Rules outside of parts that lead into one."""
+    """Returns rules outside of tree chains that jump to one."""
     return [line for line in saved.splitlines() if PART.search(line) and re.match(rf"-A (?!{PART.pattern})", line)]
 
 
 def holds_trees(stand: Stand, proxy: Proxy) -> None:
-    """Its parts are all in use: none is a leftover."""
+    """Checks that all tree chains are in use."""
     for table in ("nat", "filter"):
         saved = stand.table(table)
         assert jumps_to_parts(saved), f"no tree in {table}:\n{proxy.running.tail()}"
@@ -113,7 +113,7 @@ def holds_trees(stand: Stand, proxy: Proxy) -> None:
 
 
 def lives_with_changes(stand: Stand, proxy: Proxy, number: int) -> None:
-    """Services go, change and come under this proxy: each arrives in the kernel, and no restore fails."""
+    """Deletes, changes and adds Services under this proxy: each reaches the kernel, and no restore fails."""
     world = stand.world
     gone = [stand.served.pop() for _ in range(4)]
     addresses = [world.api.get("Service", name, world.namespace)["spec"]["clusterIP"] for name in gone]
@@ -137,8 +137,8 @@ def lives_with_changes(stand: Stand, proxy: Proxy, number: int) -> None:
         )
 
     def rest() -> list[str]:
-        """Rules of Services that are gone; each carries its Service's name or address. What stock leaves in parts that
-        it does not know leads nowhere."""
+        """Returns rules of deleted Services; each contains its Service's name or address. Rules that kube-proxy
+        leaves in unknown tree chains lead nowhere."""
         marks = [*(f"{a}/32" for a in addresses), *(f"{world.namespace}/{name}:" for name in gone)]
         lines = [line for line in rules(stand.node, stand.backend).splitlines() if any(m in line for m in marks)]
         return [line for line in lines if proxy.subject is Subject.FERRULE or not PART.search(line.split()[1])]
@@ -180,7 +180,7 @@ def test_trees_change_hands_under_load(stand: Stand, record_property: pytest.Rec
 
 
 def ours(stand: Stand) -> list[str]:
-    """Chains of ours or kube-proxy's that the kernel holds."""
+    """Returns ferrule's and kube-proxy's chains in the kernel."""
     saved = "".join(rules(stand.node, stand.backend, family) for family in FAMILIES)
     chains = re.findall(r"^:(KUBE-\S+)", saved, re.MULTILINE)
     return [chain for chain in chains if chain not in SHARED]
@@ -188,7 +188,7 @@ def ours(stand: Stand) -> list[str]:
 
 @pytest.mark.parametrize("stand", ["tree"], indirect=True)
 def test_kube_proxys_cleanup_takes_out_all_but_parts_that_lead_nowhere(stand: Stand) -> None:
-    """And these go when ferrule comes back, or cleans up itself."""
+    """They are removed when ferrule starts again, or by its cleanup."""
     with stand.proxy(Subject.FERRULE, 0) as proxy:
         proxy.wait_until_synced()
         holds_trees(stand, proxy)
@@ -219,7 +219,7 @@ FERRULE_CLEANUP = (sys.executable, "-m", "ferrule", "cleanup")
 
 
 def clean(stand: Stand, *program: str) -> str:
-    """What it said."""
+    """Runs a cleanup. Returns its output."""
     tools = tools_of(stand.backend, stand.world.folder / "bin")
     done = stand.node.netns.run("env", f"PATH={tools}:/usr/sbin:/sbin:{os.environ['PATH']}", *program, check=False)
     assert done.returncode == 0, done.stderr

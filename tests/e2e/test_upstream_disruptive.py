@@ -1,5 +1,5 @@
-"""What upstream calls disruptive: proxies and API servers that restart, rules that another process deletes, flows that
-outlive their Pods."""
+"""Tests that upstream calls disruptive: restarts of proxies and API servers, rules deleted by another process, flows
+that outlive their Pods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.netns
 
 
 class Caller:
-    """One UDP socket: every datagram comes from the same port, so the kernel takes them for one flow."""
+    """One UDP socket: every datagram has the same source port, so the kernel tracks one flow."""
 
     def __init__(self, host: Host, address: str, port: int) -> None:
         def connected() -> socket.socket:
@@ -55,8 +55,9 @@ class Caller:
 
 
 def test_udp_flows_follow_their_pods(world: World, subject: Subject) -> None:
-    """Clients that never change their port, over Pods that come and go (upstream's conntrack.go). Asked before the
-    first Pod, so that flows to nowhere are tracked, too; answers must come although the clients never paused."""
+    """Clients with constant ports, while Pods are added and deleted (upstream's conntrack.go). They start before the
+    first Pod, so that flows without an endpoint are tracked, too; responses must arrive although the clients never
+    paused."""
     node, other = world.node("node-1"), world.node("node-2")
     world.cluster.fabric.route_services_via(node)
     client, outside = world.client(node), world.cluster.fabric.outside
@@ -80,7 +81,7 @@ def test_udp_flows_follow_their_pods(world: World, subject: Subject) -> None:
             for caller in callers:
                 eventually(lambda c=caller: c.ask() == name, f"{caller} does not meet {name}", seconds=20)  # type: ignore[misc]
 
-        # Before any proxy runs, each flow is tracked as one to the address itself.
+        # Before any proxy runs, each flow is tracked untranslated.
         all_meet("none")
         with Proxy(subject, node, world.cluster, world.folder) as proxy:
             proxy.wait_until_synced()
@@ -117,7 +118,7 @@ def test_deleted_rules_come_back(world: World, subject: Subject, backend: str, f
         proxy.wait_until_synced()
         assert who(client, address) == {"web-1"}
         if flush == "everything":
-            # In one go, or the proxy's own writing might come between: emptied tables, all chains gone.
+            # In one command, so that the proxy cannot write in between: emptied tables, all chains removed.
             empty = "".join(f"*{table}\nCOMMIT\n" for table in ("mangle", "filter", "nat"))
             node.netns.run(f"iptables-{backend}-restore", "-w", "5", stdin=empty)
         else:
@@ -134,7 +135,7 @@ def test_deleted_rules_come_back(world: World, subject: Subject, backend: str, f
 
 
 def test_after_a_restart_of_the_proxy(world: World, subject: Subject) -> None:
-    """Killed without warning, things change, started again: rules served meanwhile, and the changes are taken in."""
+    """Killed, objects change, started again: rules serve traffic all the time, and the changes are applied."""
     node = world.node()
     client = world.client(node)
     addresses = {name: world.service(name, selector={"app": name})["spec"]["clusterIP"] for name in ("stays", "goes")}
@@ -174,7 +175,7 @@ def test_after_a_restart_of_the_api_server(world: World, subject: Subject) -> No
 
 
 def test_services_up_and_down(world: World, subject: Subject) -> None:
-    """Upstream: `should be able to up and down services`: the others never notice."""
+    """Upstream: `should be able to up and down services`: other Services are not affected."""
     node = world.node()
     client = world.client(node)
     for i in (1, 2):
@@ -197,7 +198,7 @@ def test_services_up_and_down(world: World, subject: Subject) -> None:
 
 
 def test_how_soon_new_services_work(world: World, subject: Subject, record_property: pytest.RecordProperty) -> None:
-    """Upstream: `Service endpoints latency should not be very high`. How soon is recorded, not judged."""
+    """Upstream: `Service endpoints latency should not be very high`. The latency is recorded, not judged."""
     node = world.node()
     pod = world.pod("web-1", node)
     with Proxy(subject, node, world.cluster, world.folder) as proxy:
@@ -209,7 +210,7 @@ def test_how_soon_new_services_work(world: World, subject: Subject, record_prope
 
             def connects(address: str = address) -> bool:
                 try:
-                    # Patience would be the kernel's second SYN, a second later.
+                    # A longer time-out would include the kernel's second SYN, a second later.
                     node.netns.call(lambda: socket.create_connection((address, 80), 0.02)).close()
                 except OSError:
                     return False
@@ -273,7 +274,7 @@ def test_node_ports_on_localhost(world: World, subject: Subject) -> None:
 
 
 def test_sctp_gets_rules(world: World, subject: Subject) -> None:
-    """The kernel here has no SCTP to talk with: the rules are all there is to look at."""
+    """This kernel does not support SCTP, so only the rules are checked."""
     node = world.node()
     address = world.service(protocol="SCTP")["spec"]["clusterIP"]
     pod = world.pod("web-1", node)

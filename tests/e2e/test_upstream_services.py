@@ -22,7 +22,7 @@ BOTH = {"web-1", "web-2"}
 
 @pytest.fixture
 def web(site: Site, world: World) -> list[Pod]:
-    """One Pod a node."""
+    """Creates one Pod per node."""
     return [world.pod("web-1", site.node), world.pod("web-2", site.other)]
 
 
@@ -43,7 +43,7 @@ EXTERNAL = {"type": "ExternalName", "externalName": "shop.example", "clusterIP":
 @pytest.mark.parametrize("kind", ["ClusterIP", "NodePort", "LoadBalancer"])
 @pytest.mark.usefixtures("web")
 def test_to_external_name_and_back(site: Site, world: World, kind: str) -> None:
-    """A name has no rules; what comes out of it has a new address and works."""
+    """ExternalName has no rules; after the change back it has a new address and works."""
     service = world.service(type=kind)
     old = service["spec"]["clusterIP"]
     meets(site.near, old, BOTH)
@@ -75,7 +75,7 @@ def test_between_the_other_types(site: Site, world: World, web: list[Pod]) -> No
 
 
 def test_headless_and_back(site: Site, world: World, web: list[Pod]) -> None:
-    """A headless Service has no rules; made anew with an address it has."""
+    """A headless Service has no rules; created again with an address it has."""
     world.service(clusterIP="None")
     world.wait_for_endpoints(*(pod.ip for pod in web))
     proof = world.service("proof", selector={"app": "web"})["spec"]["clusterIP"]
@@ -90,7 +90,7 @@ PROXY_NAME, HEADLESS = "service.kubernetes.io/service-proxy-name", "service.kube
 
 @pytest.mark.usefixtures("web")
 def test_services_of_another_proxy(site: Site, world: World) -> None:
-    """The label is there from the start, put on later, taken off."""
+    """The label is set from the start, set later, and removed."""
     marked = world.service("marked", selector={"app": "web"}, labels={PROXY_NAME: "other"})["spec"]["clusterIP"]
     plain = world.service()["spec"]["clusterIP"]
     meets(site.near, plain, BOTH)
@@ -104,8 +104,8 @@ def test_services_of_another_proxy(site: Site, world: World) -> None:
 
 
 def test_slices_of_headless_services(site: Site, world: World, web: list[Pod]) -> None:
-    """The label counts on slices; the controller keeps it off those of a Service that has an address, so on such a
-    Service it means nothing (stock 1.37.2 serves it, too)."""
+    """The label matters on slices; the controller removes it from those of a Service with an address, so it has no
+    effect on such a Service (also in kube-proxy 1.37.2)."""
     labelled = world.service("labelled", selector={"app": "web"}, labels={HEADLESS: ""})["spec"]["clusterIP"]
     meets(site.near, labelled, BOTH)
     address = world.service("custom", selector={})["spec"]["clusterIP"]
@@ -139,7 +139,7 @@ def test_ports_are_added_renumbered_and_removed(site: Site, world: World) -> Non
 
 @pytest.mark.usefixtures("web")
 def test_one_number_for_two_protocols(site: Site, world: World) -> None:
-    """Cluster IP, node port and load balancer: TCP and UDP on the same number are two things."""
+    """Cluster IP, node port and load balancer: TCP and UDP on the same number are independent."""
     ports = [objects.port("t", nodePort=32210), objects.port("u", 80, PORTS[1], "UDP", nodePort=32210)]
     service = world.service(type="LoadBalancer", ports=ports)
     world.give_ingress("web", "192.0.2.70")
@@ -160,7 +160,7 @@ def test_one_number_for_two_protocols(site: Site, world: World) -> None:
 
 
 def test_named_target_ports(site: Site, world: World) -> None:
-    """Each Pod means its own number by the name: two slices, one Service port."""
+    """Each Pod has its own number for the name: two slices, one Service port."""
     numbers = {"web-1": PORTS[0], "web-2": PORTS[1]}
     for name, number in numbers.items():
         host = world.cluster.fabric.pod(site.node, name, (number,))
@@ -174,7 +174,7 @@ def test_named_target_ports(site: Site, world: World) -> None:
 
 
 def test_node_ports_the_api_does_not_give(world: World) -> None:
-    """The API server's part: no port twice, none out of range, and a deleted Service's port is free again."""
+    """Checks by the API server: no port twice, none out of range, and a deleted Service's port is free again."""
     port = world.service(type="NodePort")["spec"]["ports"][0]["nodePort"]
     with pytest.raises(ApiError, match="already allocated"):
         world.service("twice", type="NodePort", ports=[objects.port("main", nodePort=port)])
@@ -189,7 +189,7 @@ def test_node_ports_the_api_does_not_give(world: World) -> None:
 
 
 def sticks(client: Host, address: str, port: int = 80, protocol: str = "tcp") -> bool:
-    """32 connections meet one Pod. By chance, with two of them: once in two thousand million."""
+    """Returns whether 32 connections reach one Pod. By chance, with two Pods: once in two thousand million."""
     seen = who(client, address, port, protocol=protocol)
     return len(seen) == 1 and seen <= BOTH
 
@@ -219,7 +219,7 @@ def world_has_both(world: World) -> bool:
 
 
 def test_affinity_ends_after_its_timeout(site: Site, world: World, web: list[Pod]) -> None:
-    """Asked every 1.5 s under a timeout of 1 s, no client is remembered. Four Services make chance quicker."""
+    """With requests every 1.5 s and a timeout of 1 s, no client is remembered. Four Services reduce the duration."""
     config = {"clientIP": {"timeoutSeconds": 1}}
     names = [f"web-{i}" for i in range(4)]
     services = [
@@ -270,7 +270,8 @@ def test_slices_by_hand(site: Site, world: World, web: list[Pod]) -> None:
     meets(site.near, address, BOTH)
     by_hand(world, "s-3", web[1:], ("two", PORTS[1]))
     meets(site.near, address, {"web-2"}, port=81)
-    # The same endpoint in two slices, as while the controller moves it: it counts once, and stays until both are gone.
+    # The same endpoint in two slices, as while the controller moves it: it counts once, and stays until both are
+    # deleted.
     by_hand(world, "s-4", web[:1], ("one", PORTS[0]))
     world.api.delete("EndpointSlice", "s-1", world.namespace)
     world.api.delete("EndpointSlice", "s-3", world.namespace)
@@ -279,7 +280,7 @@ def test_slices_by_hand(site: Site, world: World, web: list[Pod]) -> None:
 
 
 def test_mirrored_endpoints(site: Site, world: World, web: list[Pod]) -> None:
-    """Endpoints of old, written by hand: the controller mirrors them into slices."""
+    """Endpoints objects: the controller mirrors them into slices."""
     address = world.service("custom", selector={})["spec"]["clusterIP"]
 
     def endpoints(*pods: Pod) -> Object:
@@ -325,7 +326,7 @@ def test_made_again_under_the_same_name(site: Site, world: World) -> None:
     assert first != second
     meets(site.near, second, BOTH)
     gone(site, f"{first}/32")
-    # And under the same address at once.
+    # And concurrently under the same address.
     world.api.delete("Service", "web", world.namespace)
     world.service("other", selector={"app": "web"}, clusterIP=second, target=PORTS[1])
     meets(site.near, second, BOTH)
@@ -335,7 +336,7 @@ def test_made_again_under_the_same_name(site: Site, world: World) -> None:
 
 
 def test_from_everywhere_over_both_families(site: Site, world: World, web: list[Pod]) -> None:
-    """Dual stack: Pod, node, an endpoint itself (hairpin) and a host outside; TCP and UDP; IPv4 and IPv6."""
+    """Dual stack: Pod, node, an endpoint itself (hairpin) and an external host; TCP and UDP; IPv4 and IPv6."""
     service = world.service(
         type="NodePort",
         ipFamilyPolicy="RequireDualStack",

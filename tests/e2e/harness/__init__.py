@@ -1,1 +1,1 @@
-"""What end-to-end cases are written with: a real control plane, nodes, Pods with real servers, and the proxies."""
+"""The harness of the end-to-end cases: a real control plane, nodes, Pods with real servers, and the proxies."""

@@ -1,4 +1,4 @@
-"""A small administrator's client: JSON over HTTPS from inside a namespace, one request at a time."""
+"""A small client for administrators: JSON over HTTPS from inside a namespace, one request at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PATHS = {
 
 
 class ApiError(Exception):
-    """The server answered with an error."""
+    """The server responded with an error."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"{status}: {said}")
@@ -51,11 +51,11 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """As UTF-8."""
+        """Returns the body as UTF-8."""
         return self.body.decode()
 
     def json(self) -> Any:
-        """Decoded."""
+        """Returns the decoded body."""
         return json.loads(self.body)
 
 
@@ -88,7 +88,8 @@ def request(
 
 
 class Api:
-    """Whole objects in and out, as dictionaries; `ApiError` when the server refuses, `OSError` when it is not there."""
+    """Reads and writes whole objects as dictionaries. Raises `ApiError` when the server refuses, `OSError` when it
+    is unreachable."""
 
     def __init__(
         self, netns: NetNs, host: str, port: int, ca: Path, *, client: KeyPair | None, token: str = ""
@@ -100,7 +101,7 @@ class Api:
             self._tls.load_cert_chain(client.cert, client.key)
 
     def call(self, method: str, path: str, body: Object | None = None, *, content: str = "application/json") -> Any:
-        """Any path."""
+        """Sends a request with any path."""
         headers = {"Content-Type": content, "Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -111,15 +112,15 @@ class Api:
         return reply.json() if reply.body.startswith((b"{", b"[")) else reply.text
 
     def create(self, thing: Object) -> Object:
-        """As the server stored it."""
+        """Creates an object. Returns it as stored."""
         return dict(self.call("POST", _collection(thing["kind"], thing["metadata"].get("namespace")), thing))
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object:
-        """`ApiError` 404 where there is none."""
+        """Returns an object; raises `ApiError` 404 if it does not exist."""
         return dict(self.call("GET", _path(kind, name, namespace)))
 
     def find(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
-        """None where there is none."""
+        """Returns an object; None if it does not exist."""
         try:
             return self.get(kind, name, namespace)
         except ApiError as error:
@@ -128,7 +129,7 @@ class Api:
             return None
 
     def list(self, kind: str, namespace: str | None = None, *, labels: str = "") -> list[Object]:
-        """All of a namespace, or of the cluster. The items say their kind."""
+        """Returns all objects of a namespace, or of the cluster. The items include their kind."""
         group = _PATHS[kind][0]
         version = group.removeprefix("/apis/").removeprefix("/api/")
         query = f"?labelSelector={labels}" if labels else ""
@@ -136,13 +137,13 @@ class Api:
         return [{"apiVersion": version, "kind": kind} | item for item in items]
 
     def replace(self, thing: Object) -> Object:
-        """PUT; what it carries as resourceVersion must be current, or absent."""
+        """Sends a PUT; its resourceVersion must be current, or absent."""
         return dict(self.call("PUT", _of(thing), thing))
 
     def patch(
         self, kind: str, name: str, namespace: str | None, change: Object, *, status: bool = False, merge: bool = True
     ) -> Object:
-        """A merge patch (lists are replaced), or a strategic one; `status` goes to the subresource."""
+        """Sends a merge patch (lists are replaced), or a strategic one; `status` patches the subresource."""
         content = f"application/{'merge' if merge else 'strategic-merge'}-patch+json"
         path = _path(kind, name, namespace) + ("/status" if status else "")
         return dict(self.call("PATCH", path, change, content=content))
@@ -157,16 +158,16 @@ class Api:
                 raise
 
     def delete_all(self, kind: str, namespace: str) -> None:
-        """A whole collection."""
+        """Deletes a whole collection."""
         self.call("DELETE", _collection(kind, namespace), {"gracePeriodSeconds": 0})
 
     def apply(self, thing: Object, *, dry_run: bool = False) -> Object:
-        """Server-side apply by field manager `e2e`; unknown fields are refused."""
+        """Applies an object on the server with field manager `e2e`; unknown fields are rejected."""
         query = "?fieldManager=e2e&force=true&fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
         return dict(self.call("PATCH", _of(thing) + query, thing, content="application/apply-patch+yaml"))
 
     def token(self, account: str, namespace: str, seconds: int = 3600) -> str:
-        """A new service account token. The server grants no less than 600 seconds."""
+        """Returns a new service account token. The server grants no less than 600 seconds."""
         ask = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": seconds}}
         path = _path("ServiceAccount", account, namespace) + "/token"
         return str(self.call("POST", path, ask)["status"]["token"])

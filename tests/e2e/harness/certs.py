@@ -1,4 +1,4 @@
-"""The keys and certificates of a control plane, made with the openssl program."""
+"""Creates the keys and certificates of a control plane with the openssl program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class KeyPair:
 
 
 class Authority:
-    """A CA in a folder; `issue` makes what it signs."""
+    """A CA in a folder; `issue` creates certificates."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,8 @@ class Authority:
     def issue(
         self, name: str, *, user: str | None = None, group: str | None = None, addresses: Sequence[str] = ()
     ) -> KeyPair:
-        """A server certificate for `addresses` (IPs and names), or a client's for `user` in `group`."""
+        """Issues a server certificate for `addresses` (IPs and names), or a client certificate for `user` in
+        `group`."""
         pair = KeyPair(self.folder / f"{name}.crt", self.folder / f"{name}.key")
         request = self.folder / f"{name}.csr"
         subject = (f"/O={group}" if group else "") + f"/CN={user or name}"
@@ -52,7 +53,7 @@ class Authority:
 
 
 def token_keys(folder: Path) -> KeyPair:
-    """What service account tokens are signed and checked with: `cert` is the public key."""
+    """Returns the keys that sign and verify service account tokens; `cert` is the public key."""
     pair = KeyPair(folder / "sa.pub", folder / "sa.key")
     _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(pair.key))
     _openssl("ec", "-in", str(pair.key), "-pubout", "-out", str(pair.cert))

@@ -1,6 +1,6 @@
-"""A control plane of one: etcd, kube-apiserver and kube-controller-manager in a namespace, TLS and RBAC on.
+"""A minimal control plane: etcd, kube-apiserver and kube-controller-manager in a namespace, with TLS and RBAC.
 
-It may be stopped, killed and started again at will; what etcd holds stays. Nothing of it is a mock.
+It can be stopped, killed and started again; etcd keeps its data. No part of it is a mock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ CONTROLPLANE = Path(
 PORT, ETCD_PORT = 6443, 2379
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 LOCALHOST = "127.0.0.1"
-# Those that make a Service's world. No node lifecycle: without kubelets it would call every Pod unready.
+# The controllers that Services depend on. Not the node lifecycle controller: without kubelets it would mark every Pod
+# unready.
 CONTROLLERS = (
     "endpointslice-controller,endpointslice-mirroring-controller,endpoints-controller,namespace-controller,"
     "serviceaccount-controller,root-ca-certificate-publisher-controller,garbage-collector-controller"
@@ -36,7 +37,8 @@ ACCOUNT, ACCOUNT_NAMESPACE = "kube-proxy", "kube-system"
 
 
 class Cluster:
-    """Lives in the fabric's `api` host; its files in `folder`. Use as a context manager: ready inside."""
+    """A control plane in the fabric's `api` host, with its files in `folder`. Use as a context manager: ready
+    inside."""
 
     def __init__(self, fabric: Fabric, folder: Path) -> None:
         self.fabric = fabric
@@ -50,7 +52,7 @@ class Cluster:
         )
         self.admin_cert = self.authority.issue("admin", user="e2e-admin", group="system:masters")
         self.token_keys = token_keys(folder / "pki")
-        # On loopback, so that a cut fabric does not cut us off.
+        # On loopback, so that it works while the fabric is cut.
         self.api = Api(self.host.netns, LOCALHOST, PORT, self.ca, client=self.admin_cert)
         self.etcd: Process | None = None
         self.api_server: Process | None = None
@@ -58,12 +60,12 @@ class Cluster:
 
     @property
     def ca(self) -> Path:
-        """What clients trust."""
+        """The CA certificate for clients."""
         return self.authority.pair.cert
 
     @property
     def url(self) -> str:
-        """As nodes see it, over the fabric."""
+        """The URL for nodes, over the fabric."""
         return f"https://{self.address}:{PORT}"
 
     def __enter__(self) -> Cluster:
@@ -89,7 +91,7 @@ class Cluster:
     # ------------------------------------------------------------ the API server's life
 
     def start_api_server(self) -> None:
-        """Returns once it is ready, RBAC's own roles included."""
+        """Starts the API server; returns once it is ready, including RBAC's default roles."""
         if self.api_server is not None and self.api_server.alive:
             return
         keys, own = self.token_keys, self.server_cert
@@ -107,16 +109,16 @@ class Cluster:
             f"--service-cluster-ip-range={SERVICE_RANGES[0]},{SERVICE_RANGES[1]}",
             "--authorization-mode=Node,RBAC",
             "--anonymous-auth=false",
-            # Test Pods have no account; every test would wait for its namespace's default one.
+            # Test Pods have no account; otherwise every test would wait for its namespace's default one.
             "--disable-admission-plugins=ServiceAccount",
             "--profiling=false",
-            # As kubeadm has it: a node's own programs need it.
+            # As in kubeadm: a node's own programs need it.
             "--allow-privileged=true",
         )
         self.wait_until_ready()
 
     def stop_api_server(self, *, kill: bool = False) -> None:
-        """SIGTERM, or SIGKILL; new connections are refused afterwards."""
+        """Stops it with SIGTERM or SIGKILL; new connections are refused afterwards."""
         assert self.api_server is not None
         if kill:
             self.api_server.stop(signal.SIGKILL)
@@ -127,13 +129,13 @@ class Cluster:
             self.api_server.kill()  # it waits for long requests, up to a minute
 
     def restart_api_server(self, *, kill: bool = False) -> None:
-        """Down and up again, ready."""
+        """Restarts it and waits until it is ready."""
         self.stop_api_server(kill=kill)
         self.start_api_server()
 
     @contextmanager
     def api_server_stopped(self) -> Iterator[None]:
-        """Down inside, ready again after."""
+        """Stops it for the duration of the block."""
         self.stop_api_server(kill=True)
         try:
             yield
@@ -153,12 +155,12 @@ class Cluster:
 
     @contextmanager
     def black_hole(self, port: int = PORT) -> Iterator[None]:
-        """Packets between nodes and the server's port vanish inside: no RST, no ICMP. The `api` client still works."""
+        """Drops packets between nodes and the server's port inside: no RST, no ICMP. The `api` client still works."""
         with self.fabric.cut(self.host, port):
             yield
 
     def wait_until_ready(self) -> None:
-        """`/readyz` says ok."""
+        """Waits until `/readyz` is ok."""
 
         def ready() -> bool:
             server = self.api_server
@@ -174,7 +176,7 @@ class Cluster:
         )
 
     def ensure_up(self) -> None:
-        """After a test that failed in the middle of a fault: everything runs again."""
+        """Restores all components after a test that failed during a fault."""
         if self.etcd is None or not self.etcd.alive:
             self._start_etcd()
         self.start_api_server()
@@ -183,18 +185,18 @@ class Cluster:
             self._start_controllers()
 
     def expire_watches(self) -> None:
-        """etcd compacted and the server restarted: it refuses every resourceVersion from before with a 410."""
+        """Compacts etcd and restarts the server: it rejects every earlier resourceVersion with a 410."""
         self.compact()
         self.restart_api_server(kill=True)
 
     def compact(self) -> int:
-        """Compact etcd at its current revision, which is returned. A running API server's own cache still serves."""
+        """Compacts etcd at its current revision, and returns it. A running API server still serves its own cache."""
         revision = self._etcd("range", {"key": base64.b64encode(b"compact").decode()})["header"]["revision"]
         self._etcd("compaction", {"revision": revision, "physical": True})
         return int(revision)
 
     def requests(self) -> dict[str, float]:
-        """The server's own count of requests by resource, for a look at who asks how often."""
+        """Returns the server's count of requests by resource."""
         counted: dict[str, float] = {}
         for line in str(self.api.call("GET", "/metrics")).splitlines():
             if line.startswith("apiserver_request_total{"):
@@ -205,9 +207,10 @@ class Cluster:
     # ------------------------------------------------------------ accounts
 
     def token(self, seconds: float = 3600) -> str:
-        """For kube-proxy's account: a real TokenRequest from 600 s on; below that one of our own signing.
+        """Returns a token for kube-proxy's account: a real TokenRequest from 600 s on; below that one signed by the
+        harness.
 
-        The server allows a minute of clock skew and remembers a good token for 10 s: -55 is refused after 5 to 15 s.
+        The server allows a minute of clock skew and caches a valid token for 10 s: -55 is rejected after 5 to 15 s.
         """
         if seconds >= 600:
             return self.api.token(ACCOUNT, ACCOUNT_NAMESPACE, int(seconds))
@@ -222,7 +225,7 @@ class Cluster:
         )
 
     def grant(self) -> None:
-        """Bind kube-proxy's account to system:node-proxier, as kubeadm does."""
+        """Binds kube-proxy's account to system:node-proxier, as kubeadm does."""
         self.api.apply(
             {
                 "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -238,11 +241,12 @@ class Cluster:
         )
 
     def revoke(self) -> None:
-        """The binding is gone: every request of the account is a 403 from now on."""
+        """Removes the binding: every request of the account is a 403 from then on."""
         self.api.delete("ClusterRoleBinding", "kubeadm:node-proxier")
 
     def kubeconfig(self, path: Path, *, server: str | None = None, token: str | None = None) -> Path:
-        """With a `tokenFile` (PATH.token) and the CA's file beside it, as kubeadm mounts them; rewrite to rotate."""
+        """Writes a kubeconfig with a `tokenFile` (PATH.token) and the CA's file, as kubeadm mounts them; rewrite it
+        to rotate."""
         secret = path.with_suffix(".token")
         secret.write_text(self.token() if token is None else token)
         config = {
@@ -279,7 +283,7 @@ class Cluster:
             "--listen-peer-urls=http://127.0.0.1:2380",
             "--initial-advertise-peer-urls=http://127.0.0.1:2380",
             "--initial-cluster=e2e=http://127.0.0.1:2380",
-            # This data need not survive a power cut.
+            # This data need not survive a power failure.
             "--unsafe-no-fsync",
             "--log-level=warn",
         )
@@ -313,7 +317,7 @@ class Cluster:
         )
 
     def _kubeadm(self) -> None:
-        """The parts of `kubeadm init` that a proxy needs."""
+        """Creates the parts of `kubeadm init` that a proxy needs."""
         eventually(lambda: self.api.find("Namespace", ACCOUNT_NAMESPACE), "no namespace kube-system")
         account: Object = {"apiVersion": "v1", "kind": "ServiceAccount"}
         self.api.create(account | {"metadata": {"name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}})

@@ -1,4 +1,5 @@
-"""The wires: a control plane, nodes and a host outside on one bridge, Pods behind the nodes; all in our namespaces.
+"""The network: a control plane, nodes and an external host on one bridge, Pods behind the nodes; all in the harness's
+namespaces.
 
 ```text
    pod web-1 ─┐                                                        ┌─ api      172.31.250.1
@@ -6,7 +7,8 @@
                 node-2  172.31.250.3, fd00:255::3  (10.128.2.0/24) ────┘─ outside  172.31.250.9
 ```
 
-Nodes and Pods come and go while the rest runs. Pods are routed: each has a /32 (and /128) behind its own veth.
+Nodes and Pods are added and removed while the rest runs. Pods are routed: each has a /32 (and /128) behind its own
+veth.
 """
 
 from __future__ import annotations
@@ -44,13 +46,13 @@ class NodeHost(Host):
 
     @property
     def pod_cidrs(self) -> tuple[str, str]:
-        """IPv4 and IPv6."""
+        """Its Pod CIDRs, IPv4 and IPv6."""
         return f"10.128.{self.number}.0/24", f"fd00:10:128:{self.number}::/64"
 
 
 @dataclass(slots=True)
 class Fabric:
-    """Use as a context manager; everything it made goes with it."""
+    """The network. Use as a context manager, which removes everything at the end."""
 
     nodes: dict[str, NodeHost] = field(default_factory=dict)
     hosts: list[Host] = field(default_factory=list)
@@ -75,13 +77,14 @@ class Fabric:
         self.close()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Ends it; idempotent."""
         for host in list(self.hosts):
             self.remove(host)
         self._lan.remove()
 
     def node(self, name: str) -> NodeHost:
-        """A new node: `node-1` has 172.31.250.2, as in the recordings; a name's number decides its addresses."""
+        """Creates a node: `node-1` has 172.31.250.2, as in the recordings; the number in a name determines its
+        addresses."""
         number = int(name.rpartition("-")[2])
         node = NodeHost(name, make_namespace(name), (f"172.31.250.{number + 1}", f"fd00:255::{number + 1:x}"))
         node.number = number
@@ -97,12 +100,12 @@ class Fabric:
         return node
 
     def route_services_via(self, node: NodeHost) -> None:
-        """The outside host sends service addresses (cluster, external, load balancer) to this node."""
+        """Routes service addresses (cluster, external, load balancer) of the external host to this node."""
         for net in SERVICE_RANGES:
             self.outside.netns.ip("route", "replace", net, "via", node.ips[":" in net])
 
     def pod(self, node: NodeHost, name: str, ports: Sequence[int] = PORTS) -> Host:
-        """A namespace on a node whose server answers on `ports`, TCP and UDP; without ports a mere client."""
+        """Creates a namespace on a node whose server responds on `ports`, TCP and UDP; without ports a client."""
         number = FIRST_POD + node.pods
         node.pods += 1
         v4, v6 = node.pod_cidrs
@@ -115,14 +118,14 @@ class Fabric:
         return host
 
     def host_network_pod(self, node: NodeHost, name: str, ports: Sequence[int]) -> Host:
-        """A server in the node's own namespace, with its addresses."""
+        """Starts a server in the node's own namespace, with its addresses."""
         host = Host(name, node.netns, node.ips)
         self.hosts.append(host)
         serve(host, ports)
         return host
 
     def remove(self, host: Host) -> None:
-        """A Pod or a node (its Pods stay, unreachable); idempotent."""
+        """Removes a Pod or a node (its Pods stay, unreachable); idempotent."""
         if host in self.hosts:
             self.hosts.remove(host)
         if host.server is not None:
@@ -137,7 +140,7 @@ class Fabric:
         if not any(node.netns is host.netns for node in self.nodes.values() if node is not host):
             host.netns.remove()
         if isinstance(host, NodeHost):
-            # The kernel takes its time to remove a namespace, and the next node of this name wants the port.
+            # The kernel removes a namespace asynchronously, and the next node of this name needs the port.
             self._lan.run("ip", "link", "del", f"to-{host.name}"[:15], check=False)
             self.nodes.pop(host.name, None)
             for other in (*self.nodes.values(), self.outside):
@@ -145,7 +148,7 @@ class Fabric:
                     other.netns.run("ip", "route", "del", cidr, check=False)
 
     def cut(self, host: Host, port: int) -> ExitStack:
-        """Packets to and from `host`'s TCP `port` over the fabric vanish, no RST, until the stack is closed."""
+        """Drops packets to and from `host`'s TCP `port` over the fabric, without RST, until the stack is closed."""
         undo = ExitStack()
         for chain, direction in (("INPUT", "--dport"), ("OUTPUT", "--sport")):
             side = "-i" if chain == "INPUT" else "-o"
@@ -161,7 +164,7 @@ class Fabric:
 
 
 def serve(host: Host, ports: Sequence[int]) -> None:
-    """Start the answering server in a host; returns once it listens."""
+    """Starts the server in a host; returns once it listens."""
     argv = (sys.executable, "-S", str(POD_PROGRAM), "serve", host.name, *map(str, ports))
     host.server = host.netns.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     wait_for(host.server, "ready")

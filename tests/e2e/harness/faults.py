@@ -1,4 +1,5 @@
-"""What a broken, overloaded or hostile API server may answer. Each fault is a function from a request to a response."""
+"""Faulty responses of a broken, overloaded or hostile API server. Each fault is a function from a request to a
+response."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ MIB = 1 << 20
 
 
 def status(code: int, reason: str, message: str, *, retry_after: int | None = None) -> Fault:
-    """The API's own kind of refusal, a `Status` object."""
+    """Returns a fault with a `Status` object."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     body = json.dumps(_status(code, reason, message)).encode()
     return answer(code, body, content_type=JSON, headers=headers)
 
 
 def answer(code: int, body: bytes, *, content_type: str, headers: dict[str, str] | None = None) -> Fault:
-    """Any whole response."""
+    """Returns a fault with any complete response."""
 
     async def fault(_request: web.BaseRequest, _forward: Forward) -> web.StreamResponse:
         return web.Response(status=code, body=body, content_type=content_type, headers=headers or {})
@@ -37,7 +38,7 @@ def gone() -> Fault:
 
 
 def gone_in_the_stream() -> Fault:
-    """The same as a watch says it: 200, then one ERROR event."""
+    """The same in a watch: 200, then one ERROR event."""
     event = {"type": "ERROR", "object": _status(410, "Expired", "too old resource version: 1 (2)")}
     return answer(200, json.dumps(event).encode() + b"\n", content_type=JSON)
 
@@ -63,12 +64,12 @@ def forbidden() -> Fault:
 
 
 def empty() -> Fault:
-    """200 and nothing."""
+    """200 without a body."""
     return answer(200, b"", content_type=JSON)
 
 
 def html() -> Fault:
-    """502 from a load balancer that knows nothing of APIs."""
+    """502 with HTML, as from a load balancer."""
     return answer(502, b"<html><body><h1>502 Bad Gateway</h1></body></html>\n", content_type="text/html")
 
 
@@ -78,7 +79,7 @@ def html_as_ok() -> Fault:
 
 
 def truncated(upto: int = 400) -> Fault:
-    """A true answer that breaks off after `upto` bytes with the connection; as JSON, whatever was asked for."""
+    """A real response that breaks off after `upto` bytes with the connection; as JSON, whatever was requested."""
 
     async def fault(request: web.BaseRequest, _forward: Forward) -> web.StreamResponse:
         item = {"metadata": {"name": "half", "namespace": "default", "resourceVersion": "1"}, "spec": {"x": "y" * upto}}
@@ -97,7 +98,7 @@ def truncated(upto: int = 400) -> Fault:
 
 
 def huge(size: int = 5 * MIB) -> Fault:
-    """A watch whose first event is one object of `size` bytes, of the kind asked for, then silence. Lists pass."""
+    """A watch whose first event is one object of `size` bytes, of the requested kind, then silence. Lists pass."""
 
     async def fault(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
         if "watch" not in request.query:
@@ -123,7 +124,7 @@ def huge(size: int = 5 * MIB) -> Fault:
 
 
 def silence() -> Fault:
-    """Accepted, read, never answered."""
+    """The request is read and never answered."""
 
     async def fault(_request: web.BaseRequest, _forward: Forward) -> web.StreamResponse:
         await asyncio.Event().wait()
@@ -133,7 +134,7 @@ def silence() -> Fault:
 
 
 def delayed(seconds: float) -> Fault:
-    """The true answer, later."""
+    """The real response, delayed."""
 
     async def fault(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
         await asyncio.sleep(seconds)
@@ -143,7 +144,7 @@ def delayed(seconds: float) -> Fault:
 
 
 def reset() -> Fault:
-    """The connection breaks without an answer."""
+    """The connection breaks without a response."""
 
     async def fault(request: web.BaseRequest, _forward: Forward) -> web.StreamResponse:
         abort(request)
@@ -153,7 +154,7 @@ def reset() -> Fault:
 
 
 def abort(request: web.BaseRequest) -> None:
-    """Break the client's connection, no goodbye."""
+    """Aborts the client's connection."""
     if request.transport is not None:
         request.transport.abort()
 

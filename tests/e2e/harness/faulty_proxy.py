@@ -1,4 +1,4 @@
-"""A reverse proxy of ours between nodes and the API server: passes everything, counts it, spoils what it is told to.
+"""A reverse proxy between nodes and the API server, which forwards and counts requests, and injects faults.
 
 It runs in a thread of the tests with its sockets in the control plane's namespace: nodes reach it over the fabric.
 """
@@ -33,11 +33,11 @@ class Seen:
     path: str
     query: dict[str, str]
     fault: bool
-    """Spoilt, not passed on."""
+    """Whether a fault handled it."""
 
     @property
     def watch(self) -> bool:
-        """A watch, not a list or get."""
+        """Whether it is a watch, not a list or get."""
         return self.query.get("watch") in ("1", "true")
 
 
@@ -47,7 +47,7 @@ class _Injection:
     path: str
     watch: bool | None
     left: int | None
-    """How many more times; None: as long as it lasts."""
+    """How many more times; None for the lifetime of the fault."""
 
     def take(self, path: str, watch: bool) -> bool:
         if self.path not in path or self.watch not in (None, watch) or self.left == 0:
@@ -74,7 +74,7 @@ class FaultyProxy:
 
     @property
     def url(self) -> str:
-        """For a node's kubeconfig."""
+        """The URL for a node's kubeconfig."""
         return f"https://{self._cluster.address}:{self.port}"
 
     def __enter__(self) -> FaultyProxy:
@@ -99,9 +99,10 @@ class FaultyProxy:
     def inject(
         self, fault: Fault, path: str = "", *, watch: bool | None = None, times: int | None = None
     ) -> Iterator[None]:
-        """Requests whose path holds `path` (and are watches, or are not) meet the fault, at most `times` times.
+        """Injects a fault into requests whose path contains `path` (and are watches, or are not), at most `times`
+        times.
 
-        Streams that run already go on: `break_streams` ends them.
+        Running streams continue: `break_streams` ends them.
         """
         injection = _Injection(fault, path, watch, times)
         self._injections.append(injection)
@@ -121,7 +122,7 @@ class FaultyProxy:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Connections stay and are accepted, not one byte of an answer comes: a black hole that needs no firewall."""
+        """Accepts and keeps connections without sending a byte of a response: a black hole without a firewall."""
         self._loop.call_soon_threadsafe(self._open.clear)
         try:
             yield
@@ -130,7 +131,8 @@ class FaultyProxy:
 
     @contextmanager
     def dripping(self, size: int = 512, pause: float = 0.01) -> Iterator[None]:
-        """True answers, at most `size` bytes at a time with `pause` seconds between: no line arrives whole."""
+        """Sends real responses, at most `size` bytes at a time with `pause` seconds between, so that no line arrives
+        whole."""
         self._crumbs = size, pause
         try:
             yield
@@ -138,12 +140,12 @@ class FaultyProxy:
             self._crumbs = None
 
     def break_streams(self) -> None:
-        """Every connection of a client breaks; the next request is served as before."""
+        """Breaks every connection of a client; the next request is served as before."""
         with self.refusing():
             pass
 
     def count(self, path: str = "", *, watch: bool | None = None, since: float = 0.0) -> int:
-        """Requests seen whose path holds `path`, from monotonic time `since` on."""
+        """Returns the number of requests whose path contains `path`, from monotonic time `since` on."""
         return sum(path in s.path and watch in (None, s.watch) and s.at >= since for s in list(self.seen))
 
     # ------------------------------------------------------------ inside
@@ -152,7 +154,7 @@ class FaultyProxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def _socket(self, address: Any) -> socket.socket:
-        """Made where the API server lives: a socket stays in the namespace it was born in."""
+        """Creates a socket in the API server's namespace, in which it stays."""
         family, kind, protocol = address[:3]
         return self._netns.call(lambda: socket.socket(family, kind, protocol))
 
@@ -225,7 +227,7 @@ class FaultyProxy:
                 await response.write_eof()
                 return response
         except (ClientError, OSError):
-            # The server is not there, or either side broke off: so does the other.
+            # The server is unreachable, or either side closed the connection: close the other, too.
             abort(request)
             return response or web.Response()
 

@@ -1,4 +1,4 @@
-"""Traffic that runs while something happens, and the verdict on it."""
+"""Generates traffic during a change, and evaluates it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE = 200
 
 @dataclass(frozen=True, slots=True)
 class Knock:
-    """New connections of one kind, `rate` a second, each with a question and an answer."""
+    """New connections of one kind, `rate` per second, each with a request and a response."""
 
     client: Host
     address: str
@@ -29,21 +29,21 @@ class Knock:
 
 @dataclass(slots=True)
 class Verdict:
-    """Filled when the load has ended."""
+    """The result of a load, available at its end."""
 
     connections: int = 0
-    """New connections made, of all kinds."""
+    """Number of new connections of all kinds."""
     by_kind: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-    """How long the load ran."""
+    """Duration of the load in seconds."""
     errors: list[str] = field(default_factory=list)
     beats: int = 0
-    """Lines exchanged on the long-lived stream."""
+    """Number of lines exchanged on the long-lived stream."""
     broken: str | None = None
-    """What broke the stream, if anything did."""
+    """The failure of the stream, if any."""
 
     def assert_unbroken(self, at_least: int = 1) -> None:
-        """No connection failed, the stream lives, and there was traffic worth the name."""
+        """Checks that no connection failed, the stream is open, and there was enough traffic."""
         assert not self.errors, f"{len(self.errors)} of {self.connections} connections failed: {self.errors[:5]}"
         assert self.broken is None, f"the stream broke after {self.beats} lines: {self.broken}"
         assert self.connections >= at_least, f"only {self.connections} connections"
@@ -58,14 +58,14 @@ class Verdict:
 
 @contextmanager
 def load(client: Host, address: str, port: int, rate: float = RATE) -> Iterator[Verdict]:
-    """`rate` new connections a second and one stream, from `client`; look at the verdict after the block."""
+    """Runs `rate` new connections per second and one stream from `client`; read the result after the block."""
     with mixed_load((client, address, port), [Knock(client, address, port, rate)]) as verdict:
         yield verdict
 
 
 @contextmanager
 def mixed_load(stream: tuple[Host, str, int], knocks: Sequence[Knock]) -> Iterator[Verdict]:
-    """All these kinds at once and one stream (from whom, address, port); look at the verdict after the block."""
+    """Runs all these kinds concurrently and one stream (client, address, port); read the result after the block."""
     verdict = Verdict()
     with ExitStack() as undo:
         host, address, port = stream

@@ -1,4 +1,4 @@
-"""What a user of a cluster writes. `spec` overrides and adds; the API server fills in the rest."""
+"""Builds objects as users write them. `spec` overrides and adds; the API server adds defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def service(
     labels: Mapping[str, str] | None = None,
     **spec: Any,
 ) -> Object:
-    """A Service of one port for Pods labelled `app: NAME`; `selector={}` for none. Single-stack unless spec says."""
+    """Returns a Service with one port for Pods labelled `app: NAME`; `selector={}` for none. Single-stack unless
+    spec says otherwise."""
     chosen = {"app": name} if selector is None else dict(selector)
     return {
         "apiVersion": "v1",
@@ -43,14 +44,14 @@ def service(
 
 
 def port(name: str, number: int = 80, target: int | str = PORTS[0], protocol: str = "TCP", **more: Any) -> Object:
-    """One of a Service's `ports=[…]`, where it has several."""
+    """Returns one of a Service's `ports=[…]`, for Services with several."""
     return {"name": name, "protocol": protocol, "port": number, "targetPort": target, **more}
 
 
 def pod(
     name: str, namespace: str, node: str, *, labels: Mapping[str, str], ports: Sequence[int], host_network: bool = False
 ) -> Object:
-    """Bound to its node from the start. Nothing runs the container: the server is ours."""
+    """Returns a Pod that is bound to its node. Its container does not run: the server is the harness's."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -71,7 +72,7 @@ def pod(
 
 
 def pod_status(ips: Sequence[str], host_ips: Sequence[str], *, ready: bool) -> Object:
-    """What kubelet would report."""
+    """Returns the status that kubelet would report."""
     said = "True" if ready else "False"
     return {
         "status": {
@@ -94,7 +95,7 @@ def endpoint_slice(
     ports: Sequence[Object] = ({"name": "main", "port": PORTS[0], "protocol": "TCP"},),
     family: str = "IPv4",
 ) -> Object:
-    """Written by hand: the controller leaves it alone."""
+    """Returns a slice that the controller does not manage."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -113,7 +114,7 @@ def endpoint_slice(
 
 
 def node(name: str, pod_cidrs: Sequence[str], zone: str | None) -> Object:
-    """Its addresses go into the status (`node_status`)."""
+    """Returns a Node; its addresses are in the status (`node_status`)."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -123,7 +124,7 @@ def node(name: str, pod_cidrs: Sequence[str], zone: str | None) -> Object:
 
 
 def node_status(ips: Sequence[str], cpus: int = 4) -> Object:
-    """Ready, with room: topology hints are computed from CPUs."""
+    """Returns the status of a ready node with CPUs, from which topology hints are computed."""
     return {
         "status": {
             "addresses": [{"type": "InternalIP", "address": ip} for ip in ips],

@@ -1,4 +1,4 @@
-"""A program in a namespace, its output in a file, gone whatever happens."""
+"""Runs a program in a namespace, with its output in a file, and always ends it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.e2e.harness.waiting import eventually
 
 STOP_SECONDS = 30.0
 WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
-"""Even tests that are killed outright leave no program behind."""
+"""Kills programs even if the tests are killed."""
 
 _running: set[Process] = set()
 
 
 class Process:
-    """Started at once. stdout and stderr go to `log`, which grows over restarts of the same name."""
+    """A process, started immediately. stdout and stderr are appended to `log`, over restarts of the same name."""
 
     def __init__(
         self, netns: NetNs, argv: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
@@ -36,33 +36,33 @@ class Process:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=os.environ | dict(environment or {}),
-                # Ctrl-C is for the tests, which then put away what they started in their own order.
+                # Ctrl-C is handled by the tests, which then end their programs in order.
                 start_new_session=True,
             )
         _running.add(self)
 
     @property
     def pid(self) -> int:
-        """The program's own: `ip netns exec` becomes it."""
+        """The program's PID: `ip netns exec` executes it."""
         return self.child.pid
 
     @property
     def alive(self) -> bool:
-        """Still running."""
+        """Whether it is running."""
         return self.child.poll() is None
 
     def text(self) -> str:
-        """What this run said so far."""
+        """Returns the output of this run so far."""
         with self.log.open("rb") as said:
             said.seek(self._mark)
             return said.read().decode(errors="replace")
 
     def lines(self, *words: str) -> list[str]:
-        """The lines that hold all the words."""
+        """Returns the lines that contain all words."""
         return [line for line in self.text().splitlines() if all(word in line for word in words)]
 
     def wait_for(self, *words: str) -> str:
-        """The first line that holds all the words; fails at once when the program is gone without it."""
+        """Waits for the first line that contains all words; fails as soon as the program ends without it."""
 
         def found() -> str | None:
             over = not self.alive
@@ -76,20 +76,20 @@ class Process:
         return eventually(found, lambda: f"no {words} in:\n{self.tail()}")
 
     def tail(self, lines: int = 40) -> str:
-        """For complaints."""
+        """Returns the last lines, for messages."""
         return "\n".join(self.text().splitlines()[-lines:])
 
     def cpu_seconds(self) -> float:
-        """User and system time used so far."""
+        """Returns user and system time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def rss_bytes(self) -> int:
-        """Resident now."""
+        """Returns the resident memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """Its exit code once it has ended of itself."""
+        """Waits for the end. Returns the exit code."""
         try:
             code = self.child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -98,7 +98,7 @@ class Process:
         return code
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:
-        """Signal it and wait; its exit code (negative: the signal that killed it)."""
+        """Sends a signal and waits. Returns the exit code (negative if a signal killed it)."""
         if self.alive:
             self.child.send_signal(number)
         return self.wait(seconds)

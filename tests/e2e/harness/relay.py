@@ -1,4 +1,5 @@
-"""The API server on a namespace's own loopback: nodes that share all their addresses cannot share a wire with it."""
+"""Relays the API server to a namespace's own loopback, for nodes with identical addresses, which cannot share a
+network."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ CHUNK = 1 << 16
 
 
 class Relay:
-    """Bytes between 127.0.0.1:6443 of a namespace and the API server, both ways. Use as a context manager."""
+    """Relays bytes between 127.0.0.1:6443 of a namespace and the API server. Use as a context manager."""
 
     def __init__(self, cluster: Cluster, netns: NetNs) -> None:
         self._cluster, self._netns = cluster, netns
         self._loop = asyncio.new_event_loop()
-        # Sockets that the loop opens belong to the namespace its thread is in: the API server's.
+        # Sockets of the event loop belong to its thread's namespace: the API server's.
         self._thread = threading.Thread(
             target=lambda: cluster.host.netns.call(self._loop.run_forever), name="relay", daemon=True
         )
@@ -28,7 +29,7 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """For a kubeconfig used inside; the API server's certificate is good for it."""
+        """The URL for a kubeconfig used inside; the API server's certificate is valid for it."""
         return f"https://{LOCALHOST}:{PORT}"
 
     def __enter__(self) -> Relay:
@@ -58,7 +59,7 @@ class Relay:
         assert task is not None
         self._open.add(task)
         try:
-            # The node's client sees the API server's absence as a closed connection.
+            # The node's client sees a missing API server as a closed connection.
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 server_reader, server_writer = await asyncio.open_connection(LOCALHOST, PORT)
                 try:

@@ -1,4 +1,4 @@
-"""Two nodes with a running proxy on each, shared by the cases of a module: a case then costs its own steps alone.
+"""Two nodes with a running proxy each, shared by the cases of a module, so that a case costs only its own steps.
 
 ```text
    near ─ node-1 (zone a) ─┐
@@ -22,20 +22,20 @@ from tests.e2e.harness.world import World
 
 ASKED = 32
 QUICK = 0.4
-"""Seconds to wait for an answer that may not come: packets here take microseconds."""
+"""Seconds to wait for a response that may not come: packets here take microseconds."""
 
 
 class Site:
-    """Use as a context manager: both proxies have synced inside."""
+    """Two nodes with proxies. Use as a context manager: both proxies have synced inside."""
 
     node: NodeHost
     other: NodeHost
     near: Host
-    """A client in a Pod's place on `node`."""
+    """A client Pod on `node`."""
     far: Host
-    """The same on `other`."""
+    """A client Pod on `other`."""
     proxy: Proxy
-    """On `node`."""
+    """The proxy on `node`."""
     other_proxy: Proxy
 
     def __init__(self, cluster: Cluster, subject: Subject, folder: Path, backend: str = "nft") -> None:
@@ -64,7 +64,7 @@ class Site:
 
     @property
     def outside(self) -> Host:
-        """A host outside the cluster. It routes service addresses to `node`."""
+        """An external host, which routes service addresses to `node`."""
         return self.cluster.fabric.outside
 
 
@@ -74,7 +74,7 @@ def who(client: Host, address: str, port: int = 80, *, count: int = ASKED, **opt
 
 
 def meets(client: Host, address: str, wanted: set[str], port: int = 80, **options: Any) -> None:
-    """Sooner or later new connections meet exactly these Pods (or errors)."""
+    """Waits until new connections reach exactly these Pods (or errors)."""
     seen: set[str] = set()
 
     def as_wanted() -> bool:

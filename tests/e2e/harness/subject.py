@@ -25,21 +25,21 @@ HEALTH, METRICS = 10256, 10249
 
 
 class Subject(Enum):
-    """Who proxies."""
+    """The proxy under test."""
 
     STOCK = "stock"
     FERRULE = "ferrule"
 
 
 def proxy_config(path: Path, kubeconfig: Path, **overrides: Any) -> Path:
-    """A KubeProxyConfiguration as kubeadm writes it; a section given as a mapping is merged over the default one."""
+    """Writes a KubeProxyConfiguration as kubeadm does; a section given as a mapping is merged over the default one."""
     config: dict[str, Any] = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "iptables",
         "clusterCIDR": CLUSTER_CIDRS,
         "clientConnection": {"kubeconfig": str(kubeconfig)},
-        # The one limit that is the machine's and not the namespace's.
+        # The only limit that is global to the machine.
         "conntrack": {"maxPerCore": 0, "min": 0},
         "iptables": {"minSyncPeriod": "100ms"},
     }
@@ -51,7 +51,7 @@ def proxy_config(path: Path, kubeconfig: Path, **overrides: Any) -> Path:
 
 
 class Proxy:
-    """One subject on one node: may be started, ended and started again. Killed at the end of the `with`."""
+    """One subject on one node: can be started, ended and started again. Killed at the end of the `with`."""
 
     def __init__(
         self,
@@ -83,12 +83,12 @@ class Proxy:
 
     @property
     def running(self) -> Process:
-        """The process of the latest start."""
+        """Returns the process of the latest start."""
         assert self.process is not None, "not started"
         return self.process
 
     def argv(self) -> tuple[str, ...]:
-        """The command line."""
+        """Returns the command line."""
         program = {
             Subject.STOCK: (str(CONTROLPLANE), "kube-proxy"),
             Subject.FERRULE: (sys.executable, "-m", "ferrule", "run"),
@@ -96,7 +96,7 @@ class Proxy:
         return (*program, f"--config={self.config}", f"--hostname-override={self._name}", *self._arguments)
 
     def start(self) -> Proxy:
-        """Starts it; does not wait."""
+        """Starts it without waiting."""
         leave_hint(self.node, self.backend)
         tools = tools_of(self.backend, self.folder / f"bin-{self.backend}")
         path = f"{tools}:/usr/sbin:/sbin:{os.environ['PATH']}"
@@ -105,7 +105,7 @@ class Proxy:
         return self
 
     def stop(self) -> int:
-        """SIGTERM; its exit code. Stock has no handler: -15."""
+        """Sends SIGTERM. Returns the exit code; kube-proxy has no handler: -15."""
         return self.running.stop(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -118,12 +118,12 @@ class Proxy:
         return request(self.node.netns, host, port, path)
 
     def metrics(self) -> dict[str, float]:
-        """Each sample of the scrape, by its full name with labels."""
+        """Returns each sample of a scrape, by its full name with labels."""
         samples = (line.rsplit(" ", 1) for line in self.http("/metrics").text.splitlines() if line[:1] not in ("#", ""))
         return {name: float(value) for name, value in samples}
 
     def last_sync(self, family: str = "IPv4") -> float:
-        """When this run last wrote its rules (Unix seconds); 0 before the first time."""
+        """Returns when this run last wrote its rules (Unix seconds); 0 before the first time."""
         try:
             wanted = f'kubeproxy_sync_proxy_rules_last_timestamp_seconds{{ip_family="{family}"}}'
             return self.metrics().get(wanted, 0.0)
@@ -131,11 +131,12 @@ class Proxy:
             return 0.0
 
     def syncs(self) -> int:
-        """How many writes ferrule has told of, each family's counted. A rule can be seen before its line is."""
+        """Returns the number of writes that ferrule logged, counting each family. A rule may be visible before its
+        log line."""
         return len(self.running.lines('"Synced"'))
 
     def wait_until_synced(self) -> Proxy:
-        """Both families written at least once since the start."""
+        """Waits until both families were written at least once since the start."""
 
         def synced() -> bool:
             assert_alive(self.running)
@@ -146,24 +147,24 @@ class Proxy:
 
 
 def assert_alive(process: Process) -> None:
-    """A sentence with its last words if it is gone."""
+    """Fails with its last output if it has ended."""
     if not process.alive:
         raise RuntimeError(f"{process.argv[:3]} ended ({process.child.returncode}):\n{process.tail()}")
 
 
 def rules(node: NodeHost, backend: str, family: str = "iptables") -> str:
-    """What a node's kernel holds, in the words of `iptables-save` (or family `ip6tables`)."""
+    """Returns the rules of a node's kernel as `iptables-save` (or family `ip6tables`) prints them."""
     return node.netns.run(f"{family}-{backend}-save").stdout
 
 
 def leave_hint(node: NodeHost, backend: str) -> None:
-    """Makes the chain that kubelet leaves, by which every proxy picks this backend. Idempotent."""
+    """Creates kubelet's hint chain, with which every proxy chooses this backend. Idempotent."""
     for family in ("iptables", "ip6tables"):
         node.netns.run(f"{family}-{backend}", "-w", "5", "-t", "mangle", "-N", HINT, check=False)
 
 
 def tools_of(backend: str, folder: Path) -> Path:
-    """A folder for PATH in which `iptables` is one backend's: stock knows no other way."""
+    """Returns a folder for PATH in which `iptables` is one backend's: kube-proxy has no other way to choose."""
     folder.mkdir(exist_ok=True)
     for family in ("iptables", "ip6tables"):
         for verb in ("", "-save", "-restore"):

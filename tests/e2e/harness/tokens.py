@@ -1,4 +1,4 @@
-"""Service account tokens the API server would not grant: with a life of seconds, or already expired."""
+"""Creates service account tokens that the API server would not grant: valid for seconds, or expired."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def mint(key: Path, *, issuer: str, namespace: str, account: str, uid: str, seconds: float) -> str:
-    """A JWT signed with the control plane's own key (ES256). `seconds` < 0: expired."""
+    """Returns a JWT signed with the control plane's key (ES256). `seconds` < 0: expired."""
     now = time.time()
     claims = {
         "iss": issuer,
@@ -33,7 +33,8 @@ def _base64(data: bytes) -> str:
 
 
 def _raw(der: bytes) -> bytes:
-    """openssl writes SEQUENCE { INTEGER r, INTEGER s }; a JWT wants r and s, 32 bytes each."""
+    """Returns a signature for a JWT: openssl writes SEQUENCE { INTEGER r, INTEGER s }; a JWT has r and s, 32 bytes
+    each."""
     length = der[3]
     r = der[4 : 4 + length]
     s = der[4 + length + 2 :]

@@ -1,4 +1,4 @@
-"""Waiting for what must happen, with one deadline for the whole of it. Nothing here asserts that it happens faster."""
+"""Waits for expected conditions with one deadline. No test asserts that they hold sooner."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 PATIENCE = 60.0
-"""Seconds until something that must happen counts as not happening."""
+"""Seconds after which an expected condition counts as failed."""
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def eventually(
 
 
 def steadily(probe: Callable[[], object], complaint: str, *, seconds: float, every: float = 0.1) -> None:
-    """`probe` holds the whole time."""
+    """Checks that `probe` holds for the whole time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not probe():

@@ -1,4 +1,5 @@
-"""One test's corner of the cluster: its API namespace, its nodes and Pods, in the API and on the wire alike."""
+"""The part of the cluster that belongs to one test: its API namespace, its nodes and Pods, in the API and on the
+network."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _count = 0
 
 @dataclass(slots=True)
 class Pod:
-    """An object in the API and, under `host`, a namespace with a server of the same name."""
+    """A Pod: an object in the API and, as `host`, a namespace with a server of the same name."""
 
     world: World
     host: Host
@@ -27,39 +28,39 @@ class Pod:
 
     @property
     def name(self) -> str:
-        """What it answers with, too."""
+        """Its name, with which its server responds."""
         return self.host.name
 
     @property
     def ip(self) -> str:
-        """IPv4."""
+        """Its IPv4 address."""
         return self.host.ips[0]
 
     def set_ready(self, ready: bool = True) -> None:
-        """What its readiness probe would report; the endpoint slice controller acts on it."""
+        """Sets the result of its readiness probe, on which the endpoint slice controller acts."""
         status = objects.pod_status(self.host.ips, self.node.ips, ready=ready)
         self.world.api.patch("Pod", self.name, self.world.namespace, status, status=True)
 
     def terminate(self) -> None:
-        """Deleted gracefully: terminating in the slices, its server still answers. `delete` ends it."""
+        """Deletes it gracefully: it is terminating in the slices, its server still responds. `delete` ends it."""
         self.world.api.delete("Pod", self.name, self.world.namespace, grace=600)
 
     def stop_serving(self) -> None:
-        """The server ends; the object stays as it is."""
+        """Stops the server; the object stays unchanged."""
         if self.host.server is not None:
             self.host.server.kill()
             self.host.server.communicate()
             self.host.server = None
 
     def delete(self) -> None:
-        """Gone from the API at once, and from the network."""
+        """Removes it from the API immediately, and from the network."""
         self.world.api.delete("Pod", self.name, self.world.namespace)
         self.world.cluster.fabric.remove(self.host)
 
 
 @dataclass(slots=True)
 class World:
-    """A fresh namespace `t-N`. Use as a context manager; nodes, Pods and Services go with it."""
+    """A new namespace `t-N`. Use as a context manager, which removes its nodes, Pods and Services."""
 
     cluster: Cluster
     folder: Path
@@ -93,7 +94,7 @@ class World:
         return self.cluster.api
 
     def node(self, name: str = "node-1", *, zone: str | None = None, register: bool = True) -> NodeHost:
-        """A node on the fabric and, unless `register` is false, in the API. `node-1`, `node-2`, …"""
+        """Creates a node on the fabric and, unless `register` is false, in the API: `node-1`, `node-2`, …"""
         host = self.cluster.fabric.node(name)
         self.hosts.append(host)
         if register:
@@ -101,13 +102,13 @@ class World:
         return host
 
     def register(self, host: NodeHost, *, zone: str | None = None) -> None:
-        """Its Node object, with addresses and Pod CIDRs."""
+        """Creates its Node object, with addresses and Pod CIDRs."""
         self.api.create(objects.node(host.name, host.pod_cidrs, zone))
         self.node_names.append(host.name)
         self.api.patch("Node", host.name, None, objects.node_status(host.ips), status=True)
 
     def client(self, node: NodeHost, name: str = "client") -> Host:
-        """A Pod's namespace without a Pod object or a server: one who asks."""
+        """Creates a client: a Pod's namespace without a Pod object or a server."""
         host = self.cluster.fabric.pod(node, name, ())
         self.hosts.append(host)
         return host
@@ -123,7 +124,7 @@ class World:
         ready: bool = True,
         host_network: bool = False,
     ) -> Pod:
-        """A running Pod `app: APP` that answers on `ports` (TCP and UDP) with its name."""
+        """Creates a running Pod `app: APP` that responds on `ports` (TCP and UDP) with its name."""
         fabric = self.cluster.fabric
         host = fabric.host_network_pod(node, name, ports) if host_network else fabric.pod(node, name, ports)
         self.hosts.insert(0, host)
@@ -136,16 +137,17 @@ class World:
         return pod
 
     def service(self, name: str = "web", **options: Any) -> Object:
-        """Created; see `objects.service` for the options. What comes back carries the addresses the API gave."""
+        """Creates a Service; see `objects.service` for the options. The result contains the addresses that the API
+        assigned."""
         return dict(self.api.create(objects.service(name, self.namespace, **options)))
 
     def give_ingress(self, service: str, *addresses: str) -> None:
-        """What a cloud's load balancer controller writes: the addresses it listens on."""
+        """Sets the addresses of a load balancer, as a cloud's controller does."""
         status = {"status": {"loadBalancer": {"ingress": [{"ip": a, "ipMode": "VIP"} for a in addresses]}}}
         self.api.patch("Service", service, self.namespace, status, status=True)
 
     def endpoints(self, service: str = "web") -> set[tuple[str, bool]]:
-        """(address, ready) of all slices of a Service, as the controller wrote them."""
+        """Returns (address, ready) of all slices of a Service, as the controller wrote them."""
         slices = self.api.list("EndpointSlice", self.namespace, labels=f"kubernetes.io/service-name={service}")
         return {
             (address, bool(endpoint["conditions"].get("ready")))
@@ -155,7 +157,7 @@ class World:
         }
 
     def wait_for_endpoints(self, *addresses: str, service: str = "web") -> None:
-        """The ready ones are exactly these."""
+        """Waits until the ready endpoints are exactly these."""
         eventually(
             lambda: {a for a, ready in self.endpoints(service) if ready} == set(addresses),
             lambda: f"endpoints of {service} are {self.endpoints(service)}, not {addresses}",
