@@ -23,7 +23,7 @@ def main(address: str, port: int) -> None:
                 name = json.loads(channel.recv(400))["pod"]
                 answered = time.monotonic()
         except (OSError, ValueError):
-            name, answered = "nobody", time.monotonic()
+            name, answered = "none", time.monotonic()
         if name != last:
             last = name
             print(name, answered, flush=True)

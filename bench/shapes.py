@@ -66,7 +66,7 @@ def parse(label: str) -> Shape:
     """Raises `ValueError` with a sentence."""
     match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?(-dual)?", label)
     if match is None:
-        raise ValueError(f"{label!r} is no shape: want SERVICESxENDPOINTS[xPORTS][-dual], as 10000x4")
+        raise ValueError(f"{label!r} is not a shape: expected SERVICESxENDPOINTS[xPORTS][-dual], as 10000x4")
     shape = Shape(int(match[1]), int(match[2]), int(match[3] or 1), match[4] is not None)
     if not 0 < shape.services <= MOST_SERVICES or not shape.endpoints > 0 or not 0 < shape.ports <= 100:
         raise ValueError(f"{label!r}: 1 to {MOST_SERVICES} Services, at least 1 endpoint, 1 to 100 ports")

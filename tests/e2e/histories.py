@@ -204,7 +204,7 @@ class Mark:
                 ipFamilyPolicy="RequireDualStack",
             )
         )
-        zones = {**MARK_ENDPOINTS, "zone-of-nobody": MARK_ELSEWHERE}
+        zones = {**MARK_ENDPOINTS, "zone-without-nodes": MARK_ELSEWHERE}
         for index, family in enumerate(families):
             endpoints = [
                 {"addresses": [ips[index]], "conditions": {"ready": True}, "hints": {"forZones": [{"name": zone}]}}

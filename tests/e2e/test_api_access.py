@@ -93,7 +93,7 @@ def test_a_server_that_takes_seconds_for_everything(world: World) -> None:
             proxy.wait_until_synced()
             eventually(lambda: has(proxy, first), "no first sync")
             follows(world, proxy, "after")
-            assert not proxy.running.lines("Cannot follow"), "slow is no failure"
+            assert not proxy.running.lines("Cannot follow"), "a slow server is not a failure"
 
 
 def test_a_token_that_expires_and_is_rotated(world: World) -> None:
@@ -161,7 +161,7 @@ def test_a_token_that_is_replaced_in_time_costs_nothing(world: World) -> None:
                 eventually(lambda: refused(world, old), "a token outlives its Secret")
                 between.break_streams()
                 follows(world, proxy, "after")
-                assert not proxy.running.lines("(401)"), "a rotation is no trouble"
+                assert not proxy.running.lines("(401)"), "a rotation is not a failure"
                 assert why_not_ready(proxy) == '{"ready":true,"reasons":{}}'
     finally:
         for name in ("first", "second"):
@@ -242,7 +242,7 @@ def test_the_clock_jumps(world: World, monkeypatch: pytest.MonkeyPatch, jump: ti
         eventually(lambda: abs(shown() - jump) < timedelta(hours=1), lambda: f"the clock did not jump: {shown()}")
         synced, cpu = proxy.syncs(), proxy.running.cpu_seconds()
         steadily(lambda: proxy.http("/healthz", HEALTH).status == 200, "unhealthy by the clock", seconds=5)
-        assert proxy.syncs() == synced, "a clock is no reason to write"
+        assert proxy.syncs() == synced, "a clock change must not cause a write"
         assert proxy.running.cpu_seconds() - cpu < 1.0, "busy because of a clock"
         follows(world, proxy, "after")
     finally:

@@ -209,7 +209,7 @@ def test_silence_is_noticed_while_it_lasts(world: World, silence: str, record_pr
             fresh = shop.add("meanwhile")
             eventually(
                 lambda: len(shop.proxy.running.lines(NOTHING_FOLLOWS)) >= len(KINDS),
-                lambda: f"silence is taken for calm:\n{shop.proxy.running.tail()}",
+                lambda: f"silence is not detected:\n{shop.proxy.running.tail()}",
             )
             noticed = time.monotonic() - began
             assert shop.proxy.running.lines(NOTHING_FOLLOWS, "timeout: connected, but the response stalled")
@@ -253,7 +253,7 @@ def test_bytes_that_drip(shop: Shop) -> None:
         second = shop.world.pod("web-2", shop.node)
         shop.world.wait_for_endpoints(shop.web.ip, second.ip)
         eventually(lambda: "web-2" in pods(shop.client.ask(shop.address, 80, count=20)), "no second Pod")
-    assert not shop.proxy.running.lines(NOTHING_FOLLOWS), "slow is no failure"
+    assert not shop.proxy.running.lines(NOTHING_FOLLOWS), "a slow server is not a failure"
 
 
 def as_json(body: bytes) -> Fault:

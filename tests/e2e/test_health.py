@@ -95,7 +95,9 @@ def test_ready_only_once_everything_is_in_the_kernel(world: World) -> None:
         early = eventually(waits_for_its_node, lambda: f"/readyz:\n{proxy.running.tail()}")
         assert early.status == 503
         assert "the first sync has not happened" in early.text
-        assert statuses(proxy) == {"/healthz": 503, "/livez": 200}, "no load balancer sends to what is no node yet"
+        assert statuses(proxy) == {"/healthz": 503, "/livez": 200}, (
+            "load balancers must not send to a node that is not registered yet"
+        )
         assert who(client, address, count=3, timeout=QUICK) != {"web-1"}
         world.register(node)
         eventually(lambda: proxy.http("/readyz").status == 200, lambda: proxy.http("/readyz").text)

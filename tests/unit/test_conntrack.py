@@ -79,7 +79,7 @@ def test_no_view_while_the_rules_are_in_doubt() -> None:
     assert plan is not None
     assert cluster.engine.conntrack_view("ipv4") is None, "a plan is in flight"
     cluster.engine.abandon(plan)
-    assert cluster.engine.conntrack_view("ipv4") is None, "nobody knows what became of it"
+    assert cluster.engine.conntrack_view("ipv4") is None, "the outcome is unknown"
     with pytest.raises(StalePlan):
         cluster.engine.commit(plan)
     assert cluster.sync("10.128.2.2") is not None

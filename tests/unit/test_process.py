@@ -231,7 +231,7 @@ TEXTS = [
     (4, NFT + "Could not fetch rule set generation id: Permission denied (you must be root)\n", FailureKind.PERMISSION),
     (4, "Fatal: can't open lock file /run/xtables.lock: Permission denied\n", FailureKind.PERMISSION),
     (-9, "", FailureKind.KILLED),
-    (1, "what nobody has seen yet\n", FailureKind.UNKNOWN),
+    (1, "an unknown message\n", FailureKind.UNKNOWN),
 ]
 
 

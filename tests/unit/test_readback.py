@@ -115,8 +115,8 @@ def test_what_netlink_cannot_tell_the_tool_does(
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_legacy_is_read_by_its_tool(engine: Engine, monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
-    async def nobody(_: RuleReader) -> None:
+    async def unused(_: RuleReader) -> None:
         raise AssertionError("legacy rules are not in nf_tables")
 
-    monkeypatch.setattr(nftables, "read", nobody)
+    monkeypatch.setattr(nftables, "read", unused)
     assert asyncio.run(Plane(family, Backend.LEGACY).read_back(engine.rule_reader(family))) == SAVED

@@ -24,7 +24,8 @@ from ferrule.process.shutdown import Shutdown
 log = logging.getLogger(__name__)
 
 ENDING = ("once", "init-only", "cleanup", "write-config-to")
-"""Flags with which the program ends by itself. A signal before that leaves work undone, so the exit code is not 0."""
+"""Flags with which the program ends on its own. A signal before that leaves work incomplete, so the exit code is not
+0."""
 
 
 def run(argv: Sequence[str]) -> int:

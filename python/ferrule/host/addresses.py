@@ -48,7 +48,7 @@ async def address_changes() -> AsyncIterator[None]:
 async def follow_addresses(known: list[str], on_change: Callable[[list[str]], None]) -> None:
     """Calls `on_change` with the host's addresses each time they differ from `known` or the last call. Never returns.
 
-    `known` may be older than the subscription: a change in between is reported at once. Raises `OSError`.
+    `known` may be older than the subscription: a change in between is reported immediately. Raises `OSError`.
     """
     async for _ in address_changes():
         found = await asyncio.to_thread(local_addresses)

@@ -23,16 +23,16 @@ from typing import NoReturn
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 ORDERLY_SECONDS = 0.5
-"""How long tasks may take to end after a signal."""
+"""Seconds that tasks may take to end after a signal."""
 
 ENFORCED_SECONDS = 0.8
-"""After this long the process ends even if its main thread is blocked. The documented limit is one second."""
+"""Seconds after which the process ends even if its main thread is blocked. The documented limit is one second."""
 
 _children: set[int] = set()
 
 
 def started(pid: int) -> None:
-    """Registers a child that leads a process group of its own."""
+    """Registers a child that leads its own process group."""
     _children.add(pid)
 
 
@@ -45,14 +45,14 @@ def leave(code: int) -> NoReturn:
     """Ends the process: kills its children, writes out what is buffered, joins no thread."""
     kill_children()
     for flush in (*(handler.flush for handler in logging.getLogger().handlers), sys.stdout.flush, sys.stderr.flush):
-        # A reader that is gone changes nothing about the end, nor does a write that this very call interrupted.
+        # A closed reader does not affect the end, nor does a write that this call interrupted.
         with contextlib.suppress(Exception):
             flush()
     os._exit(code)
 
 
 def kill_children() -> None:
-    """SIGKILL to every child and its process group, if it leads one."""
+    """Sends SIGKILL to every child and its process group, if it leads one."""
     for pid in {*_children, *_listed_children()}:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getpgid(pid) == pid:
@@ -62,22 +62,22 @@ def kill_children() -> None:
 
 
 def _listed_children() -> Iterator[int]:
-    """Children by /proc, where the kernel has the list: a credential plugin's process is started by a library."""
+    """Yields children listed in /proc, if the kernel has the list: a library starts a credential plugin's process."""
     for listed in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
             yield from map(int, listed.read_text().split())
 
 
 class Shutdown:
-    """A context manager that decides what SIGTERM and SIGINT do. For the main thread.
+    """A context manager that handles SIGTERM and SIGINT. For the main thread.
 
-    A signal ends the process at once, except inside `announced`: there the callback is called, and the process ends
+    A signal ends the process immediately, except inside `announced`: there the callback is called, and the process ends
     after `ENFORCED_SECONDS` at the latest.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
-        """The process's exit code after a signal. None: 128 and the signal's number, for work that is incomplete."""
+        """The process's exit code after a signal. None for 128 and the signal's number, if the work is incomplete."""
         self._number = 0
         self._announce: Callable[[], object] | None = None
 
@@ -97,17 +97,17 @@ class Shutdown:
 
     @property
     def code(self) -> int:
-        """Exit code after the signal that arrived."""
+        """The exit code after the signal."""
         return 128 + self._number if self.exit_code is None else self.exit_code
 
     @property
     def signal_name(self) -> str:
-        """`SIGTERM`, say; empty before a signal."""
+        """For example `SIGTERM`; empty before a signal."""
         return signal.Signals(self._number).name if self._number else ""
 
     @contextlib.contextmanager
     def announced(self, announce: Callable[[], object]) -> Iterator[None]:
-        """Inside, a signal calls `announce`, from the main thread and between any two of its instructions."""
+        """Makes a signal in the block call `announce`, from the main thread and between any two of its instructions."""
         self._announce = announce
         try:
             yield
@@ -127,6 +127,6 @@ class Shutdown:
         os.close(reading)
         if signalled:
             time.sleep(ENFORCED_SECONDS)
-            # Nothing is flushed: that may be where the main thread is blocked.
+            # Nothing is flushed, because the main thread may be blocked in a write.
             kill_children()
             os._exit(self.code)

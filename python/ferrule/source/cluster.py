@@ -169,7 +169,7 @@ class ClusterSource(Source):
             self._ends.set_result("; ".join(reasons) + ": ending, so that the next start takes it in")
 
     def _report_node(self, node: OwnNode | None) -> None:
-        """Readiness tells of a missing Node once it is not waited for any more: traffic goes on without it."""
+        """Reports a missing Node in readiness once the wait is over: traffic continues without it."""
         waiting = not self._node_is_there.is_set() and not self._going_without
         reason = (
             f"no Node is named {self._node_name}: only endpoints with that nodeName count as local; if the name is "
@@ -180,19 +180,19 @@ class ClusterSource(Source):
     # ------------------------------------------------------------------ Sink
 
     async def begin_list(self, kind: Kind) -> None:
-        """See `Intake`."""
+        """Implements `Sink` with `Intake`."""
         if kind == "Node":
             self._node_list.clear()
         await self._intake.begin_list(kind)
 
     async def feed_list(self, kind: Kind, chunk: bytes) -> None:
-        """See `Intake`."""
+        """Implements `Sink` with `Intake`."""
         if kind == "Node":
             self._node_list += chunk
         await self._intake.feed_list(kind, chunk)
 
     async def end_list(self, kind: Kind) -> IngestReport:
-        """See `Intake`."""
+        """Implements `Sink` with `Intake`."""
         report = await self._intake.end_list(kind)
         if kind == "Node":
             self._node_seen(own_node.from_list(bytes(self._node_list)))
@@ -201,11 +201,11 @@ class ClusterSource(Source):
         return report
 
     async def abort_list(self, kind: Kind) -> None:
-        """See `Intake`."""
+        """Implements `Sink` with `Intake`."""
         await self._intake.abort_list(kind)
 
     async def ingest(self, kind: Kind, frames: bytes) -> IngestReport:
-        """See `Intake`."""
+        """Implements `Sink` with `Intake`."""
         report = await self._intake.ingest(kind, frames)
         if kind == "Node":
             self._node_seen(own_node.from_frames(frames, self._node))

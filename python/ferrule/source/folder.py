@@ -22,7 +22,7 @@ from ferrule.sync.report import Changes
 log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 3
-"""Nodes that a message about a wrong name lists."""
+"""Maximum number of Nodes in a message about a wrong name."""
 
 
 class FolderSource(Source):
@@ -57,20 +57,20 @@ class FolderSource(Source):
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing stays open."""
+        """Does nothing: a folder keeps no resource open."""
 
     def tasks(self) -> Mapping[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Returns the task that follows the folder."""
         return {"manifests": self.follow}
 
     def problem_found(self, problem: Problem) -> None:
-        """A folder is not told; the log names the problem, and the file."""
+        """Does nothing: the log has the problem and the file."""
 
     def listen_failed(self, reason: str, message: str) -> None:
-        """A folder is not told."""
+        """Does nothing: a folder cannot be notified."""
 
     def port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
-        """A folder is not told."""
+        """Does nothing: a folder cannot be notified."""
 
     async def follow(self) -> None:
         """Follows the folder, for ever."""
@@ -92,20 +92,20 @@ class FolderSource(Source):
         self._loop.submit(Changes({kind: state.lists[kind] for kind in kinds}, changed_at))
 
     def _check_name(self, state: FolderState) -> None:
-        """Warns where no Node has our name: every endpoint would count as remote, and no rule would show why."""
+        """Warns if no Node has this node's name: every endpoint would count as remote, and no rule would show why."""
         nodes = frozenset(manifest.name for manifest in state.manifests if manifest.kind == "Node")
         if nodes == self._nodes:
             return
         self._nodes = nodes
         reason = unknown_name(self._node, nodes)
-        # A folder without any Node may name endpoints' nodes rightly: that is worth a line, not an alarm.
+        # A folder without any Node may still have correct node names in endpoints: logged as information.
         self._readiness.report(Subsystem.NODE, reason if nodes else None)
         if reason is not None:
             log.warning("No Node has this node's name", extra=kv(node=self._node, reason=reason))
 
 
 def unknown_name(name: str, nodes: Collection[str]) -> str | None:
-    """Says what follows where the manifests have no Node of this name; None where they have one."""
+    """Returns the consequences of manifests without a Node of this name; None if they have one."""
     if name in nodes:
         return None
     first = ", ".join(sorted(nodes)[:NAMES_SHOWN]) + (", …" if len(nodes) > NAMES_SHOWN else "")

@@ -1,4 +1,4 @@
-"""What the daemon needs of a source of cluster state, whichever it is."""
+"""The interface of sources of cluster state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ferrule._engine import Problem
 
 
 class Source(Protocol):
-    """Passes the objects of a cluster on to the sync loop, and tells the cluster what became of them.
+    """Passes the objects of a cluster on to the sync loop, and reports problems to the cluster.
 
     Used as `async with` around its tasks.
     """
@@ -27,10 +27,10 @@ class Source(Protocol):
         """Returns the permanent tasks by name."""
 
     def problem_found(self, problem: Problem) -> None:
-        """An object has a new problem."""
+        """Reports a new problem of an object."""
 
     def listen_failed(self, reason: str, message: str) -> None:
-        """A port of this process could not be opened. `reason` is one of kube-proxy's Event reasons."""
+        """Reports that a port of this process could not be opened. `reason` is one of kube-proxy's Event reasons."""
 
     def port_failed(self, namespace: str, name: str, port: int, reason: str) -> None:
-        """The healthCheckNodePort of a Service could not be opened."""
+        """Reports that the healthCheckNodePort of a Service could not be opened."""

@@ -1,11 +1,11 @@
-"""Waiting for what must happen, and showing that something does not happen. No test sleeps and then looks.
+"""Helpers that wait for expected conditions, and show that something does not happen. No test sleeps and then asserts.
 
-- What must happen is polled for by `eventually` (or `until`, on an event loop) under one generous deadline: a success
-  returns at once, so a busy machine needs no other number.
-- What must not happen is shown by a cause: do something observable after it, wait for that, and see that only that
-  came. Where nothing can come after it, `in_virtual_time` runs a coroutine on a clock that moves only while everything
-  waits: an hour takes no time there, and cannot be too short. `Limits` makes a time limit of the product expire at a
-  cause.
+- Expected conditions are polled by `eventually` (or `until`, on an event loop) with one generous deadline. Success
+  returns immediately, so a busy machine needs no other value.
+- The absence of an effect is shown by a cause: do something observable after it, wait for that, and check that nothing
+  else happened. If nothing can follow, `in_virtual_time` runs a coroutine with a clock that advances only while
+  everything waits: an hour takes no time there, and cannot be too short. `Limits` makes a time limit of the product
+  expire at a cause.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import pytest
 
 PATIENCE = 60.0
-"""Seconds until something that must happen counts as not happening. Nothing asserts that it happens faster."""
+"""Seconds after which an expected condition counts as failed. No test asserts that it holds sooner."""
 
 PAUSE = 0.005
-"""Between two looks at what tells of itself by no event."""
+"""Seconds between two polls of conditions without events."""
 
 T = TypeVar("T")
 Complaint = str | Callable[[], str]
@@ -47,7 +47,7 @@ def eventually(probe: Callable[[], T | None], complaint: Complaint = "did not ha
 
 
 async def until(probe: Callable[[], T | Awaitable[T | None] | None], complaint: Complaint = "did not happen") -> T:
-    """As `eventually`, beside other tasks of the event loop and by its clock; `probe` may be a coroutine function."""
+    """Like `eventually`, on the event loop and with its clock; `probe` may be a coroutine function."""
     clock = asyncio.get_running_loop().time
     end = clock() + PATIENCE
     while True:
@@ -75,7 +75,7 @@ def happened(event: threading.Event, complaint: Complaint = "did not happen") ->
 
 
 async def soon(awaitable: Awaitable[T], complaint: Complaint = "did not happen") -> T:
-    """Awaits what must come."""
+    """Awaits an expected result."""
     try:
         return await asyncio.wait_for(awaitable, PATIENCE)  # time: the one deadline, at which a test fails
     except TimeoutError:
@@ -93,15 +93,15 @@ def in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def let_pass(seconds: float) -> None:
-    """All that is due within so many seconds of virtual time happens."""
+    """Advances virtual time; everything that is due within it happens."""
     assert isinstance(asyncio.get_running_loop(), VirtualLoop), "in real time this is a guess"
     await asyncio.sleep(seconds)  # time: virtual
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop with a clock of its own, at 0 first: where nothing can go on, the next timer is due at once.
+    """An event loop with a virtual clock that starts at 0: when all tasks wait, the clock advances to the next timer.
 
-    Threads of `run_in_executor` and local sockets count as going on; another process and the network do not.
+    Threads of `run_in_executor` and local sockets count as running; other processes and the network do not.
     """
 
     def __init__(self) -> None:
@@ -113,13 +113,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._skipping.now
 
     def busy(self, seconds: float) -> None:
-        """As if what runs now took so long."""
+        """Advances the clock, as if the running code took this time."""
         self._skipping.now += seconds
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """As usual; the clock stands still until the thread is done."""
+        """Like the base class; the clock stands still until the thread is done."""
         future: asyncio.Future[T] = super().run_in_executor(executor, func, *args)
         self._skipping.threads += 1
         future.add_done_callback(self._thread_done)
@@ -148,7 +148,7 @@ class _Skipping(selectors.DefaultSelector):
 
 
 class Limits:
-    """Stands in for `asyncio.timeout` wherever that is asked for exactly `seconds`: over when `expire` says so."""
+    """Replaces `asyncio.timeout` for calls with exactly `seconds`: it expires when `expire` is called."""
 
     def __init__(self, patch: pytest.MonkeyPatch, seconds: float) -> None:
         self._seconds = seconds
@@ -169,7 +169,7 @@ class Limits:
                 self.running.remove(limit)
 
     async def expire(self) -> None:
-        """All that run now; waits for one."""
+        """Expires all running time limits; waits for one."""
         await until(lambda: self.running, f"nothing is limited to {self._seconds:g} s")
         for limit in self.running:
             limit.reschedule(asyncio.get_running_loop().time())

@@ -1,4 +1,4 @@
-//! Small netlink conversations: acknowledgements, the host's addresses, named counters.
+//! Netlink requests of the daemon: acknowledgements, the host's addresses, named counters.
 
 use ferrule_engine::addresses::AddressDump as Dump;
 use ferrule_engine::{counters, netlink};

@@ -1,4 +1,4 @@
-//! What takes our rules out of the kernel, from a save.
+//! Removal of ferrule's rules, computed from a save.
 
 use ferrule_engine as engine;
 use pyo3::prelude::*;

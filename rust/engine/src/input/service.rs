@@ -172,7 +172,7 @@ fn affinity(spec: &ServiceSpec<'_>, problems: &mut Problems<'_>) -> Option<u32> 
         "ClientIP" => {}
         "None" | "" => return None,
         other => {
-            problems.ignore("spec.sessionAffinity", &other, "is neither None nor ClientIP: taken for None");
+            problems.ignore("spec.sessionAffinity", &other, "is not one of None, ClientIP: treated as None");
             return None;
         }
     }
@@ -191,7 +191,7 @@ fn is_local(field: &'static str, policy: Option<&Text<'_>>, problems: &mut Probl
         "Local" => true,
         "Cluster" | "" => false,
         other => {
-            problems.ignore(field, &other, "is neither Cluster nor Local: taken for Cluster");
+            problems.ignore(field, &other, "is not one of Cluster, Local: treated as Cluster");
             false
         }
     }

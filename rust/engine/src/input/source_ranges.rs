@@ -1,14 +1,14 @@
-//! `loadBalancerSourceRanges`: which sources a Service's load-balancer addresses admit.
+//! Decodes `loadBalancerSourceRanges`: the sources that a Service's load-balancer addresses admit.
 
 use crate::input::problem::Problems;
 use crate::input::wire::{ServiceSpec, Text};
 use crate::model::address::{Family, Net};
 
-/// The ranges of a Service, both families.
+/// The source ranges of a Service, both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SourceRanges {
     nets: Box<[Net]>,
-    /// By family: a range that may have been meant for it could not be read.
+    /// By family: whether a range that may have been meant for it is unreadable.
     unreadable: [bool; 2],
 }
 
@@ -75,7 +75,7 @@ mod tests {
         ranges.of(Family::of(source)).is_none_or(|nets| nets.iter().any(|net| net.contains(source)))
     }
 
-    /// What restricts a family, as text: `open`, `shut` or the ranges.
+    /// Returns the restriction of a family as text: `open`, `shut` or the ranges.
     fn shown(texts: &[&str], family: Family) -> String {
         match ranges(texts).of(family) {
             None => "open".to_owned(),
@@ -112,7 +112,7 @@ mod tests {
         prop_oneof![v4.prop_map(IpAddr::from), v6.prop_map(IpAddr::from)]
     }
 
-    /// A readable range, and the same with one character changed, added or removed.
+    /// Draws a readable range, and the same with one character changed, added or removed.
     fn edited() -> impl Strategy<Value = (String, String)> {
         let range = prop::sample::select(vec![
             "198.51.100.0/24",

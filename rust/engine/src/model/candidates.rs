@@ -80,7 +80,7 @@ mod tests {
         vec![slice(first), slice(second)]
     }
 
-    /// What `of_port` keeps of these entries, cut into two slices.
+    /// Returns what `of_port` keeps of these entries, split into two slices.
     fn kept(entries: &[Endpoint], cut: usize) -> Vec<Endpoint> {
         let slices = slices(entries, cut);
         of_port(slices.iter(), Family::V4, "", Protocol::Tcp).into_iter().map(|c| c.endpoint.clone()).collect()
@@ -105,7 +105,7 @@ mod tests {
             (&draining, &gone),
             (&draining, &starting),
         ] {
-            // The worse entry is on this node, which does not help it.
+            // The worse entry is on this node, which does not matter.
             let (better, worse) = (better(false), worse(true));
             for cut in 0..=2 {
                 assert_eq!(kept(&[better.clone(), worse.clone()], cut), std::slice::from_ref(&better), "cut {cut}");

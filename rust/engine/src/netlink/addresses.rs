@@ -1,4 +1,4 @@
-//! The host's own addresses over rtnetlink: the request for a dump, and its answers.
+//! Reads the host's own addresses over rtnetlink: encodes a dump request and decodes its responses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,11 +11,11 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 /// `struct ifaddrmsg`.
 const IFADDRMSG: usize = 8;
-/// The peer's on a point-to-point link; there, [`IFA_LOCAL`] is the host's own.
+/// The peer's address on a point-to-point link; there, [`IFA_LOCAL`] is the host's own.
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-/// A dump of addresses: send [`AddressDump::request`], feed every datagram that comes.
+/// A dump of addresses: send [`AddressDump::request`], pass every received datagram to `feed`.
 #[derive(Clone, Debug, Default)]
 pub struct AddressDump {
     found: BTreeSet<IpAddr>,
@@ -45,7 +45,7 @@ impl AddressDump {
         Ok(false)
     }
 
-    /// Returns what was read so far: IPv4 first, in ascending order. IPv6 link-local addresses have no zone.
+    /// Returns the addresses read so far: IPv4 first, in ascending order. IPv6 link-local addresses have no zone.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.found.iter().copied()
     }

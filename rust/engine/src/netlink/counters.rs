@@ -1,4 +1,4 @@
-//! Named packet counters of the kernel (`nfnetlink_acct`): requests, and what they count.
+//! Named packet counters of the kernel (`nfnetlink_acct`): encodes requests and decodes responses.
 
 use crate::netlink::framing::{
     Header, NFGENMSG, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, attributes, message, put_text, request,
@@ -11,7 +11,7 @@ const NAME: u16 = 1;
 const PACKETS: u16 = 2;
 const BYTES: u16 = 3;
 
-/// What a counter has seen since it was made.
+/// The packets and bytes counted since the counter was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
     /// Packets.
@@ -20,13 +20,14 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Returns a request that makes a counter, with sequence number 1. Its acknowledgement is EEXIST where there is one.
+/// Returns a request that creates a counter, with sequence number 1. Its acknowledgement is EEXIST if the counter
+/// exists.
 #[must_use]
 pub fn create(name: &str) -> Vec<u8> {
     to(ACCT_NEW, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, name)
 }
 
-/// Returns a request for what a counter has seen.
+/// Returns a request for a counter's value.
 #[must_use]
 pub fn get(name: &str) -> Vec<u8> {
     to(ACCT_GET, 0, name)
@@ -38,7 +39,7 @@ fn to(kind: u16, flags: u16, name: &str) -> Vec<u8> {
     out
 }
 
-/// Returns what the answer to [`get`] says; `None` for a refusal and for any other bytes.
+/// Decodes the response to [`get`]. Returns `None` for a refusal and for any other bytes.
 #[must_use]
 pub fn count(mut answer: &[u8]) -> Option<Count> {
     let (Header { kind, .. }, body) = message(&mut answer)?;

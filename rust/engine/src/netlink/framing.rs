@@ -55,7 +55,7 @@ pub(crate) fn message<'a>(data: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     Some((read, body))
 }
 
-/// Returns an attribute's IP address, told by its length.
+/// Returns an attribute's IP address, whose family follows from its length.
 pub(crate) fn address(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => value.try_into().ok().map(|v: [u8; 4]| IpAddr::V4(Ipv4Addr::from(v))),

@@ -1,4 +1,4 @@
-//! What takes everything that ferrule or kube-proxy wrote out of the kernel, from what `iptables-save` printed.
+//! Computes the removal of all rules of ferrule and kube-proxy from the output of `iptables-save`.
 //!
 //! Works without objects or earlier state: a chain is recognised by its name. KUBE-FIREWALL, KUBE-IPTABLES-HINT and
 //! KUBE-KUBELET-CANARY are kubelet's and stay.
@@ -12,16 +12,16 @@ use crate::model::names::{ChainId, Table};
 use crate::rules::save_format::lines::{lines, target_of_ours, without_counters};
 use crate::write::restore_text::RestoreText;
 
-/// What one table holds of ours, and the text that removes it.
+/// The removal of ferrule's rules from one table.
 #[derive(Clone, Debug)]
 pub struct Removal {
-    /// Which table.
+    /// The table.
     pub table: Table,
-    /// For `iptables-restore --noflush`: one transaction, empty if there is nothing to remove.
+    /// Input of `iptables-restore --noflush`: one transaction, empty if there is nothing to remove.
     pub text: RestoreText,
-    /// Chains that it deletes.
+    /// Number of chains that it deletes.
     pub chains: usize,
-    /// Jump rules in base chains that it deletes.
+    /// Number of entry jumps that it deletes.
     pub jumps: usize,
     /// Chains that it empties and cannot delete, each with a foreign rule that references it. Sorted.
     pub held: Vec<(String, String)>,
@@ -44,16 +44,16 @@ pub fn removals(saved: &[u8]) -> Vec<Removal> {
     found
 }
 
-/// What of a table concerns us.
+/// The relevant content of a table.
 struct Contents<'a> {
     table: Table,
     base_chains: HashSet<&'a [u8]>,
     ours: HashSet<ChainId>,
-    /// A chain of ours has rules.
+    /// Whether a chain of ferrule has rules.
     filled: bool,
-    /// Jump rules in base chains to chains with names of their own: those that ferrule and kube-proxy write.
+    /// Entry jumps to fixed chains: those that ferrule and kube-proxy write.
     jumps: Vec<&'a [u8]>,
-    /// A foreign rule for each chain that one references.
+    /// A foreign rule for each referenced chain.
     held: BTreeMap<ChainId, &'a [u8]>,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Contents<'a> {
             return;
         }
         let Some(target) = target_of_ours(self.table, body) else { return };
-        // Restore text has no form for a rule with a line feed.
+        // Restore text cannot represent a rule with a line feed.
         let deletable = self.base_chains.contains(chain) && !rule.contains(&b'\n');
         if deletable && matches!(target, ChainId::Fixed(_)) {
             self.jumps.push(rule);
@@ -114,8 +114,8 @@ impl<'a> Contents<'a> {
             let text = RestoreText::default();
             return (!held.is_empty()).then_some(Removal { table: self.table, text, chains, jumps, held });
         }
-        // In descending order: the nft tool keeps names in a sorted list and walks it from the front, so this way each
-        // lookup ends at once.
+        // In descending order: the nft tool keeps names in a sorted list and scans it from the front, so each lookup
+        // ends at the first name.
         ours.sort_unstable_by_key(|id| Reverse(id.name_key()));
         let deletions: Vec<u8> = self.jumps.iter().flat_map(|rule| [b"-D ", *rule, b"\n"].concat()).collect();
         let rules = 0..deletions.len();
@@ -123,7 +123,7 @@ impl<'a> Contents<'a> {
         buffers[self.table as usize] = deletions;
         let mut text = RestoreText::over(buffers, 2 * ours.len() + 3);
         text.block(self.table, "removal", |text| {
-            // Declaring a chain empties it, so that no rule of ours references another chain of ours.
+            // Declaring a chain empties it, so that no rule of ferrule references another of its chains.
             for &id in &ours {
                 text.declare(id);
             }

@@ -13,7 +13,7 @@ use crate::rules::rule::{Rule, Target};
 
 /// Why traffic is refused.
 enum Refusal {
-    /// No endpoint on any node: the client is told immediately.
+    /// No endpoint on any node: the client receives an immediate refusal.
     NoEndpoints,
     /// Only endpoints on other nodes: dropped silently, so that a load balancer's retry may reach one of those nodes.
     NoLocalEndpoints,

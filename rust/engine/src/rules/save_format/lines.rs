@@ -1,15 +1,16 @@
-//! The lines of `iptables-save`, and where a rule of any program leads.
+//! Splits the output of `iptables-save` into lines, and finds the targets of foreign rules.
 
 use memchr::{memchr, memchr2_iter, memmem};
 
 use crate::model::names::{ChainId, Table};
 use crate::rules::save_format::words::words;
 
-/// Longest continuation of a line. The kernel takes comments of 255 bytes, and `iptables-save` doubles some of them.
+/// Maximum length of the continuation of a line. The kernel accepts comments of 255 bytes, and `iptables-save` doubles
+/// some of them.
 const CONTINUATION: usize = 512;
 
-/// Returns the lines of a save. A line feed inside of quotes, as a comment may have it, does not end a line: what
-/// follows it is text of the same rule, whatever it looks like.
+/// Returns the lines of a save. A line feed inside quotes, which comments may contain, does not end a line: the text
+/// after it belongs to the same rule, whatever it looks like.
 pub(crate) fn lines(saved: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = saved;
     std::iter::from_fn(move || {
@@ -33,7 +34,7 @@ fn first_line(text: &[u8]) -> (&[u8], usize) {
         quoted = ends_in_quotes(true, &text[longer + 1..next]);
         longer = next;
     }
-    // A quote that stays open belongs to its line alone.
+    // An unbalanced quote belongs only to its line.
     let end = if quoted { end } else { longer };
     (&text[..end], end)
 }
@@ -53,7 +54,7 @@ fn ends_in_quotes(mut inside: bool, text: &[u8]) -> bool {
     inside
 }
 
-/// Cuts off `[packets:bytes] ` in front of a rule (`iptables-save -c`).
+/// Strips `[packets:bytes] ` from the front of a rule (`iptables-save -c`).
 pub(crate) fn without_counters(line: &[u8]) -> &[u8] {
     match line.strip_prefix(b"[").and_then(|rest| memmem::find(rest, b"] ").map(|at| &rest[at + 2..])) {
         Some(rest) => rest,
@@ -61,10 +62,11 @@ pub(crate) fn without_counters(line: &[u8]) -> &[u8] {
     }
 }
 
-/// Returns the chain of ours that a rule of any form jumps or goes to. Words in quotes never count as options.
+/// Returns the chain of ferrule that a foreign rule jumps or goes to. Words in quotes never count as options.
 pub(crate) fn target_of_ours(table: Table, rule: &[u8]) -> Option<ChainId> {
     let rule = String::from_utf8_lossy(rule);
-    // With an odd quote the words are not certain: better one rule too many that counts as a reference.
+    // With an unbalanced quote the words are ambiguous: an additional rule that counts as a reference is the safe
+    // choice.
     let words = words(&rule).unwrap_or_else(|| rule.split_ascii_whitespace().map(str::to_owned).collect());
     words.windows(2).find_map(|pair| match pair[0].as_str() {
         "-j" | "-g" => ChainId::parse(table, pair[1].as_bytes()),
