@@ -169,7 +169,7 @@ def test_a_token_that_is_replaced_in_time_costs_nothing(world: World) -> None:
                 world.api.call("DELETE", f"{secrets}/{name}")
 
 
-def test_a_role_that_is_taken_is_said_loudly_and_missed_quietly(world: World) -> None:
+def test_a_revoked_role_is_reported_and_causes_few_requests(world: World) -> None:
     """403 for every kind: rules stay, readiness and an error line report it, requests are few; once the role is
     restored, ferrule follows again."""
     node = world.node()

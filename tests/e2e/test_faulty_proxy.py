@@ -84,7 +84,7 @@ def test_a_watch_that_fails(world: World, subject: Subject, fault: Fault) -> Non
         assert proxy.running.alive
 
 
-def test_nobody_listens_for_a_while(world: World, subject: Subject) -> None:
+def test_an_unreachable_server_is_followed_once_it_listens(world: World, subject: Subject) -> None:
     world.service("before", selector={})
     with behind_the_faulty_proxy(world, subject) as (between, proxy):
         eventually(lambda: programmed(world, proxy), "the first Service is not programmed")

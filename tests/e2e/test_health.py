@@ -175,7 +175,7 @@ def refused(node: NodeHost, port: int, asker: Host) -> bool:
     return False
 
 
-def test_a_health_check_port_that_somebody_holds(world: World, subject: Subject) -> None:
+def test_a_health_check_port_in_use_by_another_process(world: World, subject: Subject) -> None:
     """Reported in an Event for the Service's owner; traffic is served; ferrule retries, kube-proxy only after a
     change."""
     node = world.node()

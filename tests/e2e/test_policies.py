@@ -61,7 +61,7 @@ def test_local_policy_falls_back_to_local_terminating_ones_only(site: Site, worl
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_without_endpoints_everybody_is_refused(site: Site, world: World, protocol: str) -> None:
+def test_without_endpoints_every_client_is_refused(site: Site, world: World, protocol: str) -> None:
     service = world.service(type="NodePort", protocol=protocol.upper(), externalIPs=["192.0.2.20"])
     address, port = service["spec"]["clusterIP"], service["spec"]["ports"][0]["nodePort"]
     paths = (
@@ -87,7 +87,7 @@ def test_without_endpoints_everybody_is_refused(site: Site, world: World, protoc
     refused()
 
 
-def test_an_evicted_pod_is_no_endpoint(site: Site, world: World) -> None:
+def test_an_evicted_pod_is_not_an_endpoint(site: Site, world: World) -> None:
     """Not even with publishNotReadyAddresses."""
     address = world.service(publishNotReadyAddresses=True)["spec"]["clusterIP"]
     pod = world.pod("web-1", site.node)

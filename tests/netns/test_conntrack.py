@@ -204,7 +204,7 @@ def test_scaled_to_nothing_and_back(lab: Lab, proxy: Proxy) -> None:
     assert [sip(*f) for f in flows] == ["b", "b"]
 
 
-def test_a_deleted_services_flows_go_and_nobody_elses(lab: Lab, proxy: Proxy) -> None:
+def test_only_a_deleted_services_flows_are_removed(lab: Lab, proxy: Proxy) -> None:
     other = udp_service(name="other", clusterIP="10.96.0.11", clusterIPs=["10.96.0.11"], ipFamilies=["IPv4"])
     others_slice = endpoint_slice([endpoint(lab.pod_ip("a"))], of="other", **UDP)
     ours = [(lab["client"], 40001, (V4, 80)), (lab["outside"], 40003, (NODE_IPS[0], NODE_PORT))]

@@ -228,7 +228,7 @@ NOT_OURS = [
 
 
 @pytest.mark.parametrize(("chain", "table", "rule", "expression"), NOT_OURS, ids=[n[3] for n in NOT_OURS])
-def test_what_is_not_understood_the_tool_tells(
+def test_rules_that_are_not_understood_are_read_with_the_tool(
     empty: Kernel, caplog: pytest.LogCaptureFixture, chain: str, table: str, rule: str, expression: str
 ) -> None:
     engine, payloads = planned(ALL[0], 1)

@@ -140,7 +140,7 @@ def test_a_kubeconfig_we_may_not_read(netns: NetNs, tmp_path: Path) -> None:
     assert said == f"ferrule: {access}: the kubeconfig may not be read by user 0 (mode 0000, owner 0)"
 
 
-def test_a_kubeconfig_that_anybody_may_rewrite(netns: NetNs, tmp_path: Path) -> None:
+def test_a_world_writable_kubeconfig_is_reported(netns: NetNs, tmp_path: Path) -> None:
     access = kubeconfig(tmp_path / "kubeconfig")
     access.chmod(0o666)
     with runs(netns, tmp_path, config(tmp_path, access)) as process:
@@ -281,7 +281,7 @@ def test_a_server_under_another_name(netns: NetNs, tmp_path: Path) -> None:
             goes_on(netns, process)
 
 
-def test_an_authority_that_is_no_certificate(netns: NetNs, tmp_path: Path) -> None:
+def test_an_authority_that_is_not_a_certificate(netns: NetNs, tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("no certificate")
     access = kubeconfig(tmp_path / "kubeconfig", **{"certificate-authority": str(tmp_path / "ca.crt")})
     with runs(netns, tmp_path, config(tmp_path, access), under=SOON) as process:

@@ -93,7 +93,7 @@ def test_a_burst_of_edits_is_one_sync(netns: NetNs, folder: Path) -> None:
     ],
     ids=["unclosed", "half", "tab", "twice", "numbers", "kindless", "nameless", "binary"],
 )
-def test_a_file_gone_bad_keeps_its_last_good_state(netns: NetNs, folder: Path, content: str, said: str) -> None:
+def test_an_invalid_file_keeps_its_last_good_state(netns: NetNs, folder: Path, content: str, said: str) -> None:
     with Ferrule(netns, folder, "--backend", "nft") as daemon:
         daemon.wait_for('"Synced"', "ipv4")
         before = targets(netns, "nft")
@@ -118,7 +118,7 @@ def test_a_file_gone_bad_keeps_its_last_good_state(netns: NetNs, folder: Path, c
         eventually(lambda: targets(netns, "nft") == {"10.128.1.20:8080"})
 
 
-def test_one_bad_object_is_named_and_costs_nobody_else(netns: NetNs, folder: Path) -> None:
+def test_one_invalid_object_is_reported_and_affects_no_other(netns: NetNs, folder: Path) -> None:
     bad = service(
         "bad", clusterIP="10.96.0.66", clusterIPs=["10.96.0.66"], ipFamilies=["IPv4"], ports=[{"port": 70000}]
     )
@@ -302,7 +302,7 @@ def test_route_localnet_follows_the_rules(netns: NetNs, folder: Path, tmp_path: 
     assert netns.run(*setting).stdout.strip() == "1"
 
 
-def test_without_rights_one_sentence_says_so(netns: NetNs, folder: Path) -> None:
+def test_missing_privileges_are_reported_in_one_sentence(netns: NetNs, folder: Path) -> None:
     argv = (
         "setpriv",
         "--bounding-set=-all",

@@ -102,7 +102,7 @@ def test_in_cluster(tmp_path: Path) -> None:
         find_access("", "", environment={})
 
 
-def test_a_proxy_of_the_environment_is_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_of_the_environment_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:1")
     assert read_kubeconfig(kubeconfig(tmp_path)).proxy == ""
 
@@ -379,7 +379,7 @@ def test_a_plugin_is_run_with_its_arguments_and_environment(tmp_path: Path) -> N
         (says('{"token":7}'), "must be text"),
     ],
 )
-def test_what_a_plugin_does_wrong_is_said_to_be_its_fault(tmp_path: Path, script: str, message: str) -> None:
+def test_failures_of_a_plugin_are_attributed_to_it(tmp_path: Path, script: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         asyncio.run(run_plugin(plugin(tmp_path, script)))
     assert str(caught.value).startswith(f"exec plugin {tmp_path}/plugin: ")

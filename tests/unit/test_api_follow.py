@@ -353,7 +353,7 @@ def test_a_connection_that_breaks_before_an_answer_is_one_request(run: Callable[
 
 
 @pytest.mark.parametrize("fault", WATCH_FAULTS)
-def test_a_watch_gone_wrong(run: Callable[[Scenario], None], fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_watch(run: Callable[[Scenario], None], fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     respond, lists_again, reason = WATCH_FAULTS[fault]
 
     async def go() -> None:
@@ -399,7 +399,7 @@ LIST_FAULTS: dict[str, tuple[fake_api.Respond, str]] = {
 
 
 @pytest.mark.parametrize("fault", LIST_FAULTS)
-def test_a_list_gone_wrong_changes_nothing_and_is_tried_again(run: Callable[[Scenario], None], fault: str) -> None:
+def test_a_failed_list_changes_nothing_and_is_retried(run: Callable[[Scenario], None], fault: str) -> None:
     respond, reason = LIST_FAULTS[fault]
 
     async def go() -> None:
@@ -524,7 +524,7 @@ def test_a_rotated_token_is_noticed_at_once(run: Callable[[Scenario], None], tmp
 
 
 @pytest.mark.parametrize("code", [401, 403])
-def test_not_being_let_in_is_told_once_and_so_is_the_end_of_it(
+def test_denied_access_and_its_end_are_reported_once(
     run: Callable[[Scenario], None], code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def go() -> None:

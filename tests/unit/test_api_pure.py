@@ -41,7 +41,7 @@ def test_zero_means_the_defaults_and_negative_no_limit() -> None:
 
 
 @given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"x") + b"\n"), max_size=8), st.data())
-def test_any_cut_of_the_stream_gives_the_same_whole_frames(lines: list[bytes], data: st.DataObject) -> None:
+def test_any_split_of_the_stream_yields_the_same_frames(lines: list[bytes], data: st.DataObject) -> None:
     body = b"".join(lines) + b"rest"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=10)))
     cutter, out = FrameCutter(), []
@@ -132,7 +132,7 @@ def test_the_first_is_created_as_stock_writes_it() -> None:
     }
 
 
-def test_a_repetition_is_one_more_in_the_series_told_now_and_then() -> None:
+def test_a_repetition_continues_the_series_and_is_sent_at_intervals() -> None:
     book = EventBook("kube-proxy", "i")
     book.add(service_event(1), 0.0, 0.0)
     created = book.next_request(0.0)
@@ -170,7 +170,7 @@ def test_never_more_than_a_few_a_minute_and_never_more_waiting_than_the_limit(st
         assert len([at for at in sent if start <= at < start + 60]) <= BURST + 3
 
 
-def test_a_lost_event_may_be_told_anew_even_while_it_waits() -> None:
+def test_a_lost_event_is_created_again_even_while_it_waits() -> None:
     book = EventBook("kube-proxy", "i")
     book.add(STARTING, 0.0, 0.0)
     book.lost(STARTING)

@@ -86,7 +86,7 @@ def test_bookmarks_and_events_move_the_version_that_is_watched_from() -> None:
     assert made.step(Ended(), 290.0) == Watch("12", SECONDS)
 
 
-def test_a_short_watch_that_brought_something_is_no_failure_but_waits_its_turn() -> None:
+def test_a_short_watch_with_events_is_not_a_failure_but_spaced() -> None:
     made = watching()
     made.step(Progress("12"), 0.1)
     assert made.step(Ended(), 0.25) == Wait(WATCH_SPACING - 0.25)

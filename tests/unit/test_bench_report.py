@@ -54,7 +54,7 @@ def test_bars_are_met_missed_or_not_judged() -> None:
     assert judged[ten, "≥ 30 × faster than kube-proxy's iptables mode"] is None
 
 
-def test_a_failed_row_is_judged_by_nobody() -> None:
+def test_a_bar_without_its_row_is_not_judged() -> None:
     found = measured()
     found.add(Row("start", "10000x4", "ferrule", "nft", {"seconds": 1.0}, "failed", "wrong"))
     assert verdicts(found)["first sync 10,000 × 4, nft", "≤ 6 s"] is None
@@ -160,6 +160,6 @@ def test_what_was_given_up_has_a_bound_for_its_time_and_nothing_else() -> None:
     assert report.cell(row, "RSS peak MiB", stats.number) == "–"
 
 
-def test_a_section_nobody_was_measured_in_has_no_table() -> None:
+def test_a_section_without_rows_has_no_table() -> None:
     found = Results(rows=[Row("change", "1000x4", "stock", "nft", status="skipped", reason="no sync")])
     assert "## One change" not in report.page(found)

@@ -14,7 +14,7 @@ def keys(**narrow: tuple[str, ...]) -> list[str]:
     return [step.key for step in plan.steps(plan.FULL, **wanted)]
 
 
-def test_the_full_run_has_everybody_once_and_fits_in_its_time() -> None:
+def test_the_full_run_has_each_subject_once_and_fits_in_its_time() -> None:
     every = keys()
     assert len(set(every)) == len(every)
     for key in ("start/30000x4/ferrule/nft", "start/10000x4/stock/nft", "change/10000x4/stock-nftables/nft", "engine"):

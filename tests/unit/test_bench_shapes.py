@@ -17,12 +17,12 @@ def test_a_label_names_one_shape(label: str) -> None:
 
 
 @pytest.mark.parametrize("label", ["", "10", "0x4", "4x0", "10x4x0", "x", "10x4-triple", "60001x1", "60000x40"])
-def test_what_is_no_shape_is_refused_with_its_name(label: str) -> None:
+def test_an_invalid_shape_is_rejected_with_its_name(label: str) -> None:
     with pytest.raises(ValueError, match=repr(label)):
         shapes.parse(label)
 
 
-def test_the_same_label_gives_the_same_objects() -> None:
+def test_the_same_label_yields_the_same_objects() -> None:
     assert list(shapes.members(shapes.parse("30x4x2-dual"))) == list(shapes.members(shapes.parse("30x4x2-dual")))
     one, other = (shapes.rolling_update(shapes.parse("100x4"), 50, 60) for _ in range(2))
     assert one == other
@@ -61,7 +61,7 @@ def test_addresses_and_node_ports_are_unique_and_in_the_servers_ranges(label: st
     assert all(shapes.service_number(ip) == n for n, ip in enumerate(ips))
 
 
-def test_a_replaced_pod_has_an_address_that_nobody_has() -> None:
+def test_a_replaced_pod_has_an_unused_address() -> None:
     shape = shapes.parse("1000x4")
     own = {ip for n in range(shape.services) for ip in shapes.endpoints_of(shape, n)}
     fresh = Counter(ip for n in range(shape.services) for g in (1, 2, 1000) for ip in shapes.replaced(shape, n, g))

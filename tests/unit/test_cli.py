@@ -88,7 +88,7 @@ def test_errors_are_one_sentence_without_a_traceback(tmp_path: Path, capsys: pyt
     assert err.count("no such file or folder") == 1
 
 
-def test_render_needs_no_kernel_and_gives_restore_text() -> None:
+def test_render_needs_no_kernel_and_prints_restore_text() -> None:
     done = ferrule(
         "render",
         "--manifests",

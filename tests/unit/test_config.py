@@ -86,7 +86,7 @@ def test_all_faults_at_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "[]", "kind: [", "{}", "\xff\xfe"])
-def test_what_is_no_configuration(text: str) -> None:
+def test_files_that_are_not_a_configuration(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_config(text.encode("latin-1"), "c", strict=True)
 
@@ -146,7 +146,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-", "s", "1", "1x", "1s2", "one", "1 s", "1.2.3s", "--1s"])
-def test_what_is_no_duration(text: str) -> None:
+def test_texts_that_are_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
 

@@ -129,7 +129,7 @@ def test_quantities(text: str, amount: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Ki", "1 k", "1KB", "1_000", "0x10", "\u0661"])
-def test_what_is_no_quantity(text: str) -> None:
+def test_texts_that_are_not_a_quantity(text: str) -> None:
     with pytest.raises(ValueError, match="must be a number"):
         parse_quantity(text)
 

@@ -146,7 +146,7 @@ def test_a_newer_view_replaces_a_waiting_one_and_inherits_its_work() -> None:
     assert views[2].stale(DUMP).count == 0
 
 
-def test_what_the_host_refuses_is_said_once_and_done_later(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_of_the_host_are_logged_once_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ferrule")
     refused = OSError(errno.EPERM, "Operation not permitted")
     cluster, kernel = Cluster(), Kernel(refused, refused, OSError(errno.EINVAL, "Invalid argument"))

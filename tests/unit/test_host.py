@@ -117,7 +117,7 @@ def test_time_outs_are_exact_and_zero_leaves_them(tmp_path: Path) -> None:
     assert values(root) == FRESH | {CLOSE_WAIT: "7200", UDP: "1", UDP_STREAM: "90", LIBERAL: "1", SCORE: "-999"}
 
 
-def test_nobody_makes_tracking_strict_again(tmp_path: Path) -> None:
+def test_liberal_tracking_is_never_reset(tmp_path: Path) -> None:
     root = make(tmp_path, FRESH | {LIBERAL: "1"})
     kernel_settings.prepare(Settings(), root)
     assert values(root)[LIBERAL] == "1"
@@ -148,7 +148,7 @@ def test_route_localnet_is_set_where_node_ports_answer_on_loopback(
     assert values(root)[ROUTE_LOCALNET] == str(int(expected))
 
 
-def test_a_normal_start_leaves_route_localnet_to_whoever_wrote_the_guard(tmp_path: Path) -> None:
+def test_a_normal_start_does_not_set_route_localnet(tmp_path: Path) -> None:
     root = make(tmp_path, FRESH)
     kernel_settings.prepare(Settings(), root)
     assert values(root)[ROUTE_LOCALNET] == "0"
@@ -166,7 +166,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", refuse)
 
 
-def test_read_only_and_good_enough_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sufficient_value_on_read_only_proc_is_not_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(tmp_path, FRESH)
     kernel_settings.prepare(Settings(), root, route_localnet=True)
     read_only(monkeypatch)

@@ -219,7 +219,7 @@ def test_a_counter_that_cannot_be_read_has_no_sample() -> None:
     assert "\nkubeproxy_iptables_ct_state_invalid_dropped_packets_total" not in text(metrics)
 
 
-def test_readiness_shows_who_holds_it_back() -> None:
+def test_readiness_names_the_blocking_subsystem() -> None:
     metrics = Metrics(BUILD)
     readiness = Readiness({Subsystem.LISTS: "not in"}, on_change=metrics.readiness)
     assert value(metrics, "ferrule_ready") == 0
@@ -292,7 +292,7 @@ def test_bounds_as_go_writes_them(python: str, go: str) -> None:
     assert go_float(python) == go
 
 
-def test_plain_text_is_the_answer_to_everybody_who_does_not_ask_for_more(metrics: Metrics) -> None:
+def test_plain_text_is_the_default_format(metrics: Metrics) -> None:
     for accept in ("", "*/*", "text/plain;version=0.0.4"):
         exposition = render(metrics.registry, accept, "")
         assert exposition.content_type == "text/plain; version=0.0.4; charset=utf-8"

@@ -134,7 +134,7 @@ def observed(*argv: str, **options: float) -> ToolRun:
     return run
 
 
-def test_a_tool_that_needs_more_than_we_is_told_with_its_peak() -> None:
+def test_a_tool_with_a_higher_peak_than_ferrule_reports_it() -> None:
     # Pages that are touched and freed again: the peak counts.
     greedy = f"x = bytearray({(MIB + high_water()) // MIB + 100} << 20)"
     run = observed("python3", "-c", f"{greedy}\nx[::4096] = b'1' * len(x[::4096])\ndel x\nsum(range(3_000_000))")
@@ -145,7 +145,7 @@ def test_a_tool_that_needs_more_than_we_is_told_with_its_peak() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 200 * MIB])
-def test_our_own_peak_is_never_told_as_a_tools(size: int) -> None:
+def test_ferrules_own_peak_is_never_reported_for_a_tool(size: int) -> None:
     """Between fork and exec the child shares this process's memory, which `wait4` reports for a small tool."""
     ours = bytearray(size)
     ours[::4096] = b"1" * len(ours[::4096])

@@ -224,7 +224,7 @@ def test_a_change_that_failed_is_as_old_as_it_is() -> None:
 
 
 @pytest.mark.usefixtures("loop")
-def test_recheck_repairs_what_somebody_else_did() -> None:
+def test_recheck_repairs_changes_by_another_process() -> None:
     bench = Bench()
     bench.submit(*WEB)
     bench.sync()
@@ -339,7 +339,7 @@ def test_first_services_of_both_families_come_before_the_rest_of_either() -> Non
     assert bench.sync().plans == {}
 
 
-def test_a_rest_that_fails_is_no_sync_and_is_made_good() -> None:
+def test_a_failed_rest_of_a_start_is_retried() -> None:
     bench = staged_bench()
     bench.submit(*large())
     order = stages(bench)

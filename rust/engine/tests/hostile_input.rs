@@ -203,7 +203,7 @@ fn an_undecodable_object_keeps_its_previous_state() {
 }
 
 #[test]
-fn what_is_no_list_changes_nothing() {
+fn input_that_is_not_a_list_changes_nothing() {
     let (service, slice) = victim();
     let (_, mut engine) = payload(&[service], &[slice]);
     for page in ["{\"kind\":\"Status\",\"code\":500}", "<html>", "", "[{]", "{\"items\":7}", "null"] {

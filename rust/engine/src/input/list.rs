@@ -228,7 +228,7 @@ mod tests {
         {}],"extra":{"items":[{"not":"one"}]}}"#;
 
     #[test]
-    fn any_cut_gives_the_same_items() {
+    fn any_split_yields_the_same_items() {
         let expected = vec![r#"{"a":"}]\"{","b":[{"items":[1]}]}"#, r#"{"x\\":"\\"}"#, "{}"];
         for cut in 1..=LIST.len() {
             let (items, version) = read(LIST, cut).unwrap();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_complete_list_is_refused() {
+    fn incomplete_lists_are_rejected() {
         for end in 1..LIST.len() {
             assert!(read(&LIST[..end], 7).is_err(), "cut off at {end}");
         }

@@ -141,7 +141,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn an_unreadable_range_never_widens_who_is_admitted(
+        fn an_unreadable_range_never_admits_more_sources(
             entries in prop::collection::vec((edited(), any::<bool>()), 0..4), sources in prop::collection::vec(source(), 8)
         ) {
             let broken = |(range, edited): &(String, String), edit: bool| -> Option<String> {

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_so() {
+    fn texts_that_are_not_an_address_are_reported() {
         for bad in [
             "",
             " 10.0.0.1",

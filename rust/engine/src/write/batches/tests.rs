@@ -127,7 +127,7 @@ fn the_legacy_tool_reads_names_in_order_and_the_most_wanted_last() {
 }
 
 #[test]
-fn deletions_go_from_who_jumps_to_who_is_jumped_to() {
+fn deletions_precede_their_targets() {
     let digester = Digester::new([0; 16]);
     let mut changeset = Changeset::new(Family::V4, &digester);
     for n in 0..4000 {

@@ -156,7 +156,7 @@ fn base_chains_are_created_once_per_transaction_with_entry_jumps_or_a_canary() {
 }
 
 #[test]
-fn a_line_that_is_no_rule_of_ours_ends_it_with_that_line() {
+fn a_line_that_does_not_parse_ends_it_with_that_line() {
     for line in ["-A KUBE-FORWARD -j DOCKER\n", "-A KUBE-FORWARD --frobnicate\n", "-R KUBE-FORWARD 1 -j DROP\n"] {
         let mut text = RestoreText::over([line.as_bytes().to_vec(), Vec::new(), Vec::new()], 16);
         text.block(Table::Filter, "one", |t| t.lines(Table::Filter, 0..line.len(), 1));
