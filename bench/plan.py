@@ -23,7 +23,7 @@ LONG = 300.0
 """Seconds after which a first sync counts as not finished."""
 
 HOPELESS = 60.0
-"""The same where kube-proxy is known to need three quarters of an hour."""
+"""Seconds where kube-proxy is known to need three quarters of an hour."""
 
 QUADRATIC = 30_000
 """Number of endpoint chains from which kube-proxy's iptables mode on iptables-nft takes minutes."""

@@ -51,7 +51,7 @@ class Axis:
 
 @dataclass(slots=True)
 class Chart:
-    """What `draw` needs."""
+    """The input of `draw`."""
 
     title: str
     note: str

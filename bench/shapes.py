@@ -1,4 +1,5 @@
-"""Synthetic clusters, seeded by their shape alone: the same label produces the same objects, addresses and changes.
+"""Generates synthetic clusters, seeded by their shape alone: the same label produces the same objects, addresses and
+changes.
 
 10000x4             10,000 Services of 4 endpoints; every tenth has a node port, every tenth is UDP
 2000x4x3            of three ports each
@@ -21,16 +22,16 @@ Request = list[Any]
 
 MERGE = "application/merge-patch+json"
 SLICE_LIMIT = 100
-"""Endpoints of one slice, as the controller cuts them."""
+"""Maximum number of endpoints of one slice, as in the controller."""
 
 FIRST_SERVICE = (int(ipaddress.ip_address("10.96.4.0")), int(ipaddress.ip_address("fd00:10:96::400")))
 FIRST_POD = (int(ipaddress.ip_address("10.129.0.1")), int(ipaddress.ip_address("fd00:10:129::1")))
 FRESH_POD = int(ipaddress.ip_address("10.160.0.1"))
-"""Where replaced Pods get their new addresses, beyond those of every shape."""
+"""The first address number of replaced Pods, beyond those of every shape."""
 
 MOST_SERVICES = 60_000
 NODE_PORT_EVERY, FIRST_NODE_PORT, MOST_NODE_PORTS = 10, 30_000, 2_700
-"""The API server's range has 2,768; a few are left for others."""
+"""Maximum number of node ports. The API server's range has 2,768; a few are left for other Services."""
 
 UDP_EVERY, UDP_AT = 10, 7
 
@@ -47,23 +48,23 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """Its name in rows; `parse` takes it back."""
+        """Its name in rows, which `parse` accepts."""
         ports = f"x{self.ports}" if self.ports > 1 else ""
         return f"{self.services}x{self.endpoints}{ports}{'-dual' if self.dual else ''}"
 
     @property
     def total(self) -> int:
-        """IPv4 endpoint chains: one for each endpoint of each service port."""
+        """Number of IPv4 endpoint chains: one for each endpoint of each service port."""
         return self.services * self.endpoints * self.ports
 
     def grows_into(self, other: Shape) -> bool:
-        """Whether `other` is this and more Services."""
+        """Returns whether `other` is this shape with more Services."""
         same = (self.endpoints, self.ports, self.dual) == (other.endpoints, other.ports, other.dual)
         return same and self.services <= other.services
 
 
 def parse(label: str) -> Shape:
-    """Raises `ValueError` with a sentence."""
+    """Parses a label. Raises `ValueError` with a sentence."""
     match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?(-dual)?", label)
     if match is None:
         raise ValueError(f"{label!r} is not a shape: expected SERVICESxENDPOINTS[xPORTS][-dual], as 10000x4")
@@ -76,17 +77,17 @@ def parse(label: str) -> Shape:
 
 
 def name(number: int) -> str:
-    """Of the n-th Service."""
+    """Returns the value for the n-th Service."""
     return f"svc-{number:05d}"
 
 
 def cluster_ip(number: int, v6: bool = False) -> str:
-    """Of the n-th Service."""
+    """Returns the value for the n-th Service."""
     return str(ipaddress.ip_address(FIRST_SERVICE[v6] + number))
 
 
 def service_number(address: str) -> int:
-    """The inverse of `cluster_ip` for IPv4."""
+    """Returns the Service number of an IPv4 cluster IP: the inverse of `cluster_ip`."""
     return int(ipaddress.IPv4Address(address)) - FIRST_SERVICE[0]
 
 
@@ -96,22 +97,22 @@ def pod_ip(number: int, v6: bool = False) -> str:
 
 
 def endpoints_of(shape: Shape, number: int, v6: bool = False) -> list[str]:
-    """The addresses behind the n-th Service."""
+    """Returns the endpoint addresses of the n-th Service."""
     return [pod_ip(number * shape.endpoints + i, v6) for i in range(shape.endpoints)]
 
 
 def protocol(number: int) -> str:
-    """Of the n-th Service's ports."""
+    """Returns the protocol of the n-th Service's ports."""
     return "UDP" if number % UDP_EVERY == UDP_AT else "TCP"
 
 
 def port_numbers(shape: Shape) -> list[tuple[int, int]]:
-    """(port, target port) of every Service."""
+    """Returns (port, target port) of every Service."""
     return [(80 + i, 8080 + i) for i in range(shape.ports)]
 
 
 def service(shape: Shape, number: int) -> dict[str, Any]:
-    """As it is sent to the API server; complete enough for the engine as it is."""
+    """Returns a Service as sent to the API server; complete enough for the engine."""
     ports: list[dict[str, Any]] = [
         {"name": f"p{i}", "protocol": protocol(number), "port": port, "targetPort": target}
         for i, (port, target) in enumerate(port_numbers(shape))
@@ -141,7 +142,7 @@ def service(shape: Shape, number: int) -> dict[str, Any]:
 
 
 def slice_name(number: int, part: int = 0, v6: bool = False) -> str:
-    """Of a part of the n-th Service's endpoints."""
+    """Returns the name of a slice of the n-th Service."""
     return f"{name(number)}-{'v6-' if v6 else ''}{part}"
 
 
@@ -168,13 +169,13 @@ def endpoint_slice(shape: Shape, number: int, part: int, addresses: list[str], v
 
 
 def endpoint_list(addresses: list[str]) -> list[dict[str, Any]]:
-    """All ready."""
+    """Returns endpoints that are all ready."""
     conditions = {"ready": True, "serving": True, "terminating": False}
     return [{"addresses": [ip], "conditions": conditions} for ip in addresses]
 
 
 def slices(shape: Shape, number: int) -> Iterator[dict[str, Any]]:
-    """All of the n-th Service."""
+    """Yields all slices of the n-th Service."""
     for v6 in (False, True)[: 1 + shape.dual]:
         addresses = endpoints_of(shape, number, v6)
         for part in range(0, shape.endpoints, SLICE_LIMIT):
@@ -182,31 +183,31 @@ def slices(shape: Shape, number: int) -> Iterator[dict[str, Any]]:
 
 
 def slices_path(shape: Shape) -> str:
-    """The collection's."""
+    """Returns the path of the collection of slices."""
     return f"/apis/discovery.k8s.io/v1/namespaces/{shape.namespace}/endpointslices"
 
 
 def members(shape: Shape, first: int = 0) -> Iterator[dict[str, Any]]:
-    """Services, each before its slices, from the `first` on."""
+    """Yields Services, each before its slices, from the `first` on."""
     for number in range(first, shape.services):
         yield service(shape, number)
         yield from slices(shape, number)
 
 
 def patch(shape: Shape, number: int, addresses: list[str], part: int = 0) -> Request:
-    """Replace the endpoints of one IPv4 slice."""
+    """Returns a request that replaces the endpoints of one IPv4 slice."""
     path = f"{slices_path(shape)}/{slice_name(number, part)}"
     return ["PATCH", path, {"endpoints": endpoint_list(addresses)}, MERGE]
 
 
 def moved(shape: Shape, one: dict[str, Any], number: int, generation: int) -> bytes:
-    """A watch's frame: `one`, the first slice of the n-th Service, with what `replaced` says."""
+    """Returns a watch frame: `one`, the first slice of the n-th Service, with the addresses of `replaced`."""
     one = one | {"endpoints": endpoint_list(replaced(shape, number, generation))}
     return json.dumps({"type": "MODIFIED", "object": one}).encode() + b"\n"
 
 
 def replaced(shape: Shape, number: int, generation: int) -> list[str]:
-    """The first slice's addresses of the n-th Service with one Pod replaced; generation 0 is the shape's own."""
+    """Returns the addresses of the n-th Service's first slice with one Pod replaced; generation 0 is the original."""
     addresses = endpoints_of(shape, number)[:SLICE_LIMIT]
     if generation:
         spot = generation % len(addresses)
@@ -219,8 +220,8 @@ def replaced(shape: Shape, number: int, generation: int) -> list[str]:
 def rolling_update(
     shape: Shape, percent_a_minute: float, seconds: float, seed: int = 1
 ) -> tuple[float, list[Request], list[Request]]:
-    """Writes a second; the writes of `seconds` of it, one Pod of one Service replaced by each, Services at random; and
-    what puts every touched slice back."""
+    """Returns writes per second; the writes of a rolling update for `seconds`, each replacing one Pod of a random
+    Service; and the writes that restore every changed slice."""
     rate = shape.services * shape.endpoints * percent_a_minute / 100 / 60
     chance = random.Random(seed)  # noqa: S311 - the same rows each time
     generation: dict[int, int] = {}
@@ -233,7 +234,7 @@ def rolling_update(
 
 
 def objects(shape: Shape) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All Services and all slices with what a server adds and a proxy reads, for rows without a server."""
+    """Returns all Services and slices with the server's additions that a proxy reads, for rows without a server."""
     services = [service(shape, number) for number in range(shape.services)]
     every = [one for number in range(shape.services) for one in slices(shape, number)]
     for number, thing in enumerate((*services, *every)):

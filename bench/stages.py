@@ -1,4 +1,4 @@
-"""Where a change's time went, from two scrapes of ferrule's own metrics (`Proxy.metrics()`)."""
+"""Computes the stages of changes from two scrapes of ferrule's own metrics (`Proxy.metrics()`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def between(before: Mapping[str, float], after: Mapping[str, float], ip_family: str = "IPv4") -> dict[str, float]:
-    """Mean milliseconds of each stage that happened in between, of the whole way, and what the restore tool used."""
+    """Returns mean milliseconds of each stage between the scrapes, of the whole latency, and the usage of the
+    restore tool."""
     rise = {name: value - before.get(name, 0.0) for name, value in after.items()}
     values: dict[str, float] = {}
     for stage in STAGES:
@@ -39,7 +40,7 @@ def _mean(values: dict[str, float], key: str, rise: Mapping[str, float], name: s
 
 
 def _of(samples: Mapping[str, float], name: str, labels: dict[str, str]) -> float:
-    """A sample by its labels, in whatever order they are written; 0 where there is none."""
+    """Returns a sample by its labels, in any order; 0 if it is missing."""
     for series, value in samples.items():
         found = _SERIES.fullmatch(series)
         if found and found[1] == name and dict(_LABEL.findall(found[2])) == labels:

@@ -1,4 +1,5 @@
-"""A start and mass changes of a large cluster: engine, sync loop and real tools in a namespace, without an API server.
+"""Measures a start and mass changes of a large cluster: engine, sync loop and real tools in a namespace, without an API
+server.
 
     hack/in-namespaces .venv/bin/python -m bench.startup --services 30000 --backend nft
 
@@ -39,19 +40,19 @@ DNS = ("kube-system", "kube-dns")
 
 
 def address(number: int) -> str:
-    """The n-th Pod's."""
+    """Returns the n-th Pod's address."""
     return str(ipaddress.IPv4Address("10.129.0.1") + number)
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`services` of one port with `endpoints`; the last is DNS."""
+    """A cluster of `services` with one port and `endpoints` each; the last is DNS."""
 
     services: int
     endpoints: int
 
     def key(self, n: int) -> tuple[str, str]:
-        """Namespace and name."""
+        """Returns namespace and name of the n-th Service."""
         return DNS if n == self.services - 1 else (f"team-{n % 50}", f"svc-{n:05d}")
 
     def service(self, n: int) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class Cluster:
         return {"kind": "Service", "metadata": {"name": called, "namespace": namespace}, "spec": spec}
 
     def slice(self, n: int, shift: int = 0) -> dict[str, Any]:
-        """Its endpoints, `shift` of them other ones than before."""
+        """Returns the n-th Service's slice with `shift` endpoints replaced."""
         namespace, called = self.key(n)
         ips = [address(n * self.endpoints + i + (500_000 if i < shift else 0)) for i in range(self.endpoints)]
         metadata = {"name": f"{called}-0", "namespace": namespace, "labels": {"kubernetes.io/service-name": called}}
@@ -79,19 +80,19 @@ class Cluster:
 
 @dataclass
 class Stages:
-    """Who took how long, and the memory afterwards."""
+    """Prints durations and memory by stage."""
 
     used: list[Any] = field(default_factory=lambda: [None, None])
 
     def memory(self) -> str:
-        """MiB now and at most since the last call."""
+        """Returns current memory in MiB, and its peak since the last call."""
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
         now, most = (int(status[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
         Path("/proc/self/clear_refs").write_text("5")
         return f"rss {now:6.1f} MiB, at most {most:6.1f} MiB"
 
     def processor(self) -> str:
-        """Seconds of it since the last call, which other load on the machine does not stretch."""
+        """Returns CPU seconds since the last call, which do not depend on other load."""
         before, self.used = (
             self.used,
             [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)],
@@ -103,12 +104,12 @@ class Stages:
         return f"cpu {own:6.2f} s, tools {child:6.2f} s"
 
     def row(self, label: str, text: str) -> None:
-        """One line."""
+        """Prints one line."""
         print(f"{label:<28} {text:<84} {self.processor()}   {self.memory()}", flush=True)
 
 
 def feed(engine: Engine, kind: Kind, objects: Iterable[dict[str, Any]]) -> None:
-    """A list that arrives in pieces."""
+    """Feeds a list in pieces."""
     engine.begin_list(kind)
     engine.feed_list(kind, b'{"kind":"List","metadata":{"resourceVersion":"1"},"items":[')
     for n, one in enumerate(objects):
@@ -118,15 +119,15 @@ def feed(engine: Engine, kind: Kind, objects: Iterable[dict[str, Any]]) -> None:
 
 
 def frames(type_: str, objects: Iterable[dict[str, Any]]) -> bytes:
-    """Of a watch."""
+    """Returns watch frames."""
     return b"\n".join(orjson.dumps({"type": type_, "object": one}) for one in objects)
 
 
 class Timed(IptablesDataplane):
-    """Says what each write took."""
+    """A data plane that prints the duration of each write."""
 
     async def write(self, plan: Plan) -> None:
-        """The first stage's end is the moment DNS works."""
+        """Writes a plan; DNS works from the end of the first stage on."""
         begun = time.monotonic()
         await super().write(plan)
         TOOK.append(time.monotonic() - begun)
@@ -135,8 +136,8 @@ class Timed(IptablesDataplane):
 TOOK: list[float] = []
 
 
-def told(report: SyncReport) -> str:
-    """Stages of one sync."""
+def stages_of(report: SyncReport) -> str:
+    """Returns the stages of one sync as text."""
     if not report.ok:
         raise SystemExit(f"failed: {report.failures}")
     plan = report.plans["ipv4"]
@@ -146,7 +147,7 @@ def told(report: SyncReport) -> str:
 
 
 async def run(options: argparse.Namespace) -> None:
-    """All rows, in the namespace of the calling thread."""
+    """Measures all rows, in the namespace of the calling thread."""
     cluster, stages = Cluster(options.services, options.endpoints), Stages()
     facts = HostFacts(node_name="node-1", ordered_blocks=options.backend == "nft")
     settings = Settings()
@@ -162,13 +163,13 @@ async def run(options: argparse.Namespace) -> None:
     feed(engine, "EndpointSlice", map(cluster.slice, numbers))
     engine.replace("Node", [b"[]"])
     stages.row("lists", f"{time.monotonic() - begun:6.2f} s, generator included")
-    stages.row("start", told(await loop.sync()))
+    stages.row("start", stages_of(await loop.sync()))
 
     async def change(label: str, *batches: tuple[Kind, bytes]) -> None:
         for kind, batch in batches:
             engine.ingest(kind, batch)
         TOOK.clear()
-        stages.row(label, told(await loop.sync()))
+        stages.row(label, stages_of(await loop.sync()))
 
     for n in range(options.repeat):
         await change("one endpoint", ("EndpointSlice", frames("MODIFIED", [cluster.slice(7 + n, 1)])))
@@ -186,9 +187,9 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def largest_tool(runs: Sequence[ToolRun]) -> str:
-    """Which tool needed the most memory.
+    """Returns the tool that needed the most memory.
 
-    Not the children's `ru_maxrss`: the kernel carries this process's own peak over into it at the fork.
+    The children's `ru_maxrss` is not used: the kernel includes this process's own peak at the fork.
     """
     if not runs:
         return "none ran"
@@ -200,7 +201,7 @@ def largest_tool(runs: Sequence[ToolRun]) -> str:
 
 
 async def alone(options: argparse.Namespace, netns: NetNs) -> None:
-    """The tool with the text of a full plan, all in one go."""
+    """Measures the tool with the text of a full plan as one input."""
     cluster = Cluster(options.services, options.endpoints)
     facts = HostFacts(node_name="node-1", ordered_blocks=options.backend == "nft")
     engine = Engine(engine_options(Settings(), facts))
@@ -230,7 +231,7 @@ async def alone(options: argparse.Namespace, netns: NetNs) -> None:
 
 
 def main() -> None:
-    """Runs one measurement of the start, as the command line says."""
+    """Runs one measurement of the start, as configured by the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--endpoints", type=int, default=4)

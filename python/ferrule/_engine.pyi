@@ -341,43 +341,46 @@ class Engine:
 
 @final
 class AddressDump:
-    """Reads the host's own addresses over rtnetlink: send `request`, feed every datagram until it returns true."""
+    """Reads the host's own addresses over rtnetlink: send `request`, pass every datagram to `feed` until it returns
+    true."""
 
     def __new__(cls) -> AddressDump: ...
     def request(self) -> bytes: ...
     def feed(self, datagram: bytes, /) -> bool:
-        """Whether this was the last datagram. Takes any bytes; raises `OSError` where the kernel refused."""
+        """Reads one datagram. Returns whether it was the last one. Accepts any bytes; raises `OSError` if the kernel
+        refused."""
     def addresses(self) -> list[str]:
-        """What was read so far: IPv4 first, in ascending order. IPv6 link-local addresses have no zone."""
+        """Returns the addresses read so far: IPv4 first, in ascending order. IPv6 link-local addresses have no zone."""
 
 def acknowledgements(datagram: bytes, /) -> list[tuple[int, int]]:
-    """`(sequence, errno)` of each acknowledgement in a netlink datagram; errno 0: the request worked."""
+    """Returns `(sequence, errno)` of each acknowledgement in a netlink datagram; errno 0 means success."""
 
 def counter_creation(name: str, /) -> bytes:
-    """The request that makes a named packet counter, number 1. Its acknowledgement is EEXIST where there is one."""
+    """Returns the request that creates a named packet counter, number 1. Its acknowledgement is EEXIST if the
+    counter exists."""
 
 def counter_request(name: str, /) -> bytes:
-    """The request for what a named packet counter has seen."""
+    """Returns the request for the value of a named packet counter."""
 
 def counter_values(answer: bytes, /) -> tuple[int, int] | None:
-    """Packets and bytes in the answer to `counter_request`; None for a refusal."""
+    """Returns packets and bytes of the response to `counter_request`; None for a refusal."""
 
 @final
 class Removal:
-    """What one table holds of ferrule's and kube-proxy's."""
+    """The removal of the rules of ferrule and kube-proxy from one table."""
 
     table: str
     chains: int
-    """How many the payload deletes."""
+    """Number of chains that the payload deletes."""
     jumps: int
-    """Rules in base chains that it deletes."""
+    """Number of entry jumps that it deletes."""
     held: tuple[tuple[str, str], ...]
     """Chains that it empties and cannot delete, each with a foreign rule that references it as `-A CHAIN …`."""
     def payload(self) -> bytes:
-        """Restore text of one transaction. Empty: there is nothing to remove. Releases the GIL."""
+        """Returns the restore text of one transaction; empty if there is nothing to remove. Releases the GIL."""
 
 def removals(saved: bytes, /) -> list[Removal]:
-    """What to remove from each table that `iptables-save` printed. Takes any bytes; releases the GIL."""
+    """Returns the removal for each table in the output of `iptables-save`. Accepts any bytes; releases the GIL."""
 
 def build_info() -> dict[str, str]:
     """Returns `version`, `profile` (release or debug), `target`, `rustc`."""

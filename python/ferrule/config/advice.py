@@ -1,4 +1,4 @@
-"""What is allowed in a configuration and still worth a line in the log. Pure; one sentence each."""
+"""Warnings about valid configurations. Pure; one sentence each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODE_UNSET = (
 
 
 def advice(settings: Settings) -> Iterator[str]:
-    """For the start, after validation."""
+    """Yields warnings for the start, after validation."""
     if not settings.mode:
         yield MODE_UNSET
     if not settings.node_port_addresses:

@@ -83,7 +83,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What `prepare` did."""
+    """The result of `prepare`."""
 
     changed: tuple[Change, ...] = ()
     faults: tuple[str, ...] = ()

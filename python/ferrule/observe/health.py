@@ -147,7 +147,7 @@ MEANING: Mapping[Subsystem, str] = {
     Subsystem.SERVICE_HEALTH_PORTS: "a health check node port does not listen",
     Subsystem.CONNTRACK: "stale tracked flows cannot be deleted",
 }
-"""What a reason means, without anything of this node's: for ports that other hosts can reach."""
+"""The meaning of each subsystem's reason, without details of this node: for ports that other hosts can reach."""
 
 FIRST_SYNC: Mapping[Family, Subsystem] = {"ipv4": Subsystem.FIRST_SYNC_IPV4, "ipv6": Subsystem.FIRST_SYNC_IPV6}
 
@@ -197,8 +197,8 @@ class Readiness:
 
     @property
     def programmed(self) -> bool:
-        """Everything that is known is in the kernel. A start that nothing but the Node's name holds back is complete:
-        a supervisor that waited for readiness would end the process and so only add restarts."""
+        """Whether everything known is in the kernel. The name of the Node does not matter: a supervisor that waits
+        for readiness would otherwise end the process and only cause restarts."""
         return not self._reasons.keys() - {Subsystem.NODE}
 
     def readyz(self, *, in_full: bool) -> Verdict:

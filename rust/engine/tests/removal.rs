@@ -46,7 +46,7 @@ const FOREIGN: [&[&str]; 3] = [
     &["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES", "KUBE-SVC-DSP-GSODGFK7F4BKZ7V"],
 ];
 const BASE: [&[&str]; 3] = [&["INPUT", "FORWARD"], &["PREROUTING", "OUTPUT"], &["FORWARD", "POSTROUTING"]];
-/// What stands in front of a target. Quotes hold whatever looks like a rule.
+/// The text before a target. Quotes may contain text that looks like a rule.
 const MATCHES: [&str; 6] = [
     "",
     " -s 192.0.2.0/24 -p tcp",
@@ -73,7 +73,7 @@ fn rule_spec() -> impl Strategy<Value = RuleSpec> {
 
 struct Node {
     kernel: Kernel,
-    /// What it holds after a removal.
+    /// Returns the rules after a removal.
     expected: Kernel,
     jumps: usize,
     held: BTreeSet<(String, String)>,

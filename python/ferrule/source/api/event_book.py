@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 
 SERIES_SECONDS = 360.0
-"""As client-go: a series ends after six minutes without a repetition."""
+"""Seconds after which a series ends without a repetition, as in client-go."""
 
 PATCH_SECONDS = 120.0
 

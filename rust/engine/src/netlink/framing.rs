@@ -67,7 +67,7 @@ pub(crate) fn address(value: &[u8]) -> Option<IpAddr> {
 /// The answer to a request that asked for one, or that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledgement {
-    /// Of the request.
+    /// The sequence number of the request.
     pub sequence: u32,
     /// Why it failed.
     pub error: Option<i32>,

@@ -8,7 +8,7 @@ use super::*;
 /// A dump of Linux 6.18 with these flows: to the Service and a live endpoint (port 1001), to a dead one (1002),
 /// untranslated (1003), TCP (1004), zone 7 and a dead one (1005), to another address (1006), ICMP.
 const RECORDED_V4: &[u8] = include_bytes!("../../../tests/data/conntrack-ipv4.bin");
-/// To the Service and a live endpoint (1001), to a dead one (1002).
+/// A dump with flows to the Service and a live endpoint (1001), and to a dead one (1002).
 const RECORDED_V6: &[u8] = include_bytes!("../../../tests/data/conntrack-ipv6.bin");
 
 fn at(text: &str) -> SocketAddr {
