@@ -297,7 +297,7 @@ def test_certificates_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFixt
     clock.now += 100
     second = credentials.tls()
     assert second is not first
-    assert credentials.expected_authorities() == ["O=Other,CN=other-authority"]
+    assert credentials.expected_authorities() == ["O=Somebody,CN=other-authority"]
     # Half a rotation: the certificate is new, its key is not there yet.
     (tmp_path / "client.pem").write_bytes((TLS / "server.pem").read_bytes())
     clock.now += 100
