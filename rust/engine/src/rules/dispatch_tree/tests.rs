@@ -12,6 +12,7 @@ use crate::model::names::Protocol;
 use crate::model::names::{FixedChain, PortName};
 use crate::options::TreeLimits;
 use crate::rules::digest::{Digest, Digester};
+use crate::rules::dispatch_tree::key::KeyPrefix;
 use crate::rules::dispatch_tree::node::{Entry, NodeKind, TreeNode};
 use crate::rules::dispatch_tree::tree::Tree;
 
@@ -128,4 +129,26 @@ fn one_rule_touches_its_leaf_and_no_more() {
     let (changed, removed) = tree.take_changes();
     let leaves: Vec<_> = changed.iter().filter(|p| matches!(tree.find(**p).unwrap().kind, NodeKind::Leaf(_))).collect();
     assert_eq!((leaves.len(), changed.len(), removed.len()), (1, 3, 0));
+}
+
+#[test]
+fn a_chain_is_found_by_its_own_prefix_only() {
+    let entry = |n: u8| Entry {
+        key: Claim::Address(IpAddr::V4(Ipv4Addr::new(10, 96, 0, n)), Protocol::Tcp, 80),
+        port: PortName::new("ns/a", "", Protocol::Tcp),
+        nth: 0,
+        digest: Digest::EMPTY_SET,
+    };
+    let tree = tree((2, 5), (0..40).map(entry).collect());
+    let mut ids = Vec::new();
+    tree.root.each(&mut |node| {
+        ids.push(node.id);
+        assert_eq!(tree.find(node.prefix).map(|found| found.id), Some(node.id));
+        let Claim::Address(IpAddr::V4(ip), protocol, port) = node.prefix.key else { panic!("{:?}", node.prefix) };
+        let [_, second, third, fourth] = ip.octets();
+        let other = Claim::Address(IpAddr::V4(Ipv4Addr::new(11, second, third, fourth)), protocol, port);
+        assert!(tree.find(KeyPrefix { key: other, len: node.prefix.len }).is_none(), "the same path, another address");
+    });
+    assert_eq!((tree.ids(), tree.chains()), (ids.clone(), ids.len()));
+    assert!(ids.len() > 2);
 }
