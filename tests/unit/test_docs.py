@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -25,6 +26,29 @@ def named(page: Path) -> set[str]:
 def test_every_named_file_is_there(page: Path) -> None:
     missing = {path for path in named(page) if not any((ROOT / base / path).exists() for base in BASES)}
     assert missing == set()
+
+
+@functools.cache
+def words_of_code() -> frozenset[str]:
+    sources = [path for folder in ("python", "rust") for path in (ROOT / folder).rglob("*")]
+    texts = [path.read_text() for path in sources if path.suffix in (".py", ".pyi", ".rs")]
+    return frozenset(word for text in texts for word in re.findall(r"[A-Za-z_]\w*", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_named_without_a_folder_is_there(page: Path) -> None:
+    named = set(re.findall(r"`(\w+\.(?:py|rs))`", page.read_text()))
+    files = {path.name for folder in ("python", "rust", "tests") for path in (ROOT / folder).rglob("*.*")}
+    assert named - files == set()
+
+
+@pytest.mark.parametrize("page", sorted(DESIGN.glob("*.md")), ids=lambda page: page.name)
+def test_every_named_function_and_type_is_there(page: Path) -> None:
+    """Whatever stands in backticks and looks like code: `Type.method`, `module::Type`, `function()`, `snake_case`."""
+    named = re.findall(r"`((?:[A-Za-z]\w*(?:\.|::))*[A-Za-z]\w*)(?:\(\))?`", page.read_text())
+    code = {name for name in named if re.search(r"[._:]|[a-z][A-Z]|^[A-Z][a-z]", name)}
+    code -= {name for name in code if name.endswith((".py", ".rs"))}
+    assert {name for name in code if not set(re.findall(r"\w+", name)) <= words_of_code()} == set()
 
 
 def test_each_arrow_has_its_files() -> None:
