@@ -1,7 +1,8 @@
 """The Rust sync engine: decodes cluster objects, computes rules, and tracks desired, applied and observed state.
 
-A few coarse calls take and return bytes, without a Python value per object. All calls release the GIL while pure Rust
-code runs. They have one owner and never run in two threads at once (`sync/loop.py`).
+A few coarse calls take and return bytes, without a Python value per object. A call whose work grows with the cluster
+releases the GIL for that work; only the Python values of its result are made with the GIL held. They have one owner and
+never run in two threads at once (`sync/loop.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "PayloadPieces",
     "Plan",
     "Problem",
+    "ProblemChanges",
     "Removal",
     "RuleReader",
     "RulesChanged",
@@ -214,6 +216,15 @@ class Problem:
     reason: str
 
 @final
+class ProblemChanges:
+    """The changes of `Engine.problems` between two calls. The lists are sorted, and made at each access."""
+
+    appeared: list[Problem]
+    gone: list[Problem]
+    standing: int
+    """Number of current problems."""
+
+@final
 class HealthCheck:
     """A Service's healthCheckNodePort and the response of its listener in one family."""
 
@@ -326,7 +337,10 @@ class Engine:
         """Returns the UDP frontends after a sync; None if no frontend or endpoint changed since the last view, or
         while a plan's outcome is unknown. The first call after the first plan always returns a view."""
     def problems(self) -> list[Problem]:
-        """Returns all current problems, sorted; few in practice."""
+        """Returns all current problems, sorted. The cost is proportional to their number; after a sync, use
+        `take_problem_changes`."""
+    def take_problem_changes(self) -> ProblemChanges:
+        """Returns the changes of `problems` since the last call. The cost is proportional to the changes."""
     def health_checks(self) -> list[HealthCheck]:
         """Returns one for each family in which a Service with a healthCheckNodePort has a cluster IP."""
     def counts(self) -> tuple[int, int]:

@@ -9,10 +9,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from ferrule._engine import ConntrackView, Plan
+from ferrule._engine import Plan
 from ferrule.host.probe import Host
 from ferrule.host.sysctl import ROUTE_LOCALNET
 from ferrule.observe.health import FIRST_SYNC, Subsystem
@@ -38,15 +38,14 @@ NAMES_LIMIT = 1000
 
 
 class AfterSync:
-    """Reports each sync. One instance per daemon. `on_synced` receives every family whose rules are in the kernel
-    after a sync, with its view of tracked flows."""
+    """Reports each sync. One instance per daemon. `on_synced` is called last."""
 
     def __init__(
         self,
         host: Host,
         problems: ProblemBook,
         status: Status,
-        on_synced: Callable[[Mapping[Family, ConntrackView | None]], None] = lambda _: None,
+        on_synced: Callable[[SyncReport], None] = lambda _: None,
     ) -> None:
         self._host = host
         self._problems = problems
@@ -90,12 +89,13 @@ class AfterSync:
                 self._metrics.transactions(plan.family, plan.blocks)
         for family, plan in report.plans.items():
             self._log_sync(family, plan, report)
-        self._problems.objects(self._host.engine.problems())
+        if report.problems is not None:
+            self._problems.objects(report.problems)
         self._metrics.problems(self._problems.count)
         failures = "; ".join(f"{family}: {error}" for family, error in sorted(report.failures.items()))
         self._readiness.report(Subsystem.SERVICES, f"the last sync failed: {failures}" if failures else None)
         self._kernel_settings()
-        self._on_synced(report.views)
+        self._on_synced(report)
 
     def _measure(self, report: SyncReport, done_at: float) -> None:
         metrics = self._metrics

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from functools import partial
 
-from ferrule._engine import ConntrackView, build_info
+from ferrule._engine import build_info
 from ferrule.config.schema import SYNC_PERIOD_DEFAULT
 from ferrule.daemon.after_sync import AfterSync
 from ferrule.daemon.endpoints import Endpoints
@@ -33,7 +32,6 @@ from ferrule.source.protocol import Source
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
 from ferrule.sync.report import SyncReport
-from ferrule.types import Family
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +160,9 @@ class Daemon:
             if self._readiness.programmed:
                 self._notifier.ready("every Service is programmed")
 
-    def _synced(self, views: Mapping[Family, ConntrackView | None]) -> None:
-        if self._endpoints is not None and views:
-            self._endpoints.after_sync(views)
+    def _synced(self, report: SyncReport) -> None:
+        if self._endpoints is not None and report.views:
+            self._endpoints.after_sync(report)
 
 
 def _packets(counter: str) -> int | None:

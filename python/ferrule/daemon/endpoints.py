@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from ferrule._engine import ConntrackView, build_info
+from ferrule._engine import build_info
 from ferrule.config import gates
 from ferrule.config.schema import Settings
 from ferrule.config.show import configz
@@ -17,7 +17,7 @@ from ferrule.serve import admin, health
 from ferrule.serve.http import Handler
 from ferrule.serve.listener import Endpoint, Listener
 from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
-from ferrule.types import Family
+from ferrule.sync.report import SyncReport
 
 
 class Endpoints:
@@ -107,11 +107,11 @@ class Endpoints:
         primary = tuple(ip for ip in addresses if ip in self._host.node_ips)
         self._services.set_addresses(listen_addresses(self._settings.node_port_addresses, addresses, primary))
 
-    def after_sync(self, views: Mapping[Family, ConntrackView | None]) -> None:
-        """Deletes flows that the rules of these families, now in the kernel, no longer allow."""
+    def after_sync(self, report: SyncReport) -> None:
+        """Deletes flows that the rules in the kernel no longer allow, and updates the health check node ports."""
         families = self._host.families
-        self._services.sync([check for check in self._host.engine.health_checks() if check.family in families])
-        for family, view in views.items():
+        self._services.sync([check for check in report.health_checks if check.family in families])
+        for family, view in report.views.items():
             self._conntrack.after_sync(family, view)
 
     def _cleaned(self, done: Cleaned) -> None:

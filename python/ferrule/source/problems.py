@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ferrule._engine import Problem
+from ferrule._engine import Problem, ProblemChanges
 from ferrule.observe.logs import kv
 from ferrule.source.manifests.documents import Complaint
 
@@ -17,16 +17,16 @@ class ProblemBook:
 
     def __init__(self) -> None:
         self.on_new: Callable[[Problem], None] = lambda _: None
-        self._complaints: Sequence[Complaint] = ()
-        self._problems: Sequence[Problem] = ()
+        self._complaints: dict[str, Complaint] = {}
+        self._standing = 0
         self._origin: Mapping[str, str] = {}
-        self._reported: dict[tuple[str, ...], dict[str, object]] = {}
+        self._files: dict[tuple[str, str, str, str, str], str] = {}
         self._noted: set[Complaint] = set()
 
     @property
     def count(self) -> int:
         """Number of current problems."""
-        return len(self._problems) + len(self._complaints)
+        return self._standing + len(self._complaints)
 
     def files(self, complaints: Sequence[Complaint], notes: Iterable[Complaint], origin: Mapping[str, str]) -> None:
         """Sets the folder's current complaints; `origin` maps objects to files."""
@@ -34,38 +34,38 @@ class ProblemBook:
             if note not in self._noted:
                 log.info("Ignored", extra=kv(file=note.file, document=note.document, reason=note.reason))
         self._noted = set(notes)
-        self._complaints, self._origin = complaints, origin
-        self._report()
+        self._origin = origin
+        now = {str(complaint): complaint for complaint in complaints}
+        for text in now.keys() - self._complaints.keys():
+            log.warning("Bad input", extra=kv(**_complaint(now[text])))
+        for text in self._complaints.keys() - now.keys():
+            log.info("Bad input is gone", extra=kv(**_complaint(self._complaints[text])))
+        self._complaints = now
 
-    def objects(self, problems: Sequence[Problem]) -> None:
-        """Sets the engine's current problems."""
-        self._problems = problems
-        self._report()
-
-    def _report(self) -> None:
-        now: dict[tuple[str, ...], dict[str, object]] = {}
-        fresh: list[Problem] = []
-        for complaint in self._complaints:
-            now["file", str(complaint)] = _pairs(complaint)
-        for p in self._problems:
-            # Called after every sync, when most problems are known already, so it does little work for those.
-            key: tuple[str, ...] = ("object", p.object, p.field, p.value, p.reason, p.kind)
-            known = self._reported.get(key)
-            if known is None:
-                fresh.append(p)
-                known = dict(zip(("object", "field", "value", "reason", "cost"), key[1:], strict=True))
-            file = self._origin.get(p.object)
-            now[key] = known if file is None else known | {"file": file}
-        for key in now.keys() - self._reported.keys():
-            log.warning("Bad input", extra=kv(**now[key]))
-        for key in self._reported.keys() - now.keys():
-            log.info("Bad input is gone", extra=kv(**self._reported[key]))
-        self._reported = now
-        for p in fresh:
-            self.on_new(p)
+    def objects(self, changes: ProblemChanges) -> None:
+        """Takes what changed of the engine's problems."""
+        self._standing = changes.standing
+        for problem in changes.appeared:
+            file = self._origin.get(problem.object)
+            if file is not None:
+                self._files[_key(problem)] = file
+            log.warning("Bad input", extra=kv(**_problem(problem, file)))
+            self.on_new(problem)
+        for problem in changes.gone:
+            file = self._files.pop(_key(problem), None)
+            log.info("Bad input is gone", extra=kv(**_problem(problem, file)))
 
 
-def _pairs(complaint: Complaint) -> dict[str, object]:
+def _key(problem: Problem) -> tuple[str, str, str, str, str]:
+    return problem.object, problem.field, problem.value, problem.reason, problem.kind
+
+
+def _problem(problem: Problem, file: str | None) -> dict[str, object]:
+    pairs: dict[str, object] = dict(zip(("object", "field", "value", "reason", "cost"), _key(problem), strict=True))
+    return pairs if file is None else pairs | {"file": file}
+
+
+def _complaint(complaint: Complaint) -> dict[str, object]:
     return {
         "file": complaint.file,
         "document": complaint.document,

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ferrule._engine import ConntrackView, Engine, Plan
+from ferrule._engine import Engine, Plan
 from ferrule.errors import DataplaneError
 from ferrule.observe.logs import kv, verbose
 from ferrule.sync.report import Changes, SyncReport
@@ -157,7 +157,7 @@ class SyncLoop:
             for family, failure in report.failures.items():
                 log.error("Sync failed", extra=kv(ipFamily=family, retryIn=f"{delay:.1f}s", err=str(failure)))
         async with self.engine_lock:
-            report.views = await asyncio.to_thread(self._views, report)
+            await asyncio.to_thread(self._conclude, report)
             self._on_sync(report)
         return report
 
@@ -171,9 +171,13 @@ class SyncLoop:
             with self._timed(report, Stage.INGEST, None):
                 await asyncio.to_thread(self._engine.replace, kind, [page])
 
-    def _views(self, report: SyncReport) -> dict[Family, ConntrackView | None]:
+    def _conclude(self, report: SyncReport) -> None:
+        """Runs in a thread: costs grow with what changed, which is not known beforehand."""
         families = (plane.family for plane in self._dataplanes)
-        return {family: self._engine.conntrack_view(family) for family in families if family not in report.failures}
+        done = (family for family in families if family not in report.failures)
+        report.views = {family: self._engine.conntrack_view(family) for family in done}
+        report.problems = self._engine.take_problem_changes()
+        report.health_checks = self._engine.health_checks()
 
     @contextlib.contextmanager
     def _timed(self, report: SyncReport, stage: Stage, family: Family | None) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ferrule._engine import ConntrackView, DriftReport, Plan
+from ferrule._engine import ConntrackView, DriftReport, HealthCheck, Plan, ProblemChanges
 from ferrule.errors import DataplaneError
 from ferrule.types import Family, Kind, Stage
 
@@ -41,6 +41,10 @@ class SyncReport:
     """Abandoned plans."""
     views: dict[Family, ConntrackView | None] = field(default_factory=dict)
     """For families that did not fail: the view for stale flows, if it changed."""
+    problems: ProblemChanges | None = None
+    """What changed of the complaints about cluster objects since the last sync."""
+    health_checks: list[HealthCheck] = field(default_factory=list)
+    """Every Service's healthCheckNodePort."""
     failures: dict[Family, DataplaneError] = field(default_factory=dict)
     changed_at: float | None = None
     triggers: list[str] = field(default_factory=list)

@@ -23,8 +23,8 @@ impl ConntrackView {
     }
 
     #[pyo3(signature = (older, /))]
-    fn inheriting(&self, older: &Self) -> Self {
-        Self(Arc::new(self.0.inheriting(&older.0)))
+    fn inheriting(&self, py: Python<'_>, older: &Self) -> Self {
+        Self(Arc::new(py.detach(|| self.0.inheriting(&older.0))))
     }
 
     #[pyo3(signature = (*, filtered))]

@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use readback::{RuleReader, Seen};
 use removal::Removal;
-use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Problem};
+use values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Problem, ProblemChanges};
 
 /// See `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
@@ -113,8 +113,9 @@ impl Engine {
     }
 
     #[pyo3(signature = (kind, /))]
-    fn begin_list(&mut self, #[pyo3(from_py_with = crate::kind_of)] kind: Kind) {
-        self.0.begin_list(kind);
+    fn begin_list(&mut self, py: Python<'_>, #[pyo3(from_py_with = crate::kind_of)] kind: Kind) {
+        let core = &mut self.0;
+        py.detach(|| core.begin_list(kind));
     }
 
     #[pyo3(signature = (kind, chunk, /))]
@@ -139,8 +140,9 @@ impl Engine {
     }
 
     #[pyo3(signature = (kind, /))]
-    fn abort_list(&mut self, #[pyo3(from_py_with = crate::kind_of)] kind: Kind) {
-        self.0.abort_list(kind);
+    fn abort_list(&mut self, py: Python<'_>, #[pyo3(from_py_with = crate::kind_of)] kind: Kind) {
+        let core = &mut self.0;
+        py.detach(|| core.abort_list(kind));
     }
 
     fn take_change_triggers(&mut self) -> Vec<String> {
@@ -234,12 +236,17 @@ impl Engine {
         py.detach(|| core.conntrack_view(family)).map(ConntrackView)
     }
 
-    fn problems(&self) -> Vec<Problem> {
-        self.0.problems().into_iter().map(Into::into).collect()
+    fn problems(&self, py: Python<'_>) -> Vec<Problem> {
+        py.detach(|| self.0.problems().into_iter().map(Into::into).collect())
     }
 
-    fn health_checks(&self) -> Vec<HealthCheck> {
-        self.0.health_checks().into_iter().map(Into::into).collect()
+    fn take_problem_changes(&mut self, py: Python<'_>) -> ProblemChanges {
+        let core = &mut self.0;
+        ProblemChanges(py.detach(|| core.take_problem_changes()))
+    }
+
+    fn health_checks(&self, py: Python<'_>) -> Vec<HealthCheck> {
+        py.detach(|| self.0.health_checks().into_iter().map(Into::into).collect())
     }
 
     fn localhost_node_ports(&self) -> bool {
@@ -247,7 +254,8 @@ impl Engine {
     }
 
     fn snapshot<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.0.snapshot().as_bytes())
+        let text = py.detach(|| self.0.snapshot());
+        PyBytes::new(py, text.as_bytes())
     }
 }
 
@@ -280,6 +288,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Transactions>()?;
     m.add_class::<DriftReport>()?;
     m.add_class::<Problem>()?;
+    m.add_class::<ProblemChanges>()?;
     m.add_class::<HealthCheck>()?;
     m.add_class::<RuleReader>()?;
     m.add_class::<ConntrackView>()?;

@@ -1,6 +1,6 @@
 //! Plans, whose text can be taken piece by piece.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ferrule_engine::Family;
 use ferrule_engine::restore_text::{Pieces, RestoreText};
@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::errors;
+use crate::values::bytes;
 
 /// See `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
@@ -43,6 +44,12 @@ impl From<ferrule_engine::Plan> for Plan {
     }
 }
 
+impl Plan {
+    fn text(&self) -> MutexGuard<'_, Option<RestoreText>> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[pymethods]
 impl Plan {
     #[getter]
@@ -57,19 +64,20 @@ impl Plan {
 
     #[getter]
     fn payload<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = text.as_ref().ok_or_else(errors::taken)?;
-        Ok(PyBytes::new(py, &text.to_vec()))
+        // The lock is taken without the GIL: a thread that waits for it must not keep its holder from the GIL.
+        let text = py.detach(|| self.text().as_ref().map(RestoreText::to_vec));
+        bytes(py, &text.ok_or_else(errors::taken)?)
     }
 
-    fn take_payload(&self) -> PyResult<PayloadPieces> {
-        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn take_payload(&self, py: Python<'_>) -> PyResult<PayloadPieces> {
+        let text = py.detach(|| self.text().take());
         Ok(PayloadPieces(Mutex::new(text.ok_or_else(errors::taken)?.pieces())))
     }
 
-    fn take_transactions(&self) -> PyResult<Transactions> {
-        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(errors::taken)?;
-        Ok(Transactions(Mutex::new(nft::Transactions::new(self.core.family, text)), self.core.family))
+    fn take_transactions(&self, py: Python<'_>) -> PyResult<Transactions> {
+        let text = py.detach(|| self.text().take());
+        let transactions = nft::Transactions::new(self.core.family, text.ok_or_else(errors::taken)?);
+        Ok(Transactions(Mutex::new(transactions), self.core.family))
     }
 
     #[getter]
@@ -84,12 +92,14 @@ impl Plan {
 
     #[getter]
     fn chains_written<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.core.chains_written())
+        let names = py.detach(|| self.core.chains_written());
+        PyTuple::new(py, names)
     }
 
     #[getter]
     fn chains_deleted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.core.chains_deleted())
+        let names = py.detach(|| self.core.chains_deleted());
+        PyTuple::new(py, names)
     }
 
     #[getter]
@@ -154,9 +164,9 @@ impl PayloadPieces {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let piece = py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).next());
-        piece.map(|piece| PyBytes::new(py, &piece))
+        piece.map(|piece| bytes(py, &piece)).transpose()
     }
 }
 
@@ -186,8 +196,8 @@ pub(crate) struct Transaction {
 
 #[pymethods]
 impl Transaction {
-    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.core.bytes)
+    fn payload<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        bytes(py, &self.core.bytes)
     }
 
     #[getter]

@@ -2,7 +2,21 @@
 
 use ferrule_engine::report as engine;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple};
+
+/// Copies of this size and more let other threads run. Below, getting the GIL back may take longer than the copy.
+const LARGE_COPY: usize = 1 << 16;
+
+/// Returns a copy as a Python object.
+pub(crate) fn bytes<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    if data.len() < LARGE_COPY {
+        return Ok(PyBytes::new(py, data));
+    }
+    PyBytes::new_with(py, data.len(), |buffer| {
+        py.detach(|| buffer.copy_from_slice(data));
+        Ok(())
+    })
+}
 
 /// See `_engine.pyi`.
 #[pyclass(frozen, get_all, module = "ferrule._engine")]
@@ -96,6 +110,28 @@ impl From<ferrule_engine::Problem> for Problem {
             value: p.value,
             reason: p.reason.into_owned(),
         }
+    }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "ferrule._engine")]
+pub(crate) struct ProblemChanges(pub(crate) ferrule_engine::ProblemChanges);
+
+#[pymethods]
+impl ProblemChanges {
+    #[getter]
+    fn appeared(&self) -> Vec<Problem> {
+        self.0.appeared.iter().cloned().map(Into::into).collect()
+    }
+
+    #[getter]
+    fn gone(&self) -> Vec<Problem> {
+        self.0.gone.iter().cloned().map(Into::into).collect()
+    }
+
+    #[getter]
+    const fn standing(&self) -> usize {
+        self.0.standing
     }
 }
 

@@ -37,13 +37,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::error::{InputError, PlanError};
 use crate::input::problem::Problem;
+use crate::input::standing_problems::{ProblemChanges, StandingProblems};
 use crate::input::wire::Kind;
 use crate::model::address::{Family, parse_ip};
+use crate::model::claims::Claim;
 use crate::model::store::Store;
 use crate::netlink::conntrack;
 use crate::netlink::nft::Reader;
@@ -62,6 +65,8 @@ pub struct Engine {
     store: Store,
     local_addresses: Vec<IpAddr>,
     families: [FamilyState; 2],
+    /// As of the last [`Engine::take_problem_changes`].
+    conflicts: StandingProblems<Claim>,
 }
 
 impl Engine {
@@ -80,6 +85,7 @@ impl Engine {
             store: Store::new(&options.node_name, options.external_ips),
             local_addresses: Vec::new(),
             families: Family::ALL.map(|family| FamilyState::new(family, &Digester::new(options.digest_key))),
+            conflicts: StandingProblems::default(),
             options,
         }
     }
@@ -273,6 +279,22 @@ impl Engine {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// Returns what changed of [`Engine::problems`] since the last call; conflicts as of the last plan.
+    pub fn take_problem_changes(&mut self) -> ProblemChanges {
+        let contests: BTreeSet<_> = self.families.iter_mut().flat_map(FamilyState::take_contest_changes).collect();
+        for claim in contests {
+            // Both families' conflicts on a node port read the same, and are reported once.
+            let conflicts = self.families.iter().flat_map(|family| family.conflicts_on(claim)).collect();
+            self.conflicts.set(claim, conflicts);
+        }
+        let mut changes = ProblemChanges::default();
+        self.store.take_problem_changes(&mut changes);
+        self.conflicts.take_changes(&mut changes);
+        changes.appeared.sort_unstable();
+        changes.gone.sort_unstable();
+        changes
     }
 
     /// Returns every healthCheckNodePort, once for each family of its Service, with the family's number of local ready

@@ -46,6 +46,7 @@ pub mod report;
 pub use engine::Engine;
 pub use error::{InputError, PlanError};
 pub use input::problem::Problem;
+pub use input::standing_problems::ProblemChanges;
 pub use input::wire::Kind;
 pub use model::address::Family;
 pub use model::names::FixedChain;

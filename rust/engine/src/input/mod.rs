@@ -3,6 +3,7 @@
 //! Depends only on [`crate::model::address`] and the names of ports, not on rules.
 
 pub mod problem;
+pub(crate) mod standing_problems;
 pub mod wire;
 
 pub(crate) mod list;

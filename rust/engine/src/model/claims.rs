@@ -5,6 +5,7 @@
 //! external IP (so that a Service cannot take over another's cluster IP by listing it as external), then the first
 //! service port by name wins.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -45,8 +46,10 @@ enum Claimants {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     by_claim: HashMap<Claim, Claimants>,
-    /// Number of claims with more than one claimant.
-    contested: usize,
+    /// Claims with more than one claimant.
+    contested: BTreeSet<Claim>,
+    /// Claims that were or are contested and whose claimants changed since the last report.
+    contest_changes: BTreeSet<Claim>,
 }
 
 impl Claims {
@@ -64,7 +67,8 @@ impl Claims {
                 let displaced = (new < old && new.port != old.port).then(|| old.port.clone());
                 let mut both = vec![old, new];
                 both.sort_unstable();
-                self.contested += 1;
+                self.contested.insert(claim);
+                self.contest_changes.insert(claim);
                 *slot = Claimants::Several(both);
                 displaced
             }
@@ -72,6 +76,7 @@ impl Claims {
                 let at = list.binary_search(&new).err()?;
                 let owner = list[0].port.clone();
                 list.insert(at, new);
+                self.contest_changes.insert(claim);
                 (list[0].port != owner).then_some(owner)
             }
         }
@@ -91,19 +96,35 @@ impl Claims {
                 let Claimants::Several(list) = slot else { return None };
                 let at = list.binary_search(&old).ok()?;
                 list.remove(at);
+                self.contest_changes.insert(claim);
                 let successor = list[0].port.clone();
                 if list.len() == 1 {
                     *slot = Claimants::One(list.remove(0));
-                    self.contested -= 1;
+                    self.contested.remove(&claim);
                 }
                 (at == 0 && successor != *port).then_some(successor)
             }
         }
     }
 
-    /// Returns whether every claim has a single claimant, so that no port lost one.
-    pub(crate) const fn all_uncontested(&self) -> bool {
-        self.contested == 0
+    /// Iterates over the claims with more than one claimant.
+    pub(crate) fn contested(&self) -> impl Iterator<Item = Claim> {
+        self.contested.iter().copied()
+    }
+
+    /// Takes the claims whose conflicts may have changed since the last call.
+    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Claim> {
+        std::mem::take(&mut self.contest_changes)
+    }
+
+    /// Iterates over a claim's claimants, the owner first. A port that claims it twice comes twice.
+    pub(crate) fn claimants(&self, claim: Claim) -> impl Iterator<Item = (ClaimPriority, &PortName)> {
+        let all = match self.by_claim.get(&claim) {
+            None => &[],
+            Some(Claimants::One(only)) => std::slice::from_ref(only),
+            Some(Claimants::Several(list)) => list.as_slice(),
+        };
+        all.iter().map(|c| (c.priority, &c.port))
     }
 
     /// Returns the owner of a claimed resource, if any.
@@ -173,7 +194,7 @@ mod tests {
         assert_eq!(claims.add(CLAIM, ClaimPriority::LoadBalancer, &port("a/a")), None);
         assert_eq!(claims.remove(CLAIM, ClaimPriority::LoadBalancer, &port("a/a")), None);
         assert!(claims.owns(CLAIM, &port("a/a")));
-        assert!(claims.all_uncontested());
+        assert_eq!(claims.contested().count(), 0);
     }
 
     #[test]
@@ -201,14 +222,14 @@ mod tests {
         let mut claims = Claims::default();
         claims.add(CLAIM, ClaimPriority::NodePort, &port("a/a"));
         claims.add(CLAIM, ClaimPriority::NodePort, &port("a/a"));
-        assert!(claims.all_uncontested(), "a repetition is not a second claimant");
+        assert_eq!(claims.contested().count(), 0, "a repetition is not a second claimant");
         claims.add(CLAIM, ClaimPriority::NodePort, &port("b/b"));
         claims.add(CLAIM, ClaimPriority::NodePort, &port("c/c"));
-        assert!(!claims.all_uncontested());
+        assert_eq!(claims.contested().collect::<Vec<_>>(), [CLAIM]);
         claims.remove(CLAIM, ClaimPriority::NodePort, &port("c/c"));
-        assert!(!claims.all_uncontested());
+        assert_eq!(claims.contested().collect::<Vec<_>>(), [CLAIM]);
         claims.remove(CLAIM, ClaimPriority::NodePort, &port("b/b"));
-        assert!(claims.all_uncontested());
+        assert_eq!(claims.contested().count(), 0);
     }
 
     #[test]

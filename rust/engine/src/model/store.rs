@@ -4,7 +4,7 @@
 //! Ingest takes time proportional to the message: it decodes, compares, replaces and marks objects dirty. It renders no
 //! rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -15,6 +15,7 @@ use crate::input::list::ListReader;
 use crate::input::node::Node;
 use crate::input::problem::{Problem, Problems};
 use crate::input::service::Service;
+use crate::input::standing_problems::{ProblemChanges, StandingProblems};
 use crate::input::wire::{self, FrameType, Kind, NodeWire, Rejection, ServiceWire, SliceWire};
 use crate::model::address::Family;
 use crate::model::endpoints::Slice;
@@ -43,9 +44,8 @@ pub(crate) struct Store {
     slices_of: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     node: Node,
     listed: [bool; 3],
-    problems: BTreeMap<(Kind, Arc<str>), Vec<Problem>>,
-    /// Problems of items of the last list that have no name to index them by.
-    nameless: [Vec<Problem>; 3],
+    /// By kind and key. Items without a name share the empty key of their kind, until the next list.
+    problems: StandingProblems<(Kind, Arc<str>)>,
     dirty: [Dirty; 2],
     /// Lists that are being received.
     arriving: [Option<Arriving>; 3],
@@ -90,6 +90,11 @@ enum Object {
 /// The maximum number of trigger times kept between two syncs; more add no information.
 const TRIGGER_LIMIT: usize = 10_000;
 
+/// Subject of the problems of items without a name.
+fn nameless(kind: Kind) -> (Kind, Arc<str>) {
+    (kind, Arc::default())
+}
+
 fn not_arriving(kind: Kind) -> InputError {
     InputError::Page { page: 0, reason: format!("no list of {} has begun", kind.name()) }
 }
@@ -120,8 +125,7 @@ impl Store {
             slices_of: HashMap::new(),
             node: Node::default(),
             listed: [false; 3],
-            problems: BTreeMap::new(),
-            nameless: Default::default(),
+            problems: StandingProblems::default(),
             dirty: Default::default(),
             arriving: Default::default(),
             triggers: Vec::new(),
@@ -169,7 +173,12 @@ impl Store {
     }
 
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.values().flatten().chain(self.nameless.iter().flatten())
+        self.problems.iter()
+    }
+
+    /// Adds what changed of the problems since the last call.
+    pub(crate) fn take_problem_changes(&mut self, changes: &mut ProblemChanges) {
+        self.problems.take_changes(changes);
     }
 
     /// Returns every healthCheckNodePort with the number of distinct local ready addresses: one entry for each family
@@ -254,7 +263,7 @@ impl Store {
     /// Replaces all objects of the kind by the staged ones.
     fn swap(&mut self, kind: Kind, staged: Staged, resource_version: String) -> IngestReport {
         self.arriving[kind as usize] = None;
-        self.nameless[kind as usize].clear();
+        self.problems.set(nameless(kind), Vec::new());
         let mut report = self.report(kind);
         report.resource_version = resource_version;
         report.applied = staged.same.len() + staged.new.len();
@@ -352,8 +361,8 @@ impl Store {
 
     /// Returns the keys that a list of this kind may delete, including objects known only by their problems.
     fn keys(&self, kind: Kind) -> BTreeSet<Arc<str>> {
-        let mut keys: BTreeSet<Arc<str>> =
-            self.problems.keys().filter(|(k, _)| *k == kind).map(|(_, k)| k.clone()).collect();
+        let with_problems = self.problems.subjects().filter(|(k, key)| *k == kind && !key.is_empty());
+        let mut keys: BTreeSet<Arc<str>> = with_problems.map(|(_, key)| key.clone()).collect();
         match kind {
             Kind::Service => keys.extend(self.services.keys().cloned()),
             Kind::EndpointSlice => keys.extend(self.slices.keys().cloned()),
@@ -445,7 +454,7 @@ impl Store {
     /// Records the problems of an object that keeps its previous state. Returns the object's key.
     fn reject(&mut self, kind: Kind, rejection: Rejection) -> Option<Arc<str>> {
         let Some(key) = rejection.key else {
-            self.nameless[kind as usize].push(rejection.problem);
+            self.problems.add(nameless(kind), rejection.problem);
             return None;
         };
         let key: Arc<str> = key.into();
@@ -457,11 +466,7 @@ impl Store {
     }
 
     fn file(&mut self, kind: Kind, key: &Arc<str>, problems: Vec<Problem>) {
-        if !problems.is_empty() {
-            self.problems.insert((kind, key.clone()), problems);
-        } else if !self.problems.is_empty() {
-            self.problems.remove(&(kind, key.clone()));
-        }
+        self.problems.set((kind, key.clone()), problems);
     }
 
     fn delete(&mut self, kind: Kind, key: &str) -> Change {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::error::PlanError;
 use crate::input::problem::Problem;
 use crate::model::address::Family;
+use crate::model::claims::Claim;
 use crate::model::names::{ChainId, FixedChain, PortName, Table};
 use crate::model::store::Store;
 use crate::netlink::conntrack::{Latest, NodeAddresses, View};
@@ -370,8 +371,18 @@ impl FamilyState {
     // ---------------------------------------------------------------- reports
 
     /// Returns the ports that lost an address to another port, as of the last plan.
-    pub(crate) fn conflicts(&self) -> Vec<Problem> {
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = Problem> {
         self.ports.conflicts()
+    }
+
+    /// Those of one address.
+    pub(crate) fn conflicts_on(&self, claim: Claim) -> impl Iterator<Item = Problem> {
+        self.ports.conflicts_on(claim)
+    }
+
+    /// The addresses whose conflicts may have changed since the last call.
+    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Claim> {
+        self.ports.take_contest_changes()
     }
 
     pub(crate) fn localhost_node_ports(&self) -> bool {

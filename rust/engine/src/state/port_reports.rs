@@ -1,5 +1,6 @@
 //! Reports about service ports: conflicts between claims, and the view of UDP frontends.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use hashbrown::HashMap;
@@ -29,37 +30,39 @@ impl Ports {
         View::new(self.family, addresses, node_ports, node)
     }
 
-    /// Returns the ports that lost an address to another port, as of the last plan.
-    pub(crate) fn conflicts(&self) -> Vec<Problem> {
-        let mut found = Vec::new();
-        if self.claims.all_uncontested() {
-            return found;
-        }
-        for (name, state) in &self.states {
-            for (claim, priority) in claims_of(self.family, &state.service, state.port()) {
-                let Some(owner) = self.claims.owner(claim).filter(|owner| *owner != name) else { continue };
-                let value = match claim {
-                    Claim::Address(ip, protocol, port) => {
-                        format!("{} {}", SocketAddr::new(ip, port), protocol.name())
-                    }
-                    Claim::NodePort(protocol, port) => format!("{port} {}", protocol.name()),
-                };
-                let field = match priority {
-                    ClaimPriority::ClusterIp => "spec.clusterIPs",
-                    ClaimPriority::LoadBalancer => "status.loadBalancer.ingress",
-                    ClaimPriority::External => "spec.externalIPs",
-                    ClaimPriority::NodePort => "spec.ports[].nodePort",
-                };
-                found.push(Problem {
-                    object: format!("Service {}", state.key),
-                    field: field.into(),
-                    value,
-                    reason: format!("already belongs to {}: {} has no rule for it", owner.as_str(), name.as_str())
-                        .into(),
-                    kind: ProblemKind::Conflict,
-                });
-            }
-        }
-        found
+    /// Every conflict, as of the last plan.
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = Problem> {
+        self.claims.contested().flat_map(|claim| self.conflicts_on(claim))
+    }
+
+    /// The claims whose conflicts may have changed since the last call.
+    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Claim> {
+        self.claims.take_contest_changes()
+    }
+
+    /// Ports that another port keeps from an address, as of the last plan.
+    pub(crate) fn conflicts_on(&self, claim: Claim) -> impl Iterator<Item = Problem> {
+        let mut claimants = self.claims.claimants(claim);
+        let owner = claimants.next().map(|(_, owner)| owner);
+        let losers = claimants.filter(move |(_, name)| owner != Some(name));
+        losers.filter_map(move |(priority, name)| {
+            let value = match claim {
+                Claim::Address(ip, protocol, port) => format!("{} {}", SocketAddr::new(ip, port), protocol.name()),
+                Claim::NodePort(protocol, port) => format!("{port} {}", protocol.name()),
+            };
+            let field = match priority {
+                ClaimPriority::ClusterIp => "spec.clusterIPs",
+                ClaimPriority::LoadBalancer => "status.loadBalancer.ingress",
+                ClaimPriority::External => "spec.externalIPs",
+                ClaimPriority::NodePort => "spec.ports[].nodePort",
+            };
+            Some(Problem {
+                object: format!("Service {}", self.states.get(name)?.key),
+                field: field.into(),
+                value,
+                reason: format!("already belongs to {}: {} has no rule for it", owner?.as_str(), name.as_str()).into(),
+                kind: ProblemKind::Conflict,
+            })
+        })
     }
 }
