@@ -15,6 +15,7 @@ __all__ = [
     "SERVICES_CHAIN",
     "AddressDump",
     "ConntrackView",
+    "CutShort",
     "DriftReport",
     "Engine",
     "EngineOptions",
@@ -22,10 +23,15 @@ __all__ = [
     "HealthCheck",
     "IngestReport",
     "InputError",
+    "Misuse",
+    "NotBegun",
+    "NotEncodable",
+    "NotRead",
     "NotReady",
     "NotUnderstood",
     "PayloadPieces",
     "Plan",
+    "PlanInFlight",
     "Problem",
     "ProblemChanges",
     "Removal",
@@ -35,6 +41,7 @@ __all__ = [
     "StalePlan",
     "Transaction",
     "Transactions",
+    "UnusableRules",
     "acknowledgements",
     "build_info",
     "counter_creation",
@@ -48,22 +55,45 @@ CANARY_CHAIN: str
 SERVICES_CHAIN: str
 """The dispatch chain of nat, which kube-proxy has, too."""
 
-class InputError(ValueError):
-    """An option or a whole batch is invalid. A single invalid object never raises: see `Engine.problems`."""
+# Exceptions, by the party at fault.
 
-class NotReady(RuntimeError):
+class InputError(ValueError):
+    """The input: an option or a whole batch is invalid. A single invalid object never raises: see
+    `Engine.problems`."""
+
+class Misuse(RuntimeError):
+    """The caller: a call came out of order, or names a kind or family that does not exist."""
+
+class NotReady(Misuse):
     """`plan` was called before every kind was listed, or before the kernel's state was observed."""
 
-class NotUnderstood(ValueError):
-    """The kernel holds a rule in a form that only the iptables tools may understand; the message says where and
-    what."""
+class PlanInFlight(Misuse):
+    """`plan` was called before the previous plan of the family was committed or abandoned."""
 
-class RulesChanged(RuntimeError):
-    """The kernel's rules changed during the read: start again."""
+class StalePlan(Misuse):
+    """`commit` or `abandon` was called with a plan that is not in flight, or a plan's text was requested after it was
+    taken."""
 
-class StalePlan(RuntimeError):
-    """`commit` or `abandon` was called with a plan that is not in flight, or a plan's text was requested after it
-    was taken."""
+class NotRead(Misuse):
+    """`observe` was called with a reader that has not read all rules of the family."""
+
+class NotBegun(Misuse):
+    """`feed_list` or `end_list` was called for a list that was not begun, or that `replace` or `ingest` discarded."""
+
+class UnusableRules(Exception):
+    """The kernel's rules, or what a tool printed of them."""
+
+class NotUnderstood(UnusableRules):
+    """A rule has a form that only the iptables tools may understand; the message says where and what."""
+
+class RulesChanged(UnusableRules):
+    """The rules changed during the read: start again."""
+
+class CutShort(UnusableRules):
+    """The output of `iptables-save` is cut short."""
+
+class NotEncodable(RuntimeError):
+    """The engine: a line of its own plan cannot be encoded as a netlink request."""
 
 @final
 class EngineOptions:
@@ -141,7 +171,7 @@ class Transaction:
 class Transactions:
     """A plan as netlink requests, encoded one transaction at a time. The text is freed after the last one.
 
-    Raises `NotUnderstood` for a line that cannot be encoded, which is a bug."""
+    Raises `NotEncodable` for a line that cannot be encoded."""
 
     def __iter__(self) -> Iterator[Transaction]: ...
     def __next__(self) -> Transaction: ...
@@ -324,7 +354,7 @@ class Engine:
         """Sets the host's own addresses of both families. Returns whether node ports are affected."""
     def plan(self, family: Family, /, *, netlink: bool = False) -> Plan | None:
         """Plans the next write; None if the kernel needs no change. `netlink` splits it for netlink. Raises
-        `NotReady`. The plan ends with `commit` or `abandon`."""
+        `NotReady` or `PlanInFlight`. The plan ends with `commit` or `abandon`."""
     def commit(self, plan: Plan, /) -> None:
         """Reports success: the plan's chains become the applied state."""
     def abandon(self, plan: Plan, /) -> None:

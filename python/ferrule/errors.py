@@ -2,6 +2,10 @@
 
 Callers decide by class, never by text: an `InputError` is shown to the user and affects no other object, a
 `DataplaneError` is retried with back-off, a `BugError` ends the daemon with its reason.
+
+The engine's exceptions (`_engine.pyi`) follow the same split. `_engine.InputError` is bad input. `UnusableRules` (what
+the kernel or its tools showed) and `NotEncodable` (ferrule's own rule) become a `DataplaneError` in `dataplane` and
+`sync`. `Misuse` is ferrule's own fault: it reaches the top as a `BugError`.
 """
 
 from __future__ import annotations
@@ -40,6 +44,8 @@ class FailureKind(enum.Enum):
     MISSING = "missing"  # the program is not installed
     KILLED = "killed"  # ended by a signal that ferrule did not send
     HUNG = "hung"  # over its time limit: killed by ferrule
+    CONTENT = "content"  # what a tool printed is cut short: read it again
+    ENCODING = "encoding"  # ferrule cannot encode its own rule for netlink: the tool may take its text
     UNKNOWN = "unknown"  # a non-zero exit with an unknown message
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrule._engine import Engine, EngineOptions, InputError, NotUnderstood, RuleReader, RulesChanged
+from ferrule._engine import Engine, EngineOptions, NotRead, NotUnderstood, RuleReader, RulesChanged
 from ferrule.dataplane import iptables, nftables
 from ferrule.dataplane.iptables import IptablesDataplane
 from ferrule.types import Backend, Family
@@ -61,13 +61,13 @@ def test_recorded_answers_are_an_observation(engine: Engine) -> None:
 def test_a_reader_is_used_up_and_belongs_to_a_family(engine: Engine) -> None:
     reader = engine.rule_reader("ipv6")
     assert reader.family == "ipv6"
-    with pytest.raises(InputError, match="not read to their end"):
+    with pytest.raises(NotRead, match="not read to their end"):
         engine.observe("ipv6", reader)
     fed(reader, datagrams("mixed.ipv6"))
-    with pytest.raises(InputError):
+    with pytest.raises(NotRead):
         engine.observe("ipv4", reader)
     engine.observe("ipv6", reader)
-    with pytest.raises(InputError):
+    with pytest.raises(NotRead):
         engine.observe("ipv6", reader)
 
 

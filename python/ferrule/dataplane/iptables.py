@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ferrule._engine import CANARY_CHAIN, NotUnderstood, Plan, RuleReader, RulesChanged
+from ferrule._engine import CANARY_CHAIN, Plan, RuleReader, UnusableRules
 from ferrule.dataplane import nftables, xtables
 from ferrule.dataplane.outcome import check, says_missing
 from ferrule.errors import DataplaneError, FailureKind
@@ -48,6 +48,9 @@ RANDOM_FULLY_SINCE = (1, 6, 2)
 
 Payload = bytes | Iterable[bytes]
 """Restore text, complete or in pieces that are read once."""
+
+REFUSED = "Kernel refused a netlink transaction, the next write uses the iptables tool"
+NOT_ENCODED = "Rule not encoded for netlink, the next write uses the iptables tool"
 
 
 class Dataplane(Protocol):
@@ -95,7 +98,7 @@ class IptablesDataplane:
         if self.backend is Backend.NFT:
             try:
                 await nftables.read(reader)
-            except (OSError, NotUnderstood, RulesChanged) as error:
+            except (OSError, UnusableRules) as error:
                 facts = kv(ipFamily=self.family, tool=self.tool("save"), reason=str(error) or type(error).__name__)
                 log.warning("Reading rules back with iptables-save, slow for large rule sets", extra=facts)
             else:
@@ -118,13 +121,11 @@ class IptablesDataplane:
         if plan.netlink:
             try:
                 await nftables.write(plan.take_transactions())
-            except DataplaneError:
+            except DataplaneError as error:
                 if self.fallback is not None:
                     self.fallback.refuse()
-                    log.warning(
-                        "Kernel refused a netlink transaction, the next write uses the iptables tool",
-                        extra=kv(ipFamily=self.family, next=self.tool("restore")),
-                    )
+                    message = NOT_ENCODED if error.kind is FailureKind.ENCODING else REFUSED
+                    log.warning(message, extra=kv(ipFamily=self.family, next=self.tool("restore")))
                 raise
         else:
             await self.restore(plan.take_payload())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ferrule._engine import NotUnderstood, RulesChanged, acknowledgements
+from ferrule._engine import NotEncodable, RulesChanged, acknowledgements
 from ferrule.dataplane.netlink import NETLINK_NETFILTER, open_channel
 from ferrule.errors import DataplaneError, FailureKind
 
@@ -124,8 +124,8 @@ def write_in_thread(transactions: Iterable[Transaction], stop: threading.Event) 
                 if stop.is_set():
                     return
                 _transact(channel, transaction)
-    except NotUnderstood as error:
-        raise DataplaneError(FailureKind.SYNTAX, COMMAND, stderr=str(error)) from None
+    except NotEncodable as error:
+        raise DataplaneError(FailureKind.ENCODING, COMMAND, stderr=str(error)) from None
     except TimeoutError:
         raise DataplaneError(FailureKind.HUNG, COMMAND, stderr=f"no answer in {WRITE_SECONDS:.0f} s") from None
     except OSError as error:

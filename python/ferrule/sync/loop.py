@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ferrule._engine import Engine, Plan
-from ferrule.errors import DataplaneError
+from ferrule._engine import Engine, Plan, UnusableRules
+from ferrule.errors import DataplaneError, FailureKind
 from ferrule.observe.logs import kv, verbose
 from ferrule.sync.report import Changes, SyncReport
 from ferrule.types import Family, Kind, Stage
@@ -232,7 +232,10 @@ class SyncLoop:
                 reader = self._engine.rule_reader(family)
             seen = await plane.read_back(reader)
             async with self.engine_lock:
-                drift = await asyncio.to_thread(self._engine.observe, family, seen)
+                try:
+                    drift = await asyncio.to_thread(self._engine.observe, family, seen)
+                except UnusableRules as error:
+                    raise DataplaneError(FailureKind.CONTENT, ("read-back",), stderr=str(error)) from error
         self._in_doubt.discard(family)
         report.drift[family] = drift
         if drift.repaired:

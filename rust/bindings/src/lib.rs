@@ -83,12 +83,12 @@ impl EngineOptions {
 struct Engine(Core);
 
 fn kind(name: &str) -> PyResult<Kind> {
-    Kind::parse(name).ok_or_else(|| errors::InputError::new_err(format!("unknown kind {name:?}")))
+    Kind::parse(name).ok_or_else(|| errors::unknown("kind", name))
 }
 
 fn family(name: &str) -> PyResult<Family> {
     let found = Family::ALL.into_iter().find(|f| f.name() == name);
-    found.ok_or_else(|| errors::InputError::new_err(format!("unknown family {name:?}")))
+    found.ok_or_else(|| errors::unknown("family", name))
 }
 
 #[pymethods]
@@ -126,7 +126,7 @@ impl Engine {
         chunk: &[u8],
     ) -> PyResult<()> {
         let core = &mut self.0;
-        py.detach(|| core.feed_list(kind, chunk)).map_err(|e| errors::input(&e))
+        py.detach(|| core.feed_list(kind, chunk)).map_err(|e| errors::list(&e))
     }
 
     #[pyo3(signature = (kind, /))]
@@ -136,7 +136,7 @@ impl Engine {
         #[pyo3(from_py_with = crate::kind_of)] kind: Kind,
     ) -> PyResult<IngestReport> {
         let core = &mut self.0;
-        py.detach(|| core.end_list(kind)).map(Into::into).map_err(|e| errors::input(&e))
+        py.detach(|| core.end_list(kind)).map(Into::into).map_err(|e| errors::list(&e))
     }
 
     #[pyo3(signature = (kind, /))]
@@ -218,7 +218,7 @@ impl Engine {
                 py.detach(|| core.observe_read(family, reader))
             }
         };
-        report.map(DriftReport).map_err(|e| errors::input(&e))
+        report.map(DriftReport).map_err(|e| errors::observe(&e))
     }
 
     #[pyo3(signature = (family, /))]
@@ -295,11 +295,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<StaleFlows>()?;
     m.add_class::<FamilyFacts>()?;
     m.add_class::<Removal>()?;
-    m.add("InputError", m.py().get_type::<errors::InputError>())?;
-    m.add("NotUnderstood", m.py().get_type::<errors::NotUnderstood>())?;
-    m.add("RulesChanged", m.py().get_type::<errors::RulesChanged>())?;
-    m.add("NotReady", m.py().get_type::<errors::NotReady>())?;
-    m.add("StalePlan", m.py().get_type::<errors::StalePlan>())?;
+    errors::register(m)?;
     m.add("SERVICES_CHAIN", FixedChain::NatServices.name())?;
     m.add("CANARY_CHAIN", FixedChain::NatCanary.name())?;
     netlink::register(m)?;

@@ -182,7 +182,7 @@ impl Transactions {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Transaction>> {
         let next = py.detach(|| self.0.lock().unwrap_or_else(PoisonError::into_inner).next());
-        let next = next.transpose().map_err(|error| errors::NotUnderstood::new_err(error.to_string()))?;
+        let next = next.transpose().map_err(|error| errors::encoding(&error))?;
         Ok(next.map(|core| Transaction { core, family: self.1 }))
     }
 }

@@ -1,11 +1,10 @@
 //! Observations of the kernel's rules: text, or a reader that read them over netlink.
 
-use ferrule_engine::nft::{ReadError, ReadStep, Reader};
-use pyo3::exceptions::PyOSError;
+use ferrule_engine::nft::{ReadStep, Reader};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::errors::{NotUnderstood, RulesChanged};
+use crate::errors;
 
 /// The size of datagrams from which on the GIL is released; most hold only a few rules.
 const LARGE: usize = 1 << 12;
@@ -33,9 +32,7 @@ impl RuleReader {
             Ok(ReadStep::Wait) => Ok(None),
             Ok(ReadStep::Ask(request)) => Ok(Some(PyBytes::new(py, &request))),
             Ok(ReadStep::Done) => Ok(Some(PyBytes::new(py, b""))),
-            Err(error @ ReadError::Changed) => Err(RulesChanged::new_err(error.to_string())),
-            Err(error @ ReadError::NotUnderstood(_)) => Err(NotUnderstood::new_err(error.to_string())),
-            Err(error @ ReadError::Refused(errno)) => Err(PyOSError::new_err((errno, error.to_string()))),
+            Err(error) => Err(errors::read(&error)),
         }
     }
 }

@@ -41,7 +41,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::error::{InputError, PlanError};
+use crate::error::{InputError, ListError, ObserveError, PlanError};
 use crate::input::problem::Problem;
 use crate::input::standing_problems::{ProblemChanges, StandingProblems};
 use crate::input::wire::Kind;
@@ -117,7 +117,7 @@ impl Engine {
     ///
     /// # Errors
     /// The text is not a list. The list is discarded, nothing changed.
-    pub fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
+    pub fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), ListError> {
         self.store.feed_list(kind, chunk)
     }
 
@@ -125,7 +125,7 @@ impl Engine {
     ///
     /// # Errors
     /// The text is cut short. The list is discarded, nothing changed.
-    pub fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
+    pub fn end_list(&mut self, kind: Kind) -> Result<IngestReport, ListError> {
         self.store.end_list(kind)
     }
 
@@ -242,8 +242,8 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// [`InputError::Saved`] if the output is cut short; nothing changed then.
-    pub fn observe(&mut self, family: Family, saved: &[u8]) -> Result<DriftReport, InputError> {
+    /// [`ObserveError::Saved`] if the output is cut short; nothing changed then.
+    pub fn observe(&mut self, family: Family, saved: &[u8]) -> Result<DriftReport, ObserveError> {
         let observed = saved_text::read(family, &self.digester, saved)?;
         Ok(self.families[family.index()].observe(observed))
     }
@@ -257,10 +257,10 @@ impl Engine {
     /// Like [`Engine::observe`], with the rules that a reader has read.
     ///
     /// # Errors
-    /// [`InputError::NotRead`] if the reader is not done or belongs to another family; nothing changed then.
-    pub fn observe_read(&mut self, family: Family, reader: &mut Reader) -> Result<DriftReport, InputError> {
+    /// [`ObserveError::NotRead`] if the reader is not done or belongs to another family; nothing changed then.
+    pub fn observe_read(&mut self, family: Family, reader: &mut Reader) -> Result<DriftReport, ObserveError> {
         let observed = if reader.family() == family { reader.take() } else { None };
-        let observed = observed.ok_or(InputError::NotRead)?;
+        let observed = observed.ok_or(ObserveError::NotRead)?;
         Ok(self.families[family.index()].observe(observed))
     }
 

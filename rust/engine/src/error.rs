@@ -1,4 +1,5 @@
-//! Errors of the engine: one variant per failed operation. Single invalid objects are not errors, see [`crate::input::problem`].
+//! Errors of the engine, one type for each party at fault: the input, what the kernel's tools printed, or the caller's
+//! order of calls. Single invalid objects are not errors, see [`crate::input::problem`].
 
 use thiserror::Error;
 
@@ -11,31 +12,47 @@ pub enum InputError {
     Page {
         /// Index of the page in the call.
         page: usize,
-        /// The error of the JSON reader.
+        /// The JSON reader's message.
         reason: String,
     },
-    /// The text is truncated, or is not the output of `iptables-save`.
-    #[error("not the output of iptables-save: {reason}")]
-    Saved {
-        /// What is wrong.
-        reason: String,
-    },
-    /// The reader has not read all rules of the family.
-    #[error("the rules were not read to their end")]
-    NotRead,
-    /// An option has an invalid value.
+    /// An option with a value that cannot work.
     #[error("{name}: {value:?} {reason}")]
     Option {
         /// Name of the option.
         name: &'static str,
         /// Its value.
         value: String,
-        /// Why it is invalid.
+        /// Why the value cannot work.
         reason: String,
     },
 }
 
-/// `plan`, `commit` or `abandon` was called when it must not be: a fault of the caller's loop.
+/// A list that arrives in chunks is not taken; nothing was changed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ListError {
+    /// The text is at fault.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The caller is at fault: it did not begin the list, or the list was discarded in between.
+    #[error("no list of {0} has begun")]
+    NotBegun(&'static str),
+}
+
+/// The kernel's rules are not taken as observed; nothing was changed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ObserveError {
+    /// The tool is at fault: `iptables-save` output that is cut short.
+    #[error("not the output of iptables-save: {reason}")]
+    Saved {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The caller is at fault: the reader has not read all rules of the family.
+    #[error("the rules were not read to their end")]
+    NotRead,
+}
+
+/// `plan`, `commit` or `abandon` was called out of order: the caller is at fault.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
     /// Not every kind is listed yet; holds the name of a missing one.

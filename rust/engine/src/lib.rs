@@ -44,7 +44,7 @@ pub mod options;
 pub mod report;
 
 pub use engine::Engine;
-pub use error::{InputError, PlanError};
+pub use error::{InputError, ListError, ObserveError, PlanError};
 pub use input::problem::Problem;
 pub use input::standing_problems::ProblemChanges;
 pub use input::wire::Kind;

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from ferrule import errors
-from ferrule._engine import IngestReport, InputError
+from ferrule._engine import IngestReport, InputError, NotBegun
 from ferrule.observe.logs import kv
 from ferrule.source.api import reflector
 from ferrule.source.api.client import ApiClient, jitter
@@ -155,7 +155,7 @@ class Follower:
                 async for chunk in answer.chunks():
                     await self.sink.feed_list(kind, chunk)
                 report = await self.sink.end_list(kind)
-            except (InputError, errors.InputError) as error:
+            except (InputError, NotBegun, errors.InputError) as error:
                 raise ApiError(Cause.CONTENT, self.client.server, f"the list cannot be used: {error}") from error
             except BaseException:
                 await self.sink.abort_list(kind)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde_json::value::RawValue;
 
-use crate::error::InputError;
+use crate::error::{InputError, ListError};
 use crate::input::list::ListReader;
 use crate::input::node::Node;
 use crate::input::problem::{Problem, Problems};
@@ -95,8 +95,8 @@ fn nameless(kind: Kind) -> (Kind, Arc<str>) {
     (kind, Arc::default())
 }
 
-fn not_arriving(kind: Kind) -> InputError {
-    InputError::Page { page: 0, reason: format!("no list of {} has begun", kind.name()) }
+fn not_begun(kind: Kind) -> ListError {
+    ListError::NotBegun(kind.name())
 }
 
 /// The effect of one object on the store.
@@ -226,8 +226,8 @@ impl Store {
     }
 
     /// Adds a chunk to the list. On an error the list is discarded and nothing changes.
-    pub(crate) fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), InputError> {
-        let mut arriving = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
+    pub(crate) fn feed_list(&mut self, kind: Kind, chunk: &[u8]) -> Result<(), ListError> {
+        let mut arriving = self.arriving[kind as usize].take().ok_or_else(|| not_begun(kind))?;
         let Arriving { reader, staged } = &mut arriving;
         reader.feed(chunk, &mut |position, text| {
             let raw: &RawValue = serde_json::from_slice(text)
@@ -240,8 +240,8 @@ impl Store {
     }
 
     /// Completes the list and applies it. Returns an error, and changes nothing, if its text is incomplete.
-    pub(crate) fn end_list(&mut self, kind: Kind) -> Result<IngestReport, InputError> {
-        let Arriving { reader, staged } = self.arriving[kind as usize].take().ok_or_else(|| not_arriving(kind))?;
+    pub(crate) fn end_list(&mut self, kind: Kind) -> Result<IngestReport, ListError> {
+        let Arriving { reader, staged } = self.arriving[kind as usize].take().ok_or_else(|| not_begun(kind))?;
         let end = reader.end()?;
         Ok(self.swap(kind, staged, end.resource_version))
     }

@@ -4,7 +4,7 @@
 
 use hashbrown::HashMap;
 
-use crate::error::InputError;
+use crate::error::ObserveError;
 use crate::model::address::Family;
 use crate::model::names::{ChainId, Table};
 use crate::read::observed::{Accumulator, Observed};
@@ -15,7 +15,7 @@ use crate::rules::save_format::lines::{lines, target_of_ours, without_counters};
 use crate::rules::save_format::parse::parse;
 
 /// Reads the output of `iptables-save` for all tables.
-pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<Observed, InputError> {
+pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<Observed, ObserveError> {
     let mut observed = Observed::default();
     let mut building: HashMap<ChainId, Accumulator> = HashMap::new();
     let mut table: Option<(Option<Table>, &[u8])> = None;
@@ -66,8 +66,8 @@ pub(crate) fn read(family: Family, digester: &Digester, saved: &[u8]) -> Result<
     Ok(observed)
 }
 
-fn cut_short(table: &[u8]) -> InputError {
-    InputError::Saved { reason: format!("table {} has no COMMIT", String::from_utf8_lossy(table)) }
+fn cut_short(table: &[u8]) -> ObserveError {
+    ObserveError::Saved { reason: format!("table {} has no COMMIT", String::from_utf8_lossy(table)) }
 }
 
 /// Records a rule of a foreign chain, of which only the target matters.
