@@ -4,6 +4,8 @@ use ferrule_engine as engine;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
+use crate::values::bytes;
+
 /// See `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct Removal(engine::Removal);
@@ -30,9 +32,9 @@ impl Removal {
         PyTuple::new(py, &self.0.held)
     }
 
-    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+    fn payload<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let text = py.detach(|| self.0.text.to_vec());
-        PyBytes::new(py, &text)
+        bytes(py, &text)
     }
 }
 
