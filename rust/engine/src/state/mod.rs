@@ -8,5 +8,8 @@ pub(crate) mod family;
 pub(crate) mod ports;
 pub(crate) mod rendering;
 
+mod lifecycle;
+mod outcomes;
+mod planning;
 mod port_reports;
 mod port_state;

@@ -50,7 +50,7 @@ pub(crate) struct DispatchChains {
 }
 
 /// A chain below the root of a dispatch chain's tree.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TreeChain {
     /// The dispatch chain that is the tree's root.
     pub(crate) root: FixedChain,

@@ -81,7 +81,7 @@ impl Claim {
 }
 
 /// The first `len` nibbles of a key; the rest of the key is ignored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyPrefix {
     pub(crate) key: Claim,
     pub(crate) len: u8,
