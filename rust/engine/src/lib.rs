@@ -27,6 +27,9 @@
 //! [`engine::Engine`] is the façade.
 #![forbid(unsafe_code)]
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("ferrule assumes 64-bit pointers: sizes of lists and texts are counted in usize");
+
 pub mod input;
 pub mod model;
 pub mod rules;
