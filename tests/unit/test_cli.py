@@ -207,6 +207,21 @@ def test_json_on_standard_input_is_not_read_as_yaml(monkeypatch: pytest.MonkeyPa
     assert len(calls) == 1, "this test could not fail"
 
 
+def test_an_external_ip_stays_with_the_service_created_first(tmp_path: Path) -> None:
+    """Between namespaces and as kubectl prints it: YAML has the time without quotes."""
+    for namespace, created, last in (("a-new", "2025-01-01T00:00:00Z", 5), ("z-old", "2020-05-06T07:08:09Z", 6)):
+        made = service(clusterIP=f"10.96.0.{last}", clusterIPs=[f"10.96.0.{last}"], externalIPs=["192.0.2.7"])
+        made["metadata"] |= {"namespace": namespace, "creationTimestamp": "TIME"}
+        text = yaml.safe_dump(made | {"spec": made["spec"] | {"ipFamilies": ["IPv4"]}})
+        (tmp_path / f"{namespace}.yaml").write_text(text.replace("TIME", created))
+    done = ferrule("render", "--manifests", str(tmp_path), "--family", "ipv4")
+    lost = "Service a-new/web: spec.externalIPs: '192.0.2.7:80 tcp' already belongs to z-old/web:main"
+    assert f"{lost} (created 2020-05-06T07:08:09Z): a-new/web:main has no rule for it" in done.stderr
+    rules = [line for line in done.stdout.splitlines() if "-d 192.0.2.7/32" in line]
+    assert rules
+    assert all("z-old/web:main" in line for line in rules)
+
+
 # ---------------------------------------------------------------------- run
 
 

@@ -46,7 +46,7 @@ use crate::input::problem::Problem;
 use crate::input::standing_problems::{ProblemChanges, StandingProblems};
 use crate::input::wire::Kind;
 use crate::model::address::{Family, parse_ip};
-use crate::model::claims::Claim;
+use crate::model::claims::Resource;
 use crate::model::store::Store;
 use crate::netlink::conntrack;
 use crate::netlink::nft::Reader;
@@ -66,7 +66,7 @@ pub struct Engine {
     local_addresses: Vec<IpAddr>,
     families: [FamilyState; 2],
     /// As of the last [`Engine::take_problem_changes`].
-    conflicts: StandingProblems<Claim>,
+    conflicts: StandingProblems<Resource>,
 }
 
 impl Engine {
@@ -284,10 +284,10 @@ impl Engine {
     /// Returns what changed of [`Engine::problems`] since the last call; conflicts as of the last plan.
     pub fn take_problem_changes(&mut self) -> ProblemChanges {
         let contests: BTreeSet<_> = self.families.iter_mut().flat_map(FamilyState::take_contest_changes).collect();
-        for claim in contests {
+        for resource in contests {
             // Both families' conflicts on a node port read the same, and are reported once.
-            let conflicts = self.families.iter().flat_map(|family| family.conflicts_on(claim)).collect();
-            self.conflicts.set(claim, conflicts);
+            let conflicts = self.families.iter().flat_map(|family| family.conflicts_on(resource)).collect();
+            self.conflicts.set(resource, conflicts);
         }
         let mut changes = ProblemChanges::default();
         self.store.take_problem_changes(&mut changes);
@@ -298,10 +298,15 @@ impl Engine {
     }
 
     /// Returns every healthCheckNodePort, once for each family of its Service, with the family's number of local ready
-    /// addresses.
+    /// addresses. Of several Services with one port only the owner as of the last plan is included.
     #[must_use]
     pub fn health_checks(&self) -> Vec<HealthCheck> {
-        self.store.health_checks()
+        let mut checks = self.store.health_checks();
+        checks.retain(|check| {
+            let service = format!("{}/{}", check.namespace, check.name);
+            !self.families[check.family.index()].loses_health_check(&service, check.port)
+        });
+        checks
     }
 
     /// Returns whether rules for node ports on 127.0.0.0/8 exist, which need `route_localnet`.

@@ -250,6 +250,7 @@ fn run(events: &[Event], strategy: WriteStrategy, mut mode: (ChainLayout, ChainL
     sync_all(&mut fresh, &mut empty);
     prop_assert_eq!(in_order(&kernel.save()), in_order(&empty.save()));
     prop_assert_eq!(engine.problems(), fresh.problems());
+    prop_assert_eq!(engine.health_checks(), fresh.health_checks());
     prop_assert_eq!(engine.facts(Family::V4), fresh.facts(Family::V4));
     prop_assert_eq!(engine.facts(Family::V4).rules, rules_in(&kernel.save()));
 

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 /// A Service that may be wrong, may want what another has, and may have no name.
 fn service() -> impl Strategy<Value = Value> {
-    (prop::option::weighted(0.9, 0..4u8), 1..3u8, prop::option::of(1..3u8), 30000..30002u32, 0..3u8).prop_map(
-        |(name, cluster, external, node_port, fault)| {
+    let created = prop::option::of((1..3u8).prop_map(|day| format!("2025-01-0{day}T00:00:00Z")));
+    (prop::option::weighted(0.9, 0..4u8), 1..3u8, prop::option::of(1..3u8), 30000..30002u32, 0..3u8, created).prop_map(
+        |(name, cluster, external, node_port, fault, created)| {
             let mut spec = json!({
-                "type": "NodePort", "clusterIPs": [format!("10.96.0.{cluster}"), format!("fd00::{cluster}")],
+                "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000, "clusterIPs": [format!("10.96.0.{cluster}"), format!("fd00::{cluster}")],
                 "externalIPs": external.map(|e| format!("10.96.0.{e}")).into_iter().collect::<Vec<_>>(),
                 "ports": [{"port": 80, "nodePort": node_port}],
             });
@@ -21,7 +22,7 @@ fn service() -> impl Strategy<Value = Value> {
                 1 => spec["ports"] = json!(7),
                 _ => {}
             }
-            let metadata = name.map_or_else(|| json!({}), |n| json!({"name": format!("s{n}"), "namespace": "n"}));
+            let metadata = name.map_or_else(|| json!({}), |n| json!({"name": format!("s{n}"), "namespace": "n", "creationTimestamp": created}));
             json!({"metadata": metadata, "spec": spec})
         },
     )

@@ -6,6 +6,7 @@ pub mod problem;
 pub(crate) mod standing_problems;
 pub mod wire;
 
+pub(crate) mod created;
 pub(crate) mod list;
 pub(crate) mod node;
 pub(crate) mod service;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::input::created::Created;
 use crate::input::problem::Problems;
 use crate::input::source_ranges::SourceRanges;
 use crate::input::wire::{PortWire, ServiceSpec, ServiceStatus, ServiceWire, Text};
@@ -17,6 +18,7 @@ const MAX_AFFINITY_SECONDS: i64 = 86_400;
 /// The parts of a Service that rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Service {
+    pub(crate) created: Created,
     pub(crate) cluster_ips: [Option<IpAddr>; 2],
     pub(crate) ports: Box<[ServicePort]>,
     /// Session affinity timeout in seconds.
@@ -62,6 +64,7 @@ impl Service {
             .filter(|&n| n != 0 && type_ == "LoadBalancer" && external_local)
             .and_then(|n| port_number("spec.healthCheckNodePort", n, problems));
         Some(Self {
+            created: Created::read(wire.metadata.creation_timestamp),
             cluster_ips: cluster_ips(spec, problems),
             ports: ports(spec, problems),
             affinity: affinity(spec, problems),

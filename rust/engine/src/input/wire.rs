@@ -134,6 +134,8 @@ pub(crate) struct Meta<'a> {
     #[serde(borrow)]
     pub(crate) resource_version: Option<Text<'a>>,
     #[serde(borrow)]
+    pub(crate) creation_timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
     pub(crate) labels: Option<Labels<'a>>,
     #[serde(borrow)]
     pub(crate) annotations: Option<Annotations<'a>>,

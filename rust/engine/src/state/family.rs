@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::input::problem::Problem;
 use crate::model::address::Family;
-use crate::model::claims::Claim;
+use crate::model::claims::Resource;
 use crate::model::names::PortName;
 use crate::netlink::conntrack::{Latest, NodeAddresses, View};
 use crate::report::FamilyFacts;
@@ -87,14 +87,19 @@ impl FamilyState {
         self.ports.conflicts()
     }
 
-    /// Returns those of one address.
-    pub(crate) fn conflicts_on(&self, claim: Claim) -> impl Iterator<Item = Problem> {
-        self.ports.conflicts_on(claim)
+    /// Returns those of one resource.
+    pub(crate) fn conflicts_on(&self, resource: Resource) -> impl Iterator<Item = Problem> {
+        self.ports.conflicts_on(resource)
     }
 
-    /// Takes the addresses whose conflicts may have changed since the last call.
-    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Claim> {
+    /// Takes the resources whose conflicts may have changed since the last call.
+    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Resource> {
         self.ports.take_contest_changes()
+    }
+
+    /// Returns whether another Service owns a health check node port that `service` claims, as of the last plan.
+    pub(crate) fn loses_health_check(&self, service: &str, port: u16) -> bool {
+        self.ports.loses_health_check(service, port)
     }
 
     /// Returns whether rules for node ports on 127.0.0.0/8 exist.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 
 use crate::input::problem::{Problem, ProblemKind};
-use crate::model::claims::{Claim, ClaimPriority};
+use crate::model::claims::{Claim, ClaimPriority, Claimant, Resource};
 use crate::netlink::conntrack::{NodeAddresses, View};
 use crate::state::ports::{Ports, claims_of};
 
@@ -32,37 +32,55 @@ impl Ports {
 
     /// Every conflict, as of the last plan.
     pub(crate) fn conflicts(&self) -> impl Iterator<Item = Problem> {
-        self.claims.contested().flat_map(|claim| self.conflicts_on(claim))
+        self.claims.contested().flat_map(|resource| self.conflicts_on(resource))
     }
 
-    /// The claims whose conflicts may have changed since the last call.
-    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Claim> {
+    /// The resources whose conflicts may have changed since the last call.
+    pub(crate) fn take_contest_changes(&mut self) -> BTreeSet<Resource> {
         self.claims.take_contest_changes()
     }
 
-    /// Ports that another port keeps from an address, as of the last plan.
-    pub(crate) fn conflicts_on(&self, claim: Claim) -> impl Iterator<Item = Problem> {
-        let mut claimants = self.claims.claimants(claim);
-        let owner = claimants.next().map(|(_, owner)| owner);
-        let losers = claimants.filter(move |(_, name)| owner != Some(name));
-        losers.filter_map(move |(priority, name)| {
-            let value = match claim {
-                Claim::Address(ip, protocol, port) => format!("{} {}", SocketAddr::new(ip, port), protocol.name()),
-                Claim::NodePort(protocol, port) => format!("{port} {}", protocol.name()),
-            };
-            let field = match priority {
-                ClaimPriority::ClusterIp => "spec.clusterIPs",
-                ClaimPriority::LoadBalancer => "status.loadBalancer.ingress",
-                ClaimPriority::External => "spec.externalIPs",
-                ClaimPriority::NodePort => "spec.ports[].nodePort",
-            };
-            Some(Problem {
-                object: format!("Service {}", self.states.get(name)?.key),
-                field: field.into(),
-                value,
-                reason: format!("already belongs to {}: {} has no rule for it", owner?.as_str(), name.as_str()).into(),
-                kind: ProblemKind::Conflict,
-            })
+    /// Ports that another port keeps from a resource, as of the last plan.
+    pub(crate) fn conflicts_on(&self, resource: Resource) -> impl Iterator<Item = Problem> {
+        let mut claimants = self.claims.claimants(resource).iter();
+        let owner = claimants.next();
+        let losers = claimants.filter(move |loser| owner.is_some_and(|owner| owner.port != loser.port));
+        losers.filter_map(move |loser| self.conflict(resource, owner?, loser))
+    }
+
+    fn conflict(&self, resource: Resource, owner: &Claimant, loser: &Claimant) -> Option<Problem> {
+        let value = match resource {
+            Resource::Frontend(Claim::Address(ip, protocol, port)) => {
+                format!("{} {}", SocketAddr::new(ip, port), protocol.name())
+            }
+            Resource::Frontend(Claim::NodePort(protocol, port)) => format!("{port} {}", protocol.name()),
+            Resource::HealthCheckPort(port) => port.to_string(),
+        };
+        let field = match loser.rank.priority {
+            ClaimPriority::ClusterIp => "spec.clusterIPs",
+            ClaimPriority::LoadBalancer => "status.loadBalancer.ingress",
+            ClaimPriority::External => "spec.externalIPs",
+            ClaimPriority::NodePort => "spec.ports[].nodePort",
+            ClaimPriority::HealthCheckPort => "spec.healthCheckNodePort",
+        };
+        let key = &self.states.get(&loser.port)?.key;
+        let (owner_name, loser_name, lacks) = match resource {
+            Resource::Frontend(_) => (owner.port.as_str(), loser.port.as_str(), "rule for"),
+            Resource::HealthCheckPort(_) => (&*self.states.get(&owner.port)?.key, &**key, "listener on"),
+        };
+        let since = owner.rank.created;
+        Some(Problem {
+            object: format!("Service {key}"),
+            field: field.into(),
+            value,
+            reason: format!("already belongs to {owner_name} ({since}): {loser_name} has no {lacks} it").into(),
+            kind: ProblemKind::Conflict,
         })
+    }
+
+    /// Returns whether another Service owns a health check node port that `service` claims, as of the last plan.
+    pub(crate) fn loses_health_check(&self, service: &str, port: u16) -> bool {
+        let owner = self.claims.owner(Resource::HealthCheckPort(port)).and_then(|owner| self.states.get(owner));
+        owner.is_some_and(|owner| *owner.key != *service)
     }
 }

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use crate::input::service::{Service, ServicePort};
 use crate::model::address::Family;
 use crate::model::candidates;
-use crate::model::claims::{Claim, ClaimPriority, Claims};
+use crate::model::claims::{Claim, ClaimPriority, Claims, Rank, Resource};
 use crate::model::names::{PortName, Protocol};
 use crate::model::store::Store;
 use crate::options::Options;
@@ -161,14 +161,14 @@ impl Ports {
             self.udp.insert(name.clone());
             self.udp_changed = true;
         }
-        for (claim, priority) in claims_of(self.family, service, &service.ports[index]) {
-            touched.extend(self.claims.add(claim, priority, name));
+        for (resource, rank) in resources_of(self.family, service, index) {
+            touched.extend(self.claims.add(resource, rank, name));
         }
     }
 
     fn remove_claims(&mut self, name: &PortName, service: &Service, index: usize, touched: &mut Vec<PortName>) {
-        for (claim, priority) in claims_of(self.family, service, &service.ports[index]) {
-            touched.extend(self.claims.remove(claim, priority, name));
+        for (resource, rank) in resources_of(self.family, service, index) {
+            touched.extend(self.claims.remove(resource, rank, name));
         }
     }
 
@@ -203,6 +203,18 @@ impl Ports {
     }
 }
 
+/// Returns what a port of a Service claims.
+fn resources_of(family: Family, service: &Service, index: usize) -> impl Iterator<Item = (Resource, Rank)> {
+    let health_check = service.health_check_port.filter(|_| index == 0);
+    let health_check = health_check.map(|n| (Resource::HealthCheckPort(n), ClaimPriority::HealthCheckPort));
+    let frontends = claims_of(family, service, &service.ports[index]).into_iter();
+    frontends
+        .map(|(claim, priority)| (claim.into(), priority))
+        .chain(health_check)
+        .map(|(resource, priority)| (resource, Rank { priority, created: service.created }))
+}
+
+/// Returns the addresses and ports that a service port claims.
 pub(super) fn claims_of(family: Family, service: &Service, port: &ServicePort) -> Vec<(Claim, ClaimPriority)> {
     let address = |ip| Claim::Address(ip, port.protocol, port.port);
     let cluster = service.cluster_ips[family.index()].into_iter().map(|ip| (address(ip), ClaimPriority::ClusterIp));

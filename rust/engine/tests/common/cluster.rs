@@ -84,9 +84,12 @@ fn service() -> impl Strategy<Value = (String, Value)> {
     let ranges = prop_oneof![
         3 => Just(json!([])), 1 => Just(json!(["203.0.113.0/24"])), 1 => Just(json!(["172.31.250.0/24", " 10.0.0.0/8 "])), 1 => Just(json!(["0.0.0.0/0"])),
     ];
-    let rest = (policy(), policy(), any::<bool>(), ranges, any::<bool>(), any::<bool>());
+    // A name that comes again with another time is a Service that was deleted and created.
+    let created =
+        prop_oneof![1 => Just(json!(null)), 2 => (1u8..4).prop_map(|day| json!(format!("2025-01-0{day}T00:00:00Z")))];
+    let rest = (policy(), policy(), any::<bool>(), ranges, any::<bool>(), any::<bool>(), created);
     (name, type_, ip4(), prop::collection::vec(port(), 1..3), prop::collection::vec(ip4(), 0..2), prop::collection::vec(ip4(), 0..2), rest).prop_map(
-        |(name, type_, ip, ports, external, balancer, (internal_policy, external_policy, sticky, ranges, headless, other))| {
+        |(name, type_, ip, ports, external, balancer, (internal_policy, external_policy, sticky, ranges, headless, other, created))| {
             let mut labels = json!({});
             if other && headless {
                 labels["service.kubernetes.io/service-proxy-name"] = json!("other");
@@ -95,7 +98,7 @@ fn service() -> impl Strategy<Value = (String, Value)> {
             let ingress: Vec<Value> = balancer.iter().map(|ip| json!({"ip": ip})).collect();
             let service = json!({
                 "kind": "Service",
-                "metadata": {"name": name, "namespace": "ns", "labels": labels},
+                "metadata": {"name": name, "namespace": "ns", "labels": labels, "creationTimestamp": created},
                 "spec": {
                     "type": type_, "clusterIP": ip, "clusterIPs": [ip, "fd00::5"], "ports": ports, "externalIPs": external,
                     "sessionAffinity": if sticky { "ClientIP" } else { "None" }, "loadBalancerSourceRanges": ranges,
