@@ -6,7 +6,7 @@ never run in two threads at once (`sync/loop.py`).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from ferrule.types import Family, Kind
 
@@ -29,6 +29,7 @@ __all__ = [
     "NotRead",
     "NotReady",
     "NotUnderstood",
+    "OwnNode",
     "PayloadPieces",
     "Plan",
     "PlanInFlight",
@@ -255,6 +256,24 @@ class ProblemChanges:
     """Number of current problems."""
 
 @final
+class OwnNode:
+    """The node's own Node object, as far as this process depends on it. Compared by value."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    node_ips: tuple[str, ...]
+    """At most one of each family, the primary family first: InternalIPs before ExternalIPs, and of each the first, as
+    kube-proxy takes them."""
+    addresses: tuple[str, ...]
+    """Every InternalIP, then every ExternalIP."""
+    pod_cidrs: tuple[str, ...]
+    """The first of each family, IPv4 first, in canonical form."""
+    eligible: bool
+    """Whether load balancers should use this node: it has neither a deletionTimestamp nor the taint that the cluster
+    autoscaler sets before it removes a node."""
+
+@final
 class HealthCheck:
     """A Service's healthCheckNodePort and the response of its listener in one family."""
 
@@ -373,6 +392,9 @@ class Engine:
         """Returns the changes of `problems` since the last call. The cost is proportional to the changes."""
     def health_checks(self) -> list[HealthCheck]:
         """Returns one for each family in which a Service with a healthCheckNodePort has a cluster IP."""
+    def own_node(self) -> OwnNode | None:
+        """Returns the Node called `node_name` as of what was ingested. None: there is none. Changes of it that rules do
+        not depend on are not counted in `IngestReport.changed`."""
     def counts(self) -> tuple[int, int]:
         """Returns the numbers of Services and EndpointSlices in the store."""
     def facts(self, family: Family, /) -> FamilyFacts: ...

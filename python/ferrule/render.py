@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import orjson
 
 from ferrule._engine import Engine, Problem
 from ferrule.config.schema import Settings
@@ -46,9 +43,10 @@ def render(paths: Sequence[str], settings: Settings, node_name: str, families: S
         conntrack_tcp_be_liberal=settings.conntrack.tcp_be_liberal,
     )
     engine = Engine(engine_options(settings, facts))
-    engine.set_local_addresses(["127.0.0.1", "::1", *_node_addresses(manifests, node_name)])
     for kind in KINDS:
         engine.replace(kind, [as_list(manifests, kind)])
+    node = engine.own_node()
+    engine.set_local_addresses(["127.0.0.1", "::1", *(node.addresses if node is not None else ())])
     unknown = unknown_name(node_name, {manifest.name for manifest in manifests if manifest.kind == "Node"})
     warnings = [unknown] if unknown is not None else []
     texts: dict[Family, bytes] = {}
@@ -79,28 +77,6 @@ def _gather(paths: Sequence[str]) -> tuple[list[Manifest], list[Complaint]]:
         for manifest in found:
             manifests.setdefault(manifest.title, manifest)
     return list(manifests.values()), complaints
-
-
-def _node_addresses(manifests: Sequence[Manifest], node_name: str) -> list[str]:
-    for manifest in manifests:
-        if manifest.kind == "Node" and manifest.name == node_name:
-            status = orjson.loads(manifest.raw).get("status")
-            addresses = status.get("addresses") if isinstance(status, dict) else None
-            entries = addresses if isinstance(addresses, list) else []
-            return [text for entry in entries if (text := _node_address(entry)) is not None]
-    return []
-
-
-def _node_address(entry: object) -> str | None:
-    """An entry's IP address. Other types, and what the API server would not have accepted, count as absent."""
-    if not isinstance(entry, dict) or entry.get("type") not in ("InternalIP", "ExternalIP"):
-        return None
-    text = entry.get("address")
-    try:
-        address = ipaddress.ip_address(text if isinstance(text, str) else "")
-    except ValueError:
-        return None
-    return None if isinstance(address, ipaddress.IPv6Address) and address.scope_id else str(address)
 
 
 def require_families(value: str | None) -> Sequence[Family]:

@@ -5,9 +5,11 @@ Each example is a valid document in which one value, at any depth, is replaced b
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import tempfile
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from ferrule.config.load import parse_config
 from ferrule.config.schema import API_VERSION, KIND, Settings
 from ferrule.errors import ConfigError, InputError
 from ferrule.render import render
-from ferrule.source.api import exec_plugin, own_node
+from ferrule.source.api import exec_plugin
 from ferrule.source.api.kubeconfig import read_kubeconfig
 from ferrule.source.api.outcome import Cause, from_answer
 from ferrule.source.manifests.documents import parse
@@ -193,12 +195,13 @@ def test_a_watch_frame_of_any_shape_costs_no_frame_beside_it(drawn: tuple[Kind, 
 
 @given(mutated(NODE), mutated({"kind": "NodeList", "items": [NODE]}), mutated({"type": "MODIFIED", "object": NODE}))
 def test_our_node_of_any_shape(node: Any, listed: Any, event: Any) -> None:
-    own_node.from_items(orjson.dumps([node]), "node-1")
-    try:
-        own_node.from_list(orjson.dumps(listed))
-    except InputError as error:
-        assert "NodeList" in str(error)
-    own_node.from_frames(orjson.dumps(event) + b"\n", None)
+    engine = Engine(EngineOptions(node_name="node-1"))
+    for page in ([node], listed):
+        with contextlib.suppress(InputErrorOfEngine):
+            engine.replace("Node", [orjson.dumps(page)])
+    engine.ingest("Node", orjson.dumps(event) + b"\n")
+    found = engine.own_node()
+    assert found is None or [str(ip_address(address)) for address in found.addresses] == list(found.addresses)
 
 
 KUBECONFIG = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrule.errors import InputError
+from ferrule._engine import Engine, EngineOptions, OwnNode
 from ferrule.source.api import own_node
 from ferrule.source.api.event_book import BURST, PATCH_SECONDS, QUEUE_LIMIT, SERIES_SECONDS, Event, EventBook, Regarding
 from ferrule.source.api.frames import FrameCutter, FrameTooLarge
@@ -205,94 +204,74 @@ def node(*addresses: tuple[str, str], **spec: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    ("addresses", "expected"),
-    [
-        ([], ()),
-        ([("Hostname", "n"), ("ExternalIP", "203.0.113.1"), ("InternalIP", "192.0.2.1")], ("192.0.2.1",)),
-        ([("InternalIP", "fd00::1"), ("InternalIP", "192.0.2.1")], ("fd00::1", "192.0.2.1")),
-        (
-            [("InternalIP", "192.0.2.1"), ("InternalIP", "192.0.2.2"), ("ExternalIP", "fd00::9")],
-            ("192.0.2.1", "fd00::9"),
-        ),
-        ([("InternalIP", "no address"), ("ExternalIP", "203.0.113.1")], ("203.0.113.1",)),
-        ([("InternalIP", "::ffff:192.0.2.1")], ("192.0.2.1",)),
-    ],
-)
-def test_node_ips_in_stocks_order(addresses: list[tuple[str, str]], expected: tuple[str, ...]) -> None:
-    assert own_node.from_object(node(*addresses)).addresses == expected
+def read(thing: dict[str, Any]) -> OwnNode | None:
+    engine = Engine(EngineOptions(node_name="node-1"))
+    engine.replace("Node", [json.dumps([thing]).encode()])
+    return engine.own_node()
+
+
+def test_the_engine_reads_our_node_and_no_other() -> None:
+    found = read(node(("InternalIP", "fd00::1"), ("ExternalIP", "192.0.2.1"), ("InternalIP", "fd00::2")))
+    assert found is not None
+    assert (found.node_ips, found.addresses) == (("fd00::1", "192.0.2.1"), ("fd00::1", "fd00::2", "192.0.2.1"))
+    assert (found.pod_cidrs, found.eligible) == ((), True)
+    assert found == read(node(("InternalIP", "fd00::1"), ("ExternalIP", "192.0.2.1"), ("InternalIP", "fd00::2")))
+    assert found != read(node(("InternalIP", "fd00::1")))
+    other = node() | {"metadata": {"name": "node-2"}}
+    assert read(other) is None
 
 
 @pytest.mark.parametrize(
-    ("taints", "deleted", "eligible"),
+    ("spec", "deleted", "eligible"),
     [
-        ([], None, True),
-        (["node.kubernetes.io/unreachable"], None, True),
-        (["a", "ToBeDeletedByClusterAutoscaler"], None, False),
-        ([], "2026-11-23T21:57:53Z", False),
-        ([], "", True),
+        ({}, None, True),
+        ({"taints": [{"key": "other"}, {"key": "ToBeDeletedByClusterAutoscaler"}]}, None, False),
+        ({}, "2026-11-23T21:57:53Z", False),
     ],
 )
-def test_eligibility(taints: list[str], deleted: str | None, eligible: bool) -> None:
-    thing = {"metadata": {"deletionTimestamp": deleted}, "spec": {"taints": [{"key": taint} for taint in taints]}}
-    assert own_node.from_object(thing).eligible is eligible
-
-
-def test_what_makes_a_node_ineligible() -> None:
-    plain = own_node.from_object(node())
-    assert plain.eligible
-    assert plain.zone == "zone-a"
-    leaving = node(taints=[{"key": "other"}, {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}])
-    assert not own_node.from_object(leaving).eligible
-    deleting = node()
-    deleting["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert not own_node.from_object(deleting).eligible
+def test_what_makes_a_node_ineligible(spec: dict[str, Any], deleted: str | None, eligible: bool) -> None:
+    thing = node(**spec)
+    thing["metadata"]["deletionTimestamp"] = deleted
+    found = read(thing)
+    assert found is not None
+    assert found.eligible is eligible
 
 
 def test_differences_name_what_changed() -> None:
-    old = own_node.from_object(node(("InternalIP", "192.0.2.1"), podCIDRs=["10.1.0.0/24"]))
-    moved = own_node.from_object(node(("InternalIP", "192.0.2.2"), podCIDR="10.2.0.0/24"))
-    assert own_node.differences(old, old, pod_cidrs=True) == []
-    assert own_node.differences(old, moved, pod_cidrs=False) == [
+    old = read(node(("InternalIP", "192.0.2.1"), podCIDRs=["10.1.0.0/24"]))
+    moved = read(node(("InternalIP", "192.0.2.2"), podCIDR="10.2.0.0/24"))
+    assert old is not None
+    assert moved is not None
+    assert own_node.differences("node-1", old, old, pod_cidrs=True) == []
+    assert own_node.differences("node-1", old, moved, pod_cidrs=False) == [
         "Node node-1: its IPs changed from 192.0.2.1 to 192.0.2.2"
     ]
-    assert own_node.differences(old, moved, pod_cidrs=True)[1:] == [
+    assert own_node.differences("node-1", old, moved, pod_cidrs=True)[1:] == [
         "Node node-1: its podCIDRs changed from 10.1.0.0/24 to 10.2.0.0/24"
     ]
-    assert own_node.differences(old, None, pod_cidrs=False) == ["Node node-1 was deleted"]
 
 
-def test_lists_and_frames() -> None:
-    one = json.dumps({"items": [node(("InternalIP", "192.0.2.1"))]}).encode()
-    known = own_node.from_list(one)
-    assert known is not None
-    assert own_node.from_list(b'{"items":[]}') is None
-    with pytest.raises(InputError, match="not a NodeList"):
-        own_node.from_list(b"<html>")
-    gone = json.dumps({"type": "DELETED", "object": node()}).encode() + b"\n"
-    mark = json.dumps({"type": "BOOKMARK", "object": {"metadata": {}}}).encode() + b"\n"
-    assert own_node.from_frames(mark + b"junk\n", known) == known
-    assert own_node.from_frames(gone, known) is None
-    moved = json.dumps({"type": "MODIFIED", "object": node(("InternalIP", "192.0.2.2"))}).encode() + b"\n"
-    after = own_node.from_frames(gone + moved, known)
-    assert after is not None
-    assert after.addresses == ("192.0.2.2",)
+def test_the_node_follows_lists_and_frames_and_counts_only_changes_of_rules() -> None:
+    engine = Engine(EngineOptions(node_name="node-1"))
 
+    def event(type_: str, thing: dict[str, Any]) -> int:
+        return engine.ingest("Node", json.dumps({"type": type_, "object": thing}).encode() + b"\n").changed
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
+    def ips() -> tuple[str, ...] | None:
+        found = engine.own_node()
+        return None if found is None else found.node_ips
 
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["metadata", "spec", "status"]),
-        JSON | st.dictionaries(st.sampled_from(["name", "labels", "taints", "addresses", "podCIDRs", "podCIDR"]), JSON),
-    )
-)
-def test_no_node_of_any_shape_stops_us(thing: dict[str, Any]) -> None:
-    read = own_node.from_object(thing)
-    assert isinstance(read.eligible, bool)
-    assert [str(ip_address(address)) for address in read.addresses] == list(read.addresses)
+    first = node(("InternalIP", "192.0.2.1"))
+    engine.replace("Node", [json.dumps({"items": [first]}).encode()])
+    assert ips() == ("192.0.2.1",)
+    assert event("BOOKMARK", {"metadata": {"resourceVersion": "7"}}) == 0
+    assert event("MODIFIED", first | {"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler"}]}}) == 0
+    found = engine.own_node()
+    assert found is not None
+    assert not found.eligible
+    assert event("DELETED", first) == 1
+    assert ips() is None
+    assert event("ADDED", node(("InternalIP", "192.0.2.2"))) == 1
+    assert ips() == ("192.0.2.2",)
+    engine.replace("Node", [b'{"items": []}'])
+    assert ips() is None

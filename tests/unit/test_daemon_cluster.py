@@ -204,6 +204,9 @@ def test_a_node_that_comes_back_is_eligible_again(tmp_path: Path) -> None:
             r.api.delete("Node", "node-1")
             await r.until(lambda: not r.health.healthz().ok, "the deletion")
             assert Subsystem.NODE in r.readiness.reasons
+            await r.source.ingest("Node", b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"99"}}}\n')
+            assert not r.health.healthz().ok, "a bookmark does not bring it back"
+            assert Subsystem.NODE in r.readiness.reasons
             r.api.put(node("172.31.250.2"))
             await r.until(lambda: r.health.healthz().ok, "the return")
             assert r.readiness.ready

@@ -63,7 +63,7 @@ def test_a_sync(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel.fail_next(FailureKind.KERNEL)
     assert not asyncio.run(syncs.sync()).ok
     # Depends on the size of the state or of the input, which is not known beforehand.
-    threaded = {"replace", "observe", "plan", "conntrack_view", "take_problem_changes", "health_checks"}
+    threaded = {"replace", "observe", "plan", "conntrack_view", "take_problem_changes", "health_checks", "own_node"}
     assert watched.threaded - {"commit", "abandon"} == threaded
     assert watched.inline - {"commit", "abandon"} == {"take_change_triggers", "rule_reader", "facts"}
     assert {"commit", "abandon"} <= (watched.threaded if large else watched.inline)

@@ -154,6 +154,9 @@ class Daemon:
 
     def _after_sync(self, report: SyncReport) -> None:
         self._effects.after_sync(report, pending=self._loop.pending)
+        if self._access is None:
+            # Without a Node in the folder, the node is eligible.
+            self._health.set_node_eligible(report.own_node is None or report.own_node.eligible)
         self._memory.synced(report)
         if report.ok and not self._options.once:
             self._other_backend.due()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-from ferrule._engine import Engine, IngestReport, Problem, build_info
+from ferrule._engine import Engine, IngestReport, OwnNode, Problem, build_info
 from ferrule.config.advice import MODE_UNSET
 from ferrule.config.schema import Settings
 from ferrule.errors import FerruleError
@@ -27,7 +27,6 @@ from ferrule.source.api.client import ApiClient, RequestSeen
 from ferrule.source.api.credentials import Credentials
 from ferrule.source.api.events import EventRecorder
 from ferrule.source.api.follow import Follower
-from ferrule.source.api.own_node import OwnNode
 from ferrule.source.api.resources import resources
 from ferrule.source.protocol import Source
 from ferrule.sync.intake import Batch, Intake
@@ -77,7 +76,10 @@ class ClusterSource(Source):
         self._intake = Intake(engine, loop.engine_lock, self._taken, clock=time.monotonic)
         self._needs_pod_cidrs = settings.detect_local_mode == "NodeCIDR"
         self._node: OwnNode | None = None
-        self._node_list = bytearray()
+        """The latest Node object; a deleted one is remembered."""
+        self._seen: OwnNode | None = None
+        """The same, None after a deletion."""
+        self._looked = False
         self._node_is_there = asyncio.Event()
         self._going_without = False
         self._ends: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -134,7 +136,7 @@ class ClusterSource(Source):
             async with asyncio.timeout(seconds):
                 await self._node_is_there.wait()
         except TimeoutError:
-            lacks = "no podCIDRs" if self._node is not None else "not there"
+            lacks = "no podCIDRs" if self._seen is not None else "not there"
             if self._needs_pod_cidrs:
                 raise NodeChanged(
                     f"Node {self._node_name}: {lacks} after {seconds:.0f} s, and detectLocalMode NodeCIDR needs them"
@@ -144,28 +146,35 @@ class ClusterSource(Source):
                 extra=kv(node=self._node_name, waited=f"{seconds:.0f}s"),
             )
             self._going_without = True
-            self._report_node(self._node)
+            self._report_node(self._seen)
             await self._intake.go_without("Node")
             self._open_if_ready()
         raise NodeChanged(await self._ends)
 
-    def _node_seen(self, node: OwnNode | None) -> None:
-        before, self._node = self._node, node
-        # Set each time: a Node that was deleted and created again unchanged does not differ from the remembered one.
+    async def _look_at_node(self) -> None:
+        """Compares the Node with the one seen before, after a list of Nodes or watch frames."""
+        node = await self._intake.own_node()
+        if self._looked and node == self._seen:
+            return
+        self._looked, self._seen = True, node
         self._health.set_node_eligible(node is not None and node.eligible)
         self._report_node(node)
-        waited = not self._node_is_there.is_set()
-        if node is not None and (node.pod_cidrs if self._needs_pod_cidrs else node.addresses):
+        before, waited = self._node, not self._node_is_there.is_set()
+        if node is None:
+            if waited:
+                self._node = None
+            elif before is not None:
+                # kubelet creates a deleted Node object again, which is compared with the remembered one.
+                log.warning("Node deleted, rules stay in place", extra=kv(node=self._node_name))
+            return
+        self._node = node
+        if node.pod_cidrs if self._needs_pod_cidrs else node.node_ips:
             self._node_is_there.set()
         # A Node that receives its addresses during the wait changes nothing that depends on it.
         if before is None or waited:
             return
-        reasons = own_node.differences(before, node, pod_cidrs=self._needs_pod_cidrs)
-        if node is None:
-            # kubelet creates a deleted Node object again; its rules stay until then.
-            log.warning("Node deleted, rules stay in place", extra=kv(node=self._node_name))
-            self._node = before
-        elif reasons and not self._ends.done():
+        reasons = own_node.differences(self._node_name, before, node, pod_cidrs=self._needs_pod_cidrs)
+        if reasons and not self._ends.done():
             self._ends.set_result("; ".join(reasons) + ": ending, so that the next start takes it in")
 
     def _report_node(self, node: OwnNode | None) -> None:
@@ -181,22 +190,17 @@ class ClusterSource(Source):
 
     async def begin_list(self, kind: Kind) -> None:
         """Implements `Sink` with `Intake`."""
-        if kind == "Node":
-            self._node_list.clear()
         await self._intake.begin_list(kind)
 
     async def feed_list(self, kind: Kind, chunk: bytes) -> None:
         """Implements `Sink` with `Intake`."""
-        if kind == "Node":
-            self._node_list += chunk
         await self._intake.feed_list(kind, chunk)
 
     async def end_list(self, kind: Kind) -> IngestReport:
         """Implements `Sink` with `Intake`."""
         report = await self._intake.end_list(kind)
         if kind == "Node":
-            self._node_seen(own_node.from_list(bytes(self._node_list)))
-            self._node_list.clear()
+            await self._look_at_node()
         self._open_if_ready()
         return report
 
@@ -208,7 +212,7 @@ class ClusterSource(Source):
         """Implements `Sink` with `Intake`."""
         report = await self._intake.ingest(kind, frames)
         if kind == "Node":
-            self._node_seen(own_node.from_frames(frames, self._node))
+            await self._look_at_node()
             self._open_if_ready()
         return report
 

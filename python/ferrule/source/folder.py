@@ -12,7 +12,6 @@ from ferrule._engine import Problem
 from ferrule.observe.health import Subsystem
 from ferrule.observe.logs import kv
 from ferrule.observe.status import Status
-from ferrule.source.api import own_node
 from ferrule.source.manifests.folder import FolderState, ManifestFolder
 from ferrule.source.problems import ProblemBook
 from ferrule.source.protocol import Source
@@ -40,7 +39,6 @@ class FolderSource(Source):
         self._node = node
         self._loop = loop
         self._problems = problems
-        self._health = status.health
         self._readiness = status.readiness
         self._first = True
         self._nodes: frozenset[str] | None = None
@@ -84,9 +82,6 @@ class FolderSource(Source):
         changed_at = None if self._first else state.changed_at
         self._first = False
         if "Node" in kinds:
-            # Without a Node in the folder, the node is eligible.
-            found = own_node.from_items(state.lists["Node"], self._node)
-            self._health.set_node_eligible(found is None or found.eligible)
             self._check_name(state)
         self._readiness.release(Subsystem.LISTS)
         self._loop.submit(Changes({kind: state.lists[kind] for kind in kinds}, changed_at))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ferrule._engine import Engine, IngestReport
+from ferrule._engine import Engine, IngestReport, OwnNode
 from ferrule.types import KINDS, Kind
 
 INLINE_BYTES = 256 * 1024
@@ -93,6 +93,11 @@ class Intake:
                     report = await asyncio.to_thread(self._engine.ingest, kind, frames)
         self._taken(batch, report)
         return report
+
+    async def own_node(self) -> OwnNode | None:
+        """Returns the node's own Node object as of what was taken over."""
+        async with self._lock:
+            return self._engine.own_node()
 
     async def go_without(self, kind: Kind) -> None:
         """Treats a kind as listed and empty, until its first list arrives."""

@@ -178,6 +178,7 @@ class SyncLoop:
         report.views = {family: self._engine.conntrack_view(family) for family in done}
         report.problems = self._engine.take_problem_changes()
         report.health_checks = self._engine.health_checks()
+        report.own_node = self._engine.own_node()
 
     @contextlib.contextmanager
     def _timed(self, report: SyncReport, stage: Stage, family: Family | None) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ferrule._engine import ConntrackView, DriftReport, HealthCheck, Plan, ProblemChanges
+from ferrule._engine import ConntrackView, DriftReport, HealthCheck, OwnNode, Plan, ProblemChanges
 from ferrule.errors import DataplaneError
 from ferrule.types import Family, Kind, Stage
 
@@ -45,6 +45,8 @@ class SyncReport:
     """What changed of the complaints about cluster objects since the last sync."""
     health_checks: list[HealthCheck] = field(default_factory=list)
     """Every Service's healthCheckNodePort."""
+    own_node: OwnNode | None = None
+    """The node's own Node object, if there is one."""
     failures: dict[Family, DataplaneError] = field(default_factory=dict)
     changed_at: float | None = None
     triggers: list[str] = field(default_factory=list)

@@ -10,7 +10,7 @@ use crate::errors;
 use crate::options::EngineOptions;
 use crate::plan::Plan;
 use crate::readback::{RuleReader, Seen};
-use crate::values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, Problem, ProblemChanges};
+use crate::values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, OwnNode, Problem, ProblemChanges};
 
 /// See `_engine.pyi`.
 #[pyclass(module = "ferrule._engine")]
@@ -158,6 +158,10 @@ impl Engine {
 
     fn health_checks(&self, py: Python<'_>) -> Vec<HealthCheck> {
         py.detach(|| self.0.health_checks().into_iter().map(Into::into).collect())
+    }
+
+    fn own_node(&self) -> Option<OwnNode> {
+        self.0.own_node().cloned().map(OwnNode)
     }
 
     fn localhost_node_ports(&self) -> bool {

@@ -30,6 +30,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<values::Problem>()?;
     m.add_class::<values::ProblemChanges>()?;
     m.add_class::<values::HealthCheck>()?;
+    m.add_class::<values::OwnNode>()?;
     m.add_class::<readback::RuleReader>()?;
     m.add_class::<conntrack::ConntrackView>()?;
     m.add_class::<conntrack::StaleFlows>()?;

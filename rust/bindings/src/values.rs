@@ -1,5 +1,7 @@
 //! Immutable values that are passed to Python.
 
+use std::net::IpAddr;
+
 use ferrule_engine::report as engine;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -133,6 +135,38 @@ impl ProblemChanges {
     const fn standing(&self) -> usize {
         self.0.standing
     }
+}
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, eq, module = "ferrule._engine")]
+#[derive(PartialEq, Eq)]
+pub(crate) struct OwnNode(pub(crate) ferrule_engine::OwnNode);
+
+#[pymethods]
+impl OwnNode {
+    #[getter]
+    fn node_ips<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, texts(&self.0.node_ips()))
+    }
+
+    #[getter]
+    fn addresses<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, texts(&self.0.addresses))
+    }
+
+    #[getter]
+    fn pod_cidrs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.0.pod_cidrs())
+    }
+
+    #[getter]
+    const fn eligible(&self) -> bool {
+        self.0.eligible
+    }
+}
+
+fn texts(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
 }
 
 /// See `_engine.pyi`.

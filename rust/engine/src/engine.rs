@@ -42,6 +42,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::error::{InputError, ListError, ObserveError, PlanError};
+use crate::input::node::OwnNode;
 use crate::input::problem::Problem;
 use crate::input::standing_problems::{ProblemChanges, StandingProblems};
 use crate::input::wire::Kind;
@@ -307,6 +308,12 @@ impl Engine {
             !self.families[check.family.index()].loses_health_check(&service, check.port)
         });
         checks
+    }
+
+    /// Returns the node's own Node object as of what was ingested; `None`: there is none.
+    #[must_use]
+    pub const fn own_node(&self) -> Option<&OwnNode> {
+        self.store.own_node()
     }
 
     /// Returns whether rules for node ports on 127.0.0.0/8 exist, which need `route_localnet`.

@@ -48,6 +48,7 @@ pub mod report;
 
 pub use engine::Engine;
 pub use error::{InputError, ListError, ObserveError, PlanError};
+pub use input::node::OwnNode;
 pub use input::problem::Problem;
 pub use input::standing_problems::ProblemChanges;
 pub use input::wire::Kind;

@@ -136,6 +136,8 @@ pub(crate) struct Meta<'a> {
     #[serde(borrow)]
     pub(crate) creation_timestamp: Option<&'a RawValue>,
     #[serde(borrow)]
+    pub(crate) deletion_timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
     pub(crate) labels: Option<Labels<'a>>,
     #[serde(borrow)]
     pub(crate) annotations: Option<Annotations<'a>>,
@@ -294,6 +296,14 @@ pub(crate) struct NodeSpec<'a> {
     pub(crate) pod_cidr: Option<Text<'a>>,
     #[serde(borrow, rename = "podCIDRs")]
     pub(crate) pod_cidrs: Option<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    pub(crate) taints: Option<Vec<TaintWire<'a>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct TaintWire<'a> {
+    #[serde(borrow)]
+    pub(crate) key: Option<Text<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

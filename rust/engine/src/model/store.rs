@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{InputError, ListError};
 use crate::input::list::ListReader;
-use crate::input::node::Node;
+use crate::input::node::{Node, OwnNode};
 use crate::input::problem::{Problem, Problems};
 use crate::input::service::Service;
 use crate::input::standing_problems::{ProblemChanges, StandingProblems};
@@ -42,7 +42,10 @@ pub(crate) struct Store {
     slices: HashMap<Arc<str>, Slice>,
     /// Slices of each Service, ordered by name, which breaks ties.
     slices_of: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
-    node: Node,
+    /// The node's own Node object, while there is one.
+    node: Option<OwnNode>,
+    /// The parts of it that rules depend on.
+    node_rules: Node,
     listed: [bool; 3],
     /// By kind and key. Items without a name share the empty key of their kind, until the next list.
     problems: StandingProblems<(Kind, Arc<str>)>,
@@ -83,7 +86,7 @@ struct Read {
 enum Object {
     Service(Option<Arc<Service>>),
     Slice(Option<Slice>),
-    Node(Node),
+    Node(OwnNode),
     OtherNode,
 }
 
@@ -123,7 +126,8 @@ impl Store {
             health_checked: BTreeSet::new(),
             slices: HashMap::new(),
             slices_of: HashMap::new(),
-            node: Node::default(),
+            node: None,
+            node_rules: Node::default(),
             listed: [false; 3],
             problems: StandingProblems::default(),
             dirty: Default::default(),
@@ -141,8 +145,14 @@ impl Store {
         self.listed[kind as usize]
     }
 
+    /// Returns what rules depend on of the node's own Node.
     pub(crate) const fn node(&self) -> &Node {
-        &self.node
+        &self.node_rules
+    }
+
+    /// Returns the node's own Node object, if there is one.
+    pub(crate) const fn own_node(&self) -> Option<&OwnNode> {
+        self.node.as_ref()
     }
 
     pub(crate) fn service(&self, key: &str) -> Option<&Arc<Service>> {
@@ -410,7 +420,7 @@ impl Store {
                 }
                 let object = || format!("Node {key}");
                 let mut problems = Problems::new(&object);
-                let node = Node::build(&wire, &mut problems);
+                let node = OwnNode::build(&wire, &mut problems);
                 let problems = problems.into_vec();
                 Ok(Read { key, object: Object::Node(node), problems, triggered: None })
             }
@@ -422,7 +432,7 @@ impl Store {
         match &read.object {
             Object::Service(service) => self.services.get(&read.key) == service.as_ref(),
             Object::Slice(slice) => self.slices.get(&read.key) == slice.as_ref(),
-            Object::Node(node) => self.node == *node,
+            Object::Node(node) => self.node.as_ref() == Some(node),
             Object::OtherNode => true,
         }
     }
@@ -433,7 +443,7 @@ impl Store {
         match object {
             Object::Service(service) => self.put_service(key, service),
             Object::Slice(slice) => self.put_slice(key, slice),
-            Object::Node(node) => self.put_node(node),
+            Object::Node(node) => self.put_node(Some(node)),
             Object::OtherNode => Change::None,
         }
     }
@@ -475,7 +485,7 @@ impl Store {
         match kind {
             Kind::Service => self.put_service(key, None),
             Kind::EndpointSlice => self.put_slice(key, None),
-            Kind::Node if *key == *self.node_name => self.put_node(Node::default()),
+            Kind::Node if *key == *self.node_name => self.put_node(None),
             Kind::Node => Change::None,
         }
     }
@@ -523,11 +533,14 @@ impl Store {
         Change::Some
     }
 
-    fn put_node(&mut self, new: Node) -> Change {
-        if self.node == new {
+    /// Only the parts that rules depend on are a change.
+    fn put_node(&mut self, new: Option<OwnNode>) -> Change {
+        let rules = new.as_ref().map(|node| node.rules.clone()).unwrap_or_default();
+        self.node = new;
+        if self.node_rules == rules {
             return Change::None;
         }
-        self.node = new;
+        self.node_rules = rules;
         self.touch_everything();
         Change::Some
     }
