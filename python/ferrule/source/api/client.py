@@ -1,18 +1,15 @@
-"""The HTTP client of the API server: responses are bytes. The only user of aiohttp's client.
+"""The HTTP client of the API server: responses are bytes.
 
 Responses are not compressed: a node lists once per start, and decompressing 100 MB costs the node (and compressing the
-server) more than transferring it within a data centre. Proxies are used when the kubeconfig names one, never because of
-environment variables that were set for another program.
+server) more than transferring it within a data centre.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import platform
 import random
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,7 +21,9 @@ import aiohttp
 from yarl import URL
 
 from ferrule.config.schema import ClientConnection
+from ferrule.source.api import connection
 from ferrule.source.api.credentials import Credentials
+from ferrule.source.api.failures import explain
 from ferrule.source.api.limiter import TokenBucket
 from ferrule.source.api.outcome import ApiError, Cause, from_answer, quote
 
@@ -106,10 +105,7 @@ class ApiClient:
         return self._credentials.access.server
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(socket_factory=_socket, limit=16, keepalive_timeout=60)
-        self._session = aiohttp.ClientSession(
-            connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_once,)
-        )
+        self._session = connection.open_session()
         return self
 
     async def __aexit__(
@@ -218,85 +214,14 @@ class ApiClient:
             code = str(response.status)
             return response
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
-            raise self._explain(error) from error
+            raise explain(error, self._credentials, timeouts.connect) from error
         finally:
             self._observer(RequestSeen(method, url.authority, code, time.monotonic() - started))
-
-    def _explain(self, error: Exception) -> ApiError:
-        """Returns the failure of a connection as a sentence that names the cause."""
-        access = self._credentials.access
-        # An alert about the client certificate arrives with the first read, wrapped by aiohttp like any other broken
-        # connection.
-        cause = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
-        if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError) or isinstance(
-            cause, ssl.SSLCertVerificationError
-        ):
-            return ApiError(Cause.TLS, self.server, self._untrusted(cause or error))
-        if isinstance(error, aiohttp.ClientSSLError) or cause is not None:
-            return ApiError(Cause.TLS, self.server, f"TLS handshake failed: {getattr(cause, 'reason', None) or error}")
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return ApiError(
-                Cause.UNRESOLVED, self.server, f"the name {error.host!r} resolves to nothing [{access.origin}]"
-            )
-        if isinstance(error, aiohttp.ClientConnectorError):
-            number = error.os_error.errno
-            if number == errno.ECONNREFUSED or _all_refused(error.os_error):
-                return ApiError(Cause.REFUSED, self.server, f"connection refused [{access.origin}]")
-            return ApiError(Cause.UNREACHABLE, self.server, str(error.os_error.strerror or error.os_error))
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return ApiError(Cause.UNREACHABLE, self.server, f"no connection within {self._timeouts.connect:g} s")
-        if isinstance(error, TimeoutError):
-            return ApiError(Cause.TIMEOUT, self.server, "connected, but no response")
-        if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-            return ApiError(Cause.CONTENT, self.server, f"the response is not HTTP: {error}")
-        return ApiError(Cause.BROKEN, self.server, f"the connection ended without a response: {error}")
-
-    def _untrusted(self, error: Exception) -> str:
-        """Returns the message of Python's ssl, the expected authority, and a command that shows the certificate."""
-        reason = getattr(error, "verify_message", "") or str(error)
-        access, url = self._credentials.access, URL(self.server)
-        expected = " or ".join(self._credentials.expected_authorities()[:3]) or "one of the system's authorities"
-        source = f" from {access.ca}" if access.ca else ""
-        return (
-            f"its certificate is not trusted: {reason}. Expected: issued by {expected}{source}. "
-            f"To see the one that it shows: openssl s_client -connect {url.host_subcomponent}:{url.port}"
-        )
 
 
 def jitter() -> float:
     """Returns a random number for back-off; not cryptographic."""
     return random.random()  # noqa: S311
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in chain:
-        chain.append(found)
-        inner = getattr(found, "certificate_error", None) or getattr(found, "os_error", None)
-        found = inner if isinstance(inner, BaseException) else found.__cause__
-    return chain
-
-
-def _all_refused(error: OSError) -> bool:
-    """Returns whether every address refused: asyncio reports several attempts in one text."""
-    return "Connect call failed" in str(error) and f"[Errno {errno.ECONNREFUSED}]" in str(error)
-
-
-class _Broke(aiohttp.ClientError):
-    """A connection ended before a response."""
-
-
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Prevents repeated requests: aiohttp repeats a GET when its connection breaks before a response, which rate
-    limiter, back-off and metrics would not count, at a server that is already in trouble. It does so only for its
-    own error types."""
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:  # no request was sent; aiohttp does not repeat these
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _Broke(str(error)) from error
 
 
 async def _head(response: aiohttp.ClientResponse) -> bytes:
@@ -306,17 +231,3 @@ async def _head(response: aiohttp.ClientResponse) -> bytes:
         while len(kept) < ANSWER_LIMIT and (part := await response.content.read(ANSWER_LIMIT - len(kept))):
             kept += part
     return kept
-
-
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Returns a socket with keep-alive: aiohttp's client sets none, and a vanished peer would be noticed only by the
-    idle time-out, minutes later. 30 s of silence, then three probes 10 s apart."""
-    family, kind, protocol, _, _ = address
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    # The same for unacknowledged data, in milliseconds.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
-    return sock
