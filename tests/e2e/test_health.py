@@ -112,9 +112,9 @@ def balanced(world: World, name: str = "lb", **more: Any) -> Object:
     return world.service(name, selector={"app": "web"}, type="LoadBalancer", externalTrafficPolicy="Local", **more)
 
 
-def checked(node: NodeHost, port: int, asker: Host) -> tuple[int, dict[str, str], Any]:
+def checked(node: NodeHost, port: int, asker: Host, family: int = 0) -> tuple[int, dict[str, str], Any]:
     """Returns status, headers and body, without time-dependent parts."""
-    reply = request(asker.netns, node.ips[0], port, "/")
+    reply = request(asker.netns, node.ips[family], port, "/")
     headers = {k: v for k, v in reply.headers.items() if k not in ("Date", "Server")}
     return reply.status, headers, reply.body
 
@@ -167,9 +167,57 @@ def test_health_check_node_ports_beside_stock(world: World) -> None:
             eventually(lambda n=node: refused(n, port, outside), f"{node.name} still listens")  # type: ignore[misc]
 
 
-def refused(node: NodeHost, port: int, asker: Host) -> bool:
+def test_health_check_node_ports_of_each_family_beside_stock(world: World) -> None:
+    """Both nodes have a local IPv4 endpoint and no local IPv6 endpoint; another Service is IPv4-only."""
+    ours, theirs = world.node("node-1"), world.node("node-2")
+    outside = world.cluster.fabric.outside
+    dual = balanced(world, "dual", ipFamilyPolicy="RequireDualStack")["spec"]["healthCheckNodePort"]
+    single = balanced(world, "single")["spec"]["healthCheckNodePort"]
+    for family, endpoints in (
+        ("IPv4", [("192.0.2.1", ours.name), ("192.0.2.2", theirs.name)]),
+        ("IPv6", [("2001:db8::9", "elsewhere")]),
+    ):
+        world.api.create(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": f"dual-{family.lower()}",
+                    "namespace": world.namespace,
+                    "labels": {"kubernetes.io/service-name": "dual"},
+                },
+                "addressType": family,
+                "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [ip], "nodeName": name} for ip, name in endpoints],
+            }
+        )
+    with (
+        Proxy(Subject.FERRULE, ours, world.cluster, world.folder) as one,
+        Proxy(Subject.STOCK, theirs, world.cluster, world.folder) as two,
+    ):
+        one.wait_until_synced()
+        two.wait_until_synced()
+        for family, status, count in ((0, 200, 1), (1, 503, 0)):
+            seen: list[Any] = []
+
+            def same(family: int = family, count: int = count, seen: list[Any] = seen) -> bool:
+                try:
+                    seen[:] = [checked(node, dual, outside, family) for node in (ours, theirs)]
+                except OSError:
+                    return False
+                return [json.loads(body)["localEndpoints"] for _, _, body in seen] == [count, count]
+
+            eventually(same, lambda seen=seen: f"not the same: {seen}")  # type: ignore[misc]
+            assert seen[0] == seen[1]
+            assert seen[0][0] == status
+        for node in (ours, theirs):
+            eventually(lambda n=node: not refused(n, single, outside), f"{node.name} does not listen")  # type: ignore[misc]
+            assert refused(node, single, outside, 1), f"{node.name} listens in a family that the Service lacks"
+
+
+def refused(node: NodeHost, port: int, asker: Host, family: int = 0) -> bool:
     try:
-        request(asker.netns, node.ips[0], port, "/")
+        request(asker.netns, node.ips[family], port, "/")
     except ConnectionRefusedError:
         return True
     return False
