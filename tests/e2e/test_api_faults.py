@@ -415,7 +415,8 @@ def test_without_our_node_it_waits_and_then_goes_on(world: World) -> None:
         eventually(lambda: 'server="metrics"' in proxy.running.text(), "no metrics port")
         eventually(waits, lambda: f"does not say what it waits for: {proxy.running.tail()}")
         assert not proxy.running.lines('"Synced"')
-        line = proxy.running.wait_for("Our Node is not there")
+        line = proxy.running.wait_for("Node not found")
         assert f'node="{node.name}"' in line
         proxy.wait_until_synced()
         assert f"{address}/32" in rules(node, proxy.backend)
+        assert f"no Node is named {node.name}" in proxy.http("/readyz").json()["reasons"]["node"]
