@@ -25,7 +25,7 @@ from ferrule.source.api.exec_plugin import ExecCredential
 from ferrule.source.api.follow import Follower
 from ferrule.source.api.outcome import ApiError, Cause
 from ferrule.source.api.resources import resources
-from ferrule.testing import fake_api
+from ferrule.testing import fake_answers
 from ferrule.testing.fake_api import FakeApi
 from ferrule.testing.waiting import PATIENCE, Limits, until
 from ferrule.types import Kind
@@ -293,7 +293,7 @@ def test_frames_that_come_together_are_passed_together(run: Callable[[Scenario],
         async with FakeApi() as api:
             api.put(service("a"))
             bench = Bench(api)
-            api.fail(fake_api.stream(b"\n".join(frames) + b"\n"), verb="watch")
+            api.fail(fake_answers.stream(b"\n".join(frames) + b"\n"), verb="watch")
             async with bench.following():
                 await scenario(bench)
 
@@ -303,31 +303,33 @@ def test_frames_that_come_together_are_passed_together(run: Callable[[Scenario],
 # ---------------------------------------------------------------- faults
 
 
-def gone_as_frame() -> fake_api.Respond:
+def gone_as_frame() -> fake_answers.Respond:
     status = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
-    return fake_api.stream(json.dumps(status).encode() + b"\n")
+    return fake_answers.stream(json.dumps(status).encode() + b"\n")
 
 
-SILENT = [fake_api.black_hole() for _ in range(2)]
+SILENT = [fake_answers.black_hole() for _ in range(2)]
 
-WATCH_FAULTS: dict[str, tuple[fake_api.Respond, bool, str]] = {
-    "410 as status": (fake_api.answer(410, "Expired", "too old"), True, "status (410): too old"),
+WATCH_FAULTS: dict[str, tuple[fake_answers.Respond, bool, str]] = {
+    "410 as status": (fake_answers.answer(410, "Expired", "too old"), True, "status (410): too old"),
     "410 as frame": (gone_as_frame(), True, "the resource version is too old (410)"),
     "too large": (
-        fake_api.answer(504, "Timeout", "Too large resource version", causes=[{"reason": "ResourceVersionTooLarge"}]),
+        fake_answers.answer(
+            504, "Timeout", "Too large resource version", causes=[{"reason": "ResourceVersionTooLarge"}]
+        ),
         True,
         "Too large resource version",
     ),
-    "500": (fake_api.answer(500, "InternalError", "etcdserver: leader changed"), False, "leader changed"),
-    "429": (fake_api.answer(429, "TooManyRequests", retry_after=7), False, "status (429)"),
-    "empty 200": (fake_api.stream(), False, "ended immediately without an event"),
-    "html 502": (fake_api.text(502, "<h1>Bad gateway"), False, "status (502): <h1>Bad gateway"),
-    "html 200": (fake_api.text(200, "<h1>Please log in"), False, "answered with text/html, not application/json"),
-    "junk line": (fake_api.stream(b"<html>\n"), False, "contains an invalid event: <html>"),
-    "half a frame": (fake_api.stream(b'{"type":"ADDED","obj'), False, "ended within a frame (20 bytes"),
-    "cut": (fake_api.stream(b"\n", cut=True), False, "broken"),
+    "500": (fake_answers.answer(500, "InternalError", "etcdserver: leader changed"), False, "leader changed"),
+    "429": (fake_answers.answer(429, "TooManyRequests", retry_after=7), False, "status (429)"),
+    "empty 200": (fake_answers.stream(), False, "ended immediately without an event"),
+    "html 502": (fake_answers.text(502, "<h1>Bad gateway"), False, "status (502): <h1>Bad gateway"),
+    "html 200": (fake_answers.text(200, "<h1>Please log in"), False, "answered with text/html, not application/json"),
+    "junk line": (fake_answers.stream(b"<html>\n"), False, "contains an invalid event: <html>"),
+    "half a frame": (fake_answers.stream(b'{"type":"ADDED","obj'), False, "ended within a frame (20 bytes"),
+    "cut": (fake_answers.stream(b"\n", cut=True), False, "broken"),
     "black hole": (SILENT[0], False, "connected, but the response stalled"),
-    "no headers": (fake_api.black_hole(headers=False), False, "timeout: connected, but no response"),
+    "no headers": (fake_answers.black_hole(headers=False), False, "timeout: connected, but no response"),
 }
 
 
@@ -340,7 +342,7 @@ def test_a_connection_that_breaks_before_an_answer_is_one_request(run: Callable[
         async with FakeApi() as api:
             bench = Bench(api)
             api.put(service("a"))
-            api.fail(fake_api.reset(), verb=verb, times=broken)
+            api.fail(fake_answers.reset(), verb=verb, times=broken)
             async with bench.following():
                 # The server has a watch before its client knows; stopping in between would be one more error.
                 await until(lambda: api.open_watches and len(bench.seen) >= broken + 2)
@@ -386,15 +388,18 @@ def test_a_failed_watch(run: Callable[[Scenario], None], fault: str, monkeypatch
     run(go)
 
 
-LIST_FAULTS: dict[str, tuple[fake_api.Respond, str]] = {
-    "truncated JSON": (fake_api.stream(b'{"metadata":{"resourceVersion":"9"},"items":[{"meta'), "list cannot be used"),
-    "cut": (fake_api.stream(b'{"items":[', cut=True), "the response ended early"),
+LIST_FAULTS: dict[str, tuple[fake_answers.Respond, str]] = {
+    "truncated JSON": (
+        fake_answers.stream(b'{"metadata":{"resourceVersion":"9"},"items":[{"meta'),
+        "list cannot be used",
+    ),
+    "cut": (fake_answers.stream(b'{"items":[', cut=True), "the response ended early"),
     "silence": (SILENT[1], "the response stalled"),
-    "empty": (fake_api.stream(), "list cannot be used"),
-    "no version": (fake_api.stream(b'{"metadata":{"resourceVersion":""},"items":[]}'), "no resourceVersion"),
-    "html": (fake_api.text(200, "<h1>hello"), "answered with text/html"),
-    "503": (fake_api.answer(503, "ServiceUnavailable", retry_after=9), "status (503)"),
-    "redirect": (fake_api.text(302, "elsewhere"), "status (302)"),
+    "empty": (fake_answers.stream(), "list cannot be used"),
+    "no version": (fake_answers.stream(b'{"metadata":{"resourceVersion":""},"items":[]}'), "no resourceVersion"),
+    "html": (fake_answers.text(200, "<h1>hello"), "answered with text/html"),
+    "503": (fake_answers.answer(503, "ServiceUnavailable", retry_after=9), "status (503)"),
+    "redirect": (fake_answers.text(302, "elsewhere"), "status (302)"),
 }
 
 
@@ -414,7 +419,7 @@ def test_a_failed_list_changes_nothing_and_is_retried(run: Callable[[Scenario], 
                 api.objects["Service"]["shop/late"] = service("late") | {
                     "metadata": {"name": "late", "resourceVersion": "5"}
                 }
-                api.fail(fake_api.answer(410, "Expired"), verb="watch")
+                api.fail(fake_answers.answer(410, "Expired"), verb="watch")
                 api._ending = True
                 api._poke()
                 await until(lambda: not api.open_watches)
@@ -434,7 +439,7 @@ def test_a_server_that_answers_every_watch_with_nothing_is_not_asked_in_a_loop(
     run: Callable[[Scenario], None],
 ) -> None:
     async def scenario(bench: Bench) -> None:
-        bench.api.fail(fake_api.stream(), verb="watch", times=-1)
+        bench.api.fail(fake_answers.stream(), verb="watch", times=-1)
         await until(lambda: len(bench.waits) >= 12)
         assert bench.waits[:8] == [0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
         lists = bench.api.asked("Service", "list")
@@ -446,7 +451,7 @@ def test_a_server_that_answers_every_watch_with_nothing_is_not_asked_in_a_loop(
         async with FakeApi() as api:
             bench = Bench(api)
             api.put(service("a"))
-            api.fail(fake_api.stream(), verb="watch", times=-1)
+            api.fail(fake_answers.stream(), verb="watch", times=-1)
             async with bench.following():
                 await scenario(bench)
 
@@ -531,7 +536,7 @@ def test_denied_access_and_its_end_are_reported_once(
         async with FakeApi() as api:
             api.put(service("a"))
             bench = Bench(api)
-            api.fail(fake_api.answer(code, "Forbidden", "node-1 may not list services"), times=4)
+            api.fail(fake_answers.answer(code, "Forbidden", "node-1 may not list services"), times=4)
             async with bench.following():
                 await until(lambda: bench.names == {"a"})
             assert [said[0] for said in bench.told.said if said[0].startswith("auth")] == ["auth_failed", "auth_ok"]
@@ -669,7 +674,7 @@ def test_a_huge_list_does_not_stay_in_memory(run: Callable[[Scenario], None]) ->
         async with FakeApi() as api:
             bench = Bench(api)
             bench.follower.sink = Counting()
-            api.fail(fake_api.generated(parts), verb="list")
+            api.fail(fake_answers.generated(parts), verb="list")
             tracemalloc.start()
             try:
                 before, _ = tracemalloc.get_traced_memory()
@@ -726,8 +731,8 @@ def test_events_that_are_forbidden_are_complained_about_once(
 
     async def go() -> None:
         async with FakeApi() as api:
-            api.fail(fake_api.answer(500, "InternalError"), verb="post", times=1)
-            api.fail(fake_api.answer(403, "Forbidden"), verb="post", times=-1)
+            api.fail(fake_answers.answer(500, "InternalError"), verb="post", times=1)
+            api.fail(fake_answers.answer(403, "Forbidden"), verb="post", times=-1)
             async with ApiClient(Credentials(Access(api.url, "test")), version="1", limits=UNLIMITED) as client:
                 recorder = EventRecorder(client, "node-1", clock=lambda: 0.0, sleep=sleep)
                 task = asyncio.create_task(recorder.run())

@@ -22,7 +22,7 @@ from ferrule.source.api.kubeconfig import find_access
 from ferrule.source.cluster import NODE_SECONDS, POD_CIDR_SECONDS, ClusterSource, NodeChanged
 from ferrule.sync.cadence import Cadence
 from ferrule.sync.loop import SyncLoop
-from ferrule.testing import fake_api
+from ferrule.testing import fake_answers
 from ferrule.testing.fake_api import FakeApi
 from ferrule.testing.fake_dataplane import FakeDataplane
 from ferrule.testing.waiting import Limits, until
@@ -129,17 +129,19 @@ def test_rules_follow_the_api_and_wait_for_every_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (fake_api.text(502, "<html>bad gateway</html>"), "(502): <html>bad gateway"),
-        (fake_api.text(200, "<html>no list</html>", JSON), "the list cannot be used"),
+        (fake_answers.text(502, "<html>bad gateway</html>"), "(502): <html>bad gateway"),
+        (fake_answers.text(200, "<html>no list</html>", JSON), "the list cannot be used"),
         (
-            fake_api.text(200, '{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":[{"a":', JSON),
+            fake_answers.text(
+                200, '{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":[{"a":', JSON
+            ),
             "the list cannot be used",
         ),
-        (fake_api.text(200, '{"kind":"Status","code":500}', JSON), "the list cannot be used"),
+        (fake_answers.text(200, '{"kind":"Status","code":500}', JSON), "the list cannot be used"),
     ],
     ids=["HTML 502", "HTML 200", "cut short", "Status 200"],
 )
-def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_api.Respond, why: str) -> None:
+def test_nothing_is_written_while_one_list_fails(tmp_path: Path, answer: fake_answers.Respond, why: str) -> None:
     async def scenario() -> None:
         async with rig(tmp_path, *WEB, node("172.31.250.2")) as r:
             # No task has run yet: the first list fails, too.
