@@ -6,7 +6,7 @@ use ferrule_engine::conntrack as engine;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct ConntrackView(pub(crate) Arc<engine::View>);
 
@@ -38,7 +38,7 @@ impl ConntrackView {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct StaleFlows(engine::StaleFlows);
 

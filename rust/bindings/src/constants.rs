@@ -1,4 +1,4 @@
-//! What is the same for every engine of this build.
+//! Facts that are the same for every engine of this build.
 
 use ferrule_engine::FixedChain;
 use pyo3::prelude::*;

@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::readback::{RuleReader, Seen};
 use crate::values::{DriftReport, FamilyFacts, HealthCheck, IngestReport, OwnNode, Problem, ProblemChanges};
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(module = "ferrule._engine")]
 pub(crate) struct Engine(Core);
 

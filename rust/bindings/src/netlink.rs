@@ -39,7 +39,7 @@ fn counter_values(answer: &[u8]) -> Option<(u64, u64)> {
     counters::count(answer).map(|count| (count.packets, count.bytes))
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(module = "ferrule._engine")]
 #[derive(Default)]
 struct AddressDump(Dump);

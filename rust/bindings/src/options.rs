@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use crate::errors;
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct EngineOptions(pub(crate) Options);
 

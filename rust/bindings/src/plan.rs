@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyTuple};
 use crate::errors;
 use crate::values::bytes;
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct Plan {
     /// The plan without its text.
@@ -154,7 +154,7 @@ impl Plan {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct PayloadPieces(Mutex<Pieces>);
 
@@ -170,7 +170,7 @@ impl PayloadPieces {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct Transactions(Mutex<nft::Transactions>, Family);
 
@@ -187,7 +187,7 @@ impl Transactions {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct Transaction {
     core: nft::Transaction,

@@ -9,7 +9,7 @@ use crate::errors;
 /// The size of datagrams from which on the GIL is released; most hold only a few rules.
 const LARGE: usize = 1 << 12;
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(module = "ferrule._engine")]
 pub(crate) struct RuleReader(pub(crate) Reader);
 

@@ -6,7 +6,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::values::bytes;
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct Removal(engine::Removal);
 

@@ -20,7 +20,7 @@ pub(crate) fn bytes<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, Py
     })
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, get_all, module = "ferrule._engine")]
 pub(crate) struct IngestReport {
     kind: &'static str,
@@ -50,7 +50,7 @@ impl From<engine::IngestReport> for IngestReport {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct DriftReport(pub(crate) engine::DriftReport);
 
@@ -93,7 +93,7 @@ impl DriftReport {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, get_all, module = "ferrule._engine")]
 pub(crate) struct Problem {
     kind: &'static str,
@@ -115,7 +115,7 @@ impl From<ferrule_engine::Problem> for Problem {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, module = "ferrule._engine")]
 pub(crate) struct ProblemChanges(pub(crate) ferrule_engine::ProblemChanges);
 
@@ -137,7 +137,7 @@ impl ProblemChanges {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, eq, module = "ferrule._engine")]
 #[derive(PartialEq, Eq)]
 pub(crate) struct OwnNode(pub(crate) ferrule_engine::OwnNode);
@@ -169,7 +169,7 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, get_all, module = "ferrule._engine")]
 pub(crate) struct HealthCheck {
     namespace: String,
@@ -191,7 +191,7 @@ impl From<engine::HealthCheck> for HealthCheck {
     }
 }
 
-/// See `_engine.pyi`.
+/// The Python class of this name, documented in `_engine.pyi`.
 #[pyclass(frozen, get_all, module = "ferrule._engine")]
 pub(crate) struct FamilyFacts {
     service_ports: usize,

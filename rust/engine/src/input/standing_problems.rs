@@ -1,19 +1,20 @@
-//! The standing problems of many subjects, and what of them changed since the last report.
+//! Standing problems of many subjects, and their changes since the last report.
 //!
-//! Cost follows the change: thousands of standing problems cost nothing at a sync that changes none of them.
+//! The cost is proportional to the change: thousands of standing problems cost nothing at a sync that changes none of
+//! them.
 
 use std::collections::BTreeMap;
 
 use crate::input::problem::Problem;
 
-/// What changed between two reports.
+/// The changes between two reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProblemChanges {
-    /// Problems that were not there at the last report, sorted.
+    /// Problems that are new since the last report, sorted.
     pub appeared: Vec<Problem>,
-    /// Problems of the last report that are gone, sorted.
+    /// Problems that were removed since the last report, sorted.
     pub gone: Vec<Problem>,
-    /// Problems that stand now.
+    /// Number of current problems.
     pub standing: usize,
 }
 
@@ -22,7 +23,7 @@ pub struct ProblemChanges {
 pub(crate) struct StandingProblems<S> {
     /// Each list is sorted, without duplicates, and not empty.
     by_subject: BTreeMap<S, Vec<Problem>>,
-    /// What the last report had, for subjects that changed since.
+    /// The problems in the last report, of subjects that changed since.
     reported: BTreeMap<S, Vec<Problem>>,
     count: usize,
 }
