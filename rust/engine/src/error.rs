@@ -15,6 +15,16 @@ pub enum InputError {
         /// The JSON reader's message.
         reason: String,
     },
+    /// An item of a list is longer than any object may be.
+    #[error("item {item} is longer than {limit} bytes; it begins with {begins:?}")]
+    ItemTooLong {
+        /// Its position in the list.
+        item: usize,
+        /// The limit in bytes.
+        limit: usize,
+        /// Its first bytes.
+        begins: String,
+    },
     /// An option with a value that cannot work.
     #[error("{name}: {value:?} {reason}")]
     Option {

@@ -34,11 +34,20 @@ pub(crate) struct ListReader {
     /// The start of an item whose end has not arrived.
     partial: Vec<u8>,
     items: usize,
+    /// Bytes that one item may have.
+    limit: usize,
 }
+
+/// The maximum length of an item, that of a watch frame. etcd refuses objects above a few MiB, so a longer text is not an
+/// object; an item is held in memory until its end arrives.
+pub(crate) const ITEM_LIMIT: usize = 64 << 20;
 
 /// The maximum size of the text outside the items. A list without items has a few hundred bytes; text that is not a
 /// list must not accumulate until that is known.
 const ENVELOPE_LIMIT: usize = 1 << 20;
+
+/// The number of bytes that the error quotes of an item that is too long: an API server writes the name first.
+const ITEM_QUOTE: usize = 120;
 
 /// The number of bytes kept of a key; longer than any key of interest.
 const KEY_LIMIT: usize = 16;
@@ -53,7 +62,7 @@ pub(crate) struct ListEnd {
 }
 
 impl ListReader {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(limit: usize) -> Self {
         Self {
             position: ListPosition::Around,
             depth: 0,
@@ -64,6 +73,7 @@ impl ListReader {
             envelope: Vec::new(),
             partial: Vec::new(),
             items: 0,
+            limit,
         }
     }
 
@@ -74,7 +84,7 @@ impl ListReader {
         let mut at = 0;
         while at < chunk.len() {
             if self.in_string {
-                at = self.string(chunk, at);
+                at = self.string(chunk, at)?;
                 continue;
             }
             let byte = chunk[at];
@@ -92,7 +102,10 @@ impl ListReader {
                 b':' if self.depth == 1 => self.at_items = self.key == b"items",
                 b',' if self.depth == 1 => self.at_items = false,
                 b'{' | b'[' => self.depth += 1,
-                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                b'}' | b']' => {
+                    let outer = self.depth.checked_sub(1);
+                    self.depth = outer.ok_or_else(|| broken("a bracket closes that none opened"))?;
+                }
                 _ => {}
             }
             match self.position {
@@ -113,11 +126,12 @@ impl ListReader {
                 ListPosition::Item if self.depth == 2 && byte == b'}' => {
                     self.position = ListPosition::Between;
                     let position = self.items;
+                    self.check_length(&chunk[start..=at])?;
                     self.items += 1;
                     if self.partial.is_empty() {
                         item(position, &chunk[start..=at])?;
                     } else {
-                        self.partial.extend_from_slice(&chunk[..=at]);
+                        self.partial.extend_from_slice(&chunk[start..=at]);
                         let whole = std::mem::take(&mut self.partial);
                         item(position, &whole)?;
                         // Reused for the next long item.
@@ -130,14 +144,14 @@ impl ListReader {
             at += 1;
         }
         if self.position == ListPosition::Item {
-            let from = if self.partial.is_empty() { start } else { 0 };
-            self.partial.extend_from_slice(&chunk[from..]);
+            self.check_length(&chunk[start..])?;
+            self.partial.extend_from_slice(&chunk[start..]);
         }
         Ok(())
     }
 
     /// Returns the offset after the end of the string that contains `from`, or the end of the chunk.
-    fn string(&mut self, chunk: &[u8], from: usize) -> usize {
+    fn string(&mut self, chunk: &[u8], from: usize) -> Result<usize, InputError> {
         let keeps = self.position != ListPosition::Item;
         let mut at = from;
         if !keeps {
@@ -150,19 +164,19 @@ impl ListReader {
                 at += found;
                 if chunk[at] == b'"' {
                     self.in_string = false;
-                    return at + 1;
+                    return Ok(at + 1);
                 }
                 if at + 1 == chunk.len() {
                     self.escaped = true;
-                    return chunk.len();
+                    return Ok(chunk.len());
                 }
                 at += 2;
             }
-            return chunk.len();
+            return Ok(chunk.len());
         }
         while at < chunk.len() {
             let byte = chunk[at];
-            self.envelope.push(byte);
+            self.keep(byte)?;
             at += 1;
             if self.escaped {
                 self.escaped = false;
@@ -170,13 +184,23 @@ impl ListReader {
                 self.escaped = true;
             } else if byte == b'"' {
                 self.in_string = false;
-                return at;
+                return Ok(at);
             }
             if self.depth == 1 && self.key.len() < KEY_LIMIT {
                 self.key.push(byte);
             }
         }
-        at
+        Ok(at)
+    }
+
+    /// Refuses an item that is too long with `more` of it.
+    fn check_length(&self, more: &[u8]) -> Result<(), InputError> {
+        if more.len() <= self.limit - self.partial.len() {
+            return Ok(());
+        }
+        let begins = self.partial.iter().chain(more).copied().take(ITEM_QUOTE).collect::<Vec<u8>>();
+        let begins = String::from_utf8_lossy(&begins).into_owned();
+        Err(InputError::ItemTooLong { item: self.items, limit: self.limit, begins })
     }
 
     fn keep(&mut self, byte: u8) -> Result<(), InputError> {
@@ -205,70 +229,4 @@ fn broken(reason: &str) -> InputError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str, cut: usize) -> Result<(Vec<String>, String), String> {
-        let mut reader = ListReader::new();
-        let mut items = Vec::new();
-        for chunk in text.as_bytes().chunks(cut) {
-            let mut take = |position: usize, raw: &[u8]| {
-                assert_eq!(position, items.len());
-                items.push(String::from_utf8(raw.to_vec()).unwrap());
-                Ok(())
-            };
-            reader.feed(chunk, &mut take).map_err(|e| e.to_string())?;
-        }
-        let end = reader.end().map_err(|e| e.to_string())?;
-        Ok((items, end.resource_version))
-    }
-
-    const LIST: &str = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"12","items":"no"},
-        "items":[{"a":"}]\"{","b":[{"items":[1]}]} , {"x\\":"\\"},
-        {}],"extra":{"items":[{"not":"one"}]}}"#;
-
-    #[test]
-    fn any_split_yields_the_same_items() {
-        let expected = vec![r#"{"a":"}]\"{","b":[{"items":[1]}]}"#, r#"{"x\\":"\\"}"#, "{}"];
-        for cut in 1..=LIST.len() {
-            let (items, version) = read(LIST, cut).unwrap();
-            assert_eq!(items, expected, "cut {cut}");
-            assert_eq!(version, "12");
-        }
-    }
-
-    #[test]
-    fn metadata_may_come_last_and_items_may_be_null() {
-        let late = r#"{"items":[{"a":1}],"metadata":{"resourceVersion":"7"},"kind":"NodeList"}"#;
-        assert_eq!(read(late, 5).unwrap(), (vec![r#"{"a":1}"#.to_owned()], "7".to_owned()));
-        let null = r#"{"kind":"NodeList","metadata":{"resourceVersion":"7"},"items":null}"#;
-        assert_eq!(read(null, 5).unwrap(), (vec![], "7".to_owned()));
-    }
-
-    #[test]
-    fn incomplete_lists_are_rejected() {
-        for end in 1..LIST.len() {
-            assert!(read(&LIST[..end], 7).is_err(), "cut off at {end}");
-        }
-        for text in [
-            "",
-            "null",
-            "<html>bad gateway</html>",
-            r#"{"kind":"Status","code":403}"#,
-            r#"{"items":[{},null]}"#,
-            r#"{"items":[1]}"#,
-            r#"{"items":[{}]} trailing"#,
-            r#"{"items":[{}]}}"#,
-        ] {
-            assert!(read(text, 3).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn endless_text_is_not_piled_up() {
-        let mut reader = ListReader::new();
-        let chunk = vec![b'x'; 1 << 16];
-        let failed = (0..64).any(|_| reader.feed(&chunk, &mut |_, _| Ok(())).is_err());
-        assert!(failed && reader.envelope.len() <= ENVELOPE_LIMIT);
-    }
-}
+mod tests;

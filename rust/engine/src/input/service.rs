@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::input::created::Created;
+use crate::input::distinct;
 use crate::input::problem::Problems;
 use crate::input::source_ranges::SourceRanges;
 use crate::input::wire::{PortWire, ServiceSpec, ServiceStatus, ServiceWire, Text};
@@ -208,7 +209,7 @@ fn addresses(field: &str, texts: &[Text<'_>], problems: &mut Problems<'_>) -> Bo
             Err(e) => problems.ignore(format!("{field}[{i}]"), &text, e.to_string()),
         }
     }
-    found.into()
+    distinct(found)
 }
 
 fn load_balancer_ips(status: Option<&ServiceStatus<'_>>, problems: &mut Problems<'_>) -> Box<[IpAddr]> {
@@ -225,7 +226,7 @@ fn load_balancer_ips(status: Option<&ServiceStatus<'_>>, problems: &mut Problems
             Err(e) => problems.ignore(format!("status.loadBalancer.ingress[{i}].ip"), &text, e.to_string()),
         }
     }
-    found.into()
+    distinct(found)
 }
 
 #[cfg(test)]

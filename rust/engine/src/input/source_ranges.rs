@@ -1,5 +1,6 @@
 //! Decodes `loadBalancerSourceRanges`: the sources that a Service's load-balancer addresses admit.
 
+use crate::input::distinct;
 use crate::input::problem::Problems;
 use crate::input::wire::{ServiceSpec, Text};
 use crate::model::address::{Family, Net};
@@ -28,7 +29,7 @@ impl SourceRanges {
                 }
             }
         }
-        Self { nets: nets.into(), unreadable }
+        Self { nets: distinct(nets), unreadable }
     }
 
     /// Returns the ranges that restrict this family: `None` admits every source, an empty list none.

@@ -311,6 +311,10 @@ const DISPATCH: &str = "KUBE-SVC-DSP-";
 
 /// The prefix of balancing tree chains, chosen for the same reason as [`DISPATCH`].
 const BALANCE: &str = "KUBE-SVC-BAL-";
+
+/// The number of levels that the name of a balancing tree chain can tell apart: it has five bits for the level.
+pub(crate) const BALANCE_LEVELS: u8 = 1 << 5;
+
 impl ChainId {
     /// Returns the dispatch tree chain for packets that match `condition` (a rule without its target).
     pub(crate) fn dispatch_tree(root: FixedChain, condition: &[u8]) -> Self {
@@ -323,7 +327,9 @@ impl ChainId {
     pub(crate) fn balance(root: Self, prefix: &[u8]) -> Self {
         let name = root.name();
         let NameHash(mut bytes) = NameHash::of_bytes([name.as_bytes(), prefix].into_iter()).short();
-        let level = u8::try_from(prefix.len()).unwrap_or(u8::MAX);
+        let level = u8::try_from(prefix.len()).ok().filter(|&level| level < BALANCE_LEVELS);
+        // A wrong level would be read back as another one. Balancing checks its depth when it is compiled.
+        let level = level.expect("a balancing tree has fewer levels than a name can tell apart");
         bytes[0] = level << 3 | bytes[0] & 0b111;
         Self::Balance(NameHash(bytes))
     }

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use serde_json::value::RawValue;
 
 use crate::error::{InputError, ListError};
-use crate::input::list::ListReader;
+use crate::input::list::{ITEM_LIMIT, ListReader};
 use crate::input::node::{Node, OwnNode};
 use crate::input::problem::{Problem, Problems};
 use crate::input::service::Service;
@@ -232,7 +232,8 @@ impl Store {
 
     /// Begins to receive a list of this kind, and discards one that was being received.
     pub(crate) fn begin_list(&mut self, kind: Kind) {
-        self.arriving[kind as usize] = Some(Arriving { reader: ListReader::new(), staged: Staged::default() });
+        self.arriving[kind as usize] =
+            Some(Arriving { reader: ListReader::new(ITEM_LIMIT), staged: Staged::default() });
     }
 
     /// Adds a chunk to the list. On an error the list is discarded and nothing changes.

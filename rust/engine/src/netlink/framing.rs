@@ -24,14 +24,15 @@ const NESTED: u16 = 0x8000;
 /// Masks the flags for nesting and byte order.
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Rounds up to the alignment of netlink, four bytes.
+/// Rounds up to the alignment of netlink, four bytes. `length` is that of a slice, which leaves room above it.
 const fn aligned(length: usize) -> usize {
-    length.saturating_add(3) & !3
+    length.next_multiple_of(4)
 }
 
 /// Returns the error of a `NLMSG_DONE` or `NLMSG_ERROR` body, which begins with a negative errno or 0.
 pub(crate) fn errno(body: &[u8]) -> Option<i32> {
     let code = i32::from_ne_bytes(*body.first_chunk()?);
+    // Saturates at -2^31 alone, which is not an errno: it stays a failure with a number of no meaning.
     (code != 0).then(|| code.saturating_abs())
 }
 
@@ -102,7 +103,7 @@ pub(crate) fn request(
     out.extend([0; 4]); // port ID: the kernel fills it in
     out.extend([family, 0, 0, 0]);
     fill(out);
-    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    let length = u32::try_from(out.len() - start).expect("a request holds one chain or rule of ours");
     out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
@@ -117,12 +118,18 @@ pub(crate) fn put_text(kind: u16, text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn put_parts(kind: u16, [value, end]: [&[u8]; 2], out: &mut Vec<u8>) {
-    let length = u16::try_from(ATTRIBUTE + value.len() + end.len()).unwrap_or(u16::MAX);
-    out.extend(length.to_ne_bytes());
+    let length = attribute_length(ATTRIBUTE + value.len() + end.len());
+    out.extend(length);
     out.extend(kind.to_ne_bytes());
     out.extend(value);
     out.extend(end);
     out.resize(aligned(out.len()), 0);
+}
+
+/// Attributes hold names of at most 256 bytes, the fixed structures of extensions, and one rule's expressions. A longer
+/// one must not be sent: the kernel would take what is behind the stated length for further attributes.
+fn attribute_length(length: usize) -> [u8; 2] {
+    u16::try_from(length).expect("an attribute is far below 64 KiB").to_ne_bytes()
 }
 
 /// Appends a nested attribute; `fill` appends its content.
@@ -130,8 +137,8 @@ pub(crate) fn nest(kind: u16, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)
     let start = out.len();
     put(kind | NESTED, &[], out);
     fill(out);
-    let length = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
-    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    let length = attribute_length(out.len() - start);
+    out[start..start + 2].copy_from_slice(&length);
 }
 
 /// Iterates over attributes as `(type, value)`, flags removed from the type. Yields `None` and ends where one is

@@ -58,7 +58,7 @@ impl Observed {
 #[derive(Debug)]
 pub(crate) enum Accumulator {
     Ordered(TextHasher),
-    Dispatch { chain: ChainId, sum: Digest, ranks: HashMap<Claim, u8>, tail_seen: bool },
+    Dispatch { chain: ChainId, sum: Digest, ranks: HashMap<Claim, u32>, tail_seen: bool },
 }
 
 impl Accumulator {
@@ -88,7 +88,7 @@ impl Accumulator {
                 let rank = rank_key(chain.table(), Claim::of_rule(rule)).map_or(0, |key| {
                     let next = ranks.entry(key).or_default();
                     let rank = *next;
-                    *next = next.saturating_add(1);
+                    *next += 1;
                     rank
                 });
                 rule.write_to(family, text);
@@ -122,4 +122,30 @@ impl Accumulator {
 fn is_tail(chain: ChainId, rule: &Rule) -> bool {
     chain == ChainId::Fixed(FixedChain::NatServices)
         && rule.target == Some(Target::Jump(ChainId::Fixed(FixedChain::NatNodePorts)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::address::Net;
+    use crate::rules::matches::Negatable;
+
+    #[test]
+    fn order_counts_behind_any_number_of_rules_for_one_key() {
+        let (family, digester) = (Family::V4, Digester::new([5; 16]));
+        let chain = ChainId::Fixed(FixedChain::NatServices);
+        let rule = |target| {
+            let to = Net::host([192, 0, 2, 1].into());
+            Rule::default().to(Negatable::is(to)).port(crate::model::names::Protocol::Tcp, Some(80)).target(target)
+        };
+        let digest = |last: [Target; 2]| {
+            let mut accumulator = Accumulator::new(chain, &digester);
+            let before = std::iter::repeat_n(Target::Return, 300);
+            for target in before.chain(last) {
+                accumulator.rule(family, &digester, chain, &rule(target), &mut Vec::new());
+            }
+            accumulator.finish()
+        };
+        assert_ne!(digest([Target::Accept, Target::Drop]), digest([Target::Drop, Target::Accept]));
+    }
 }

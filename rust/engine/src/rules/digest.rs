@@ -64,9 +64,9 @@ impl Digester {
     /// Returns the digest of one rule of a dispatch chain, without the chain's name, so that a rule keeps its digest
     /// when it moves between the chains of a tree. `rank` counts earlier rules that match the same packet: among those,
     /// order matters.
-    pub(crate) fn ranked(&self, rank: u8, rule: &[u8]) -> Digest {
+    pub(crate) fn ranked(&self, rank: u32, rule: &[u8]) -> Digest {
         let mut hasher = SipHasher13::new_with_key(&self.key);
-        hasher.write_u8(rank);
+        hasher.write_u32(rank);
         hasher.write(rule);
         Digest(hasher.finish128().as_u128())
     }

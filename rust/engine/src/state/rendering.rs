@@ -192,8 +192,7 @@ fn rendered_dispatch_rules(
     let mut rules: Vec<DispatchRule> = Vec::with_capacity(3);
     dispatch_rules(ctx, view, reach, &mut |chain, rule| {
         let Some(key) = Claim::of_rule(&rule) else { return };
-        let nth = rules.iter().filter(|r| r.chain == chain && r.key == key).count();
-        let nth = u8::try_from(nth).unwrap_or(u8::MAX);
+        let nth = rules.iter().filter(|r| r.chain == chain && r.key == key).map(|_| 1).sum();
         let rank = if chain.table() == Table::Nat { nth } else { 0 };
         let digest = rendered.add(|out| rule.write_to(ctx.family, out), &rule, |text| digester.ranked(rank, text));
         rules.push(DispatchRule { chain, key, nth, digest });

@@ -78,6 +78,15 @@ fn policy() -> impl Strategy<Value = &'static str> {
     prop_oneof![2 => Just("Cluster"), 1 => Just("Local")]
 }
 
+/// How often a list of addresses repeats its values: mostly not, sometimes beyond what a byte can count.
+fn copies() -> impl Strategy<Value = usize> {
+    prop_oneof![10 => Just(1usize), 2 => Just(2), 1 => Just(300)]
+}
+
+fn repeated<T: Clone>(list: &[T], copies: usize) -> Vec<T> {
+    list.iter().cloned().cycle().take(list.len() * copies).collect()
+}
+
 fn service() -> impl Strategy<Value = (String, Value)> {
     let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")];
     let type_ = prop_oneof![3 => Just("ClusterIP"), 2 => Just("NodePort"), 3 => Just("LoadBalancer"), 1 => Just("ExternalName")];
@@ -87,9 +96,12 @@ fn service() -> impl Strategy<Value = (String, Value)> {
     // A name that comes again with another time is a Service that was deleted and created.
     let created =
         prop_oneof![1 => Just(json!(null)), 2 => (1u8..4).prop_map(|day| json!(format!("2025-01-0{day}T00:00:00Z")))];
-    let rest = (policy(), policy(), any::<bool>(), ranges, any::<bool>(), any::<bool>(), created);
+    let rest = (policy(), policy(), any::<bool>(), ranges, any::<bool>(), any::<bool>(), created, copies());
     (name, type_, ip4(), prop::collection::vec(port(), 1..3), prop::collection::vec(ip4(), 0..2), prop::collection::vec(ip4(), 0..2), rest).prop_map(
-        |(name, type_, ip, ports, external, balancer, (internal_policy, external_policy, sticky, ranges, headless, other, created))| {
+        |(name, type_, ip, ports, external, balancer, rest)| {
+            let (internal_policy, external_policy, sticky, ranges, headless, other, created, copies) = rest;
+            let (external, balancer) = (repeated(&external, copies), repeated(&balancer, copies));
+            let ranges = repeated(ranges.as_array().unwrap(), copies);
             let mut labels = json!({});
             if other && headless {
                 labels["service.kubernetes.io/service-proxy-name"] = json!("other");
@@ -127,15 +139,18 @@ fn slice() -> impl Strategy<Value = (String, Value)> {
         8 => prop::collection::vec(endpoint(), 0..5),
         1 => Just((0..1100u32).map(|i| json!({"addresses": [format!("10.129.{}.{}", i / 250, i % 250 + 1)], "nodeName": "node-2"})).collect()),
     ];
-    (service, name, prop::collection::vec(port(), 1..3), endpoints).prop_map(|(service, name, ports, endpoints)| {
-        let name = format!("{service}-{name}");
-        let slice = json!({
-            "kind": "EndpointSlice",
-            "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
-            "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
-        });
-        (name, slice)
-    })
+    (service, name, prop::collection::vec(port(), 1..3), endpoints, 1..3usize).prop_map(
+        |(service, name, ports, endpoints, copies)| {
+            let endpoints = if endpoints.len() < 5 { repeated(&endpoints, copies) } else { endpoints };
+            let name = format!("{service}-{name}");
+            let slice = json!({
+                "kind": "EndpointSlice",
+                "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
+                "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+            });
+            (name, slice)
+        },
+    )
 }
 
 fn node() -> impl Strategy<Value = (String, Value)> {

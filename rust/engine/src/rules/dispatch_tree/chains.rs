@@ -23,7 +23,7 @@ pub(crate) struct DispatchRule {
     pub(crate) chain: FixedChain,
     pub(crate) key: Claim,
     /// Position among the port's rules with the same chain and key.
-    pub(crate) nth: u8,
+    pub(crate) nth: u32,
     pub(crate) digest: Digest,
 }
 

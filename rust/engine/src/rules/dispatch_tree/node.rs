@@ -13,7 +13,7 @@ pub(crate) struct Entry {
     /// The service port that the rule belongs to.
     pub(crate) port: PortName,
     /// Position among the port's rules of this key.
-    pub(crate) nth: u8,
+    pub(crate) nth: u32,
     pub(crate) digest: Digest,
 }
 

@@ -46,7 +46,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     ];
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
     let port = prop_oneof![3 => 80u16..84, 1 => any::<u16>()];
-    (ip, protocol, port, any::<bool>(), 0u8..2, 0u8..3).prop_map(|(ip, protocol, port, node_port, nth, owner)| Entry {
+    (ip, protocol, port, any::<bool>(), 0u32..2, 0u8..3).prop_map(|(ip, protocol, port, node_port, nth, owner)| Entry {
         key: if node_port { Claim::NodePort(protocol, port) } else { Claim::Address(IpAddr::V4(ip), protocol, port) },
         port: PortName::new(&format!("ns/{owner}"), "", protocol),
         nth,

@@ -12,7 +12,7 @@
 
 use super::backend::Backend;
 use super::context::{Context, PortView, Sink};
-use crate::model::names::ChainId;
+use crate::model::names::{BALANCE_LEVELS, ChainId};
 use crate::options::ChainLayout;
 use crate::rules::matches::{Comment, Match};
 use crate::rules::probability::Probability;
@@ -22,6 +22,8 @@ use crate::rules::rule::Rule;
 /// hashes chosen to collide add no depth. nft allows fifteen nested jumps, of which the path to a Service and out of it
 /// (KUBE-SERVICES, FW, EXT, SVC, SEP, KUBE-MARK-MASQ) needs six and dispatch the rest.
 const LEVELS: usize = 2;
+
+const _: () = assert!(LEVELS < BALANCE_LEVELS as usize, "chain names must tell all levels apart");
 
 /// Appends to `rules`, the rules of `root`, the jumps that reach each member with the same probability. Tree chains are
 /// written to `sink`.
