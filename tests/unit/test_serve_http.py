@@ -430,6 +430,31 @@ def test_at_the_limit_the_oldest_connection_goes_and_probes_are_answered(loop: s
     on_port(loop, listener, scenario)
 
 
+def test_at_the_limit_a_request_in_progress_is_spared(loop: str) -> None:
+    async def scenario(port: int) -> None:
+        release = asyncio.Event()
+        gates.append(release)
+        oldest = asyncio.ensure_future(ask(port, "/slow"))
+        await until(lambda: reached)
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        assert (await ask(port)).body == b"ok"
+        release.set()
+        assert (await oldest).body == b"ok"
+        for _, writer in silent:
+            writer.close()
+
+    gates: list[asyncio.Event] = []
+    reached: list[str] = []
+
+    async def handle(request: Request) -> Response:
+        if request.path == "/slow":
+            reached.append(request.path)
+            await gates[0].wait()
+        return Response(b"ok")
+
+    on_port(loop, Listener("test", LOCAL, handle, limits=Limits(connections=8)), scenario)
+
+
 def test_a_handler_that_fails_is_a_500_and_one_line(loop: str, caplog: pytest.LogCaptureFixture) -> None:
     async def handle(_: Request) -> Response:
         raise RuntimeError("broken")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ferrule._engine import build_info
@@ -10,12 +11,14 @@ from ferrule.config import gates
 from ferrule.config.schema import Settings
 from ferrule.config.show import configz
 from ferrule.dataplane.conntrack import Cleaned, ConntrackCleaner
+from ferrule.host import descriptors
 from ferrule.host.probe import Host
 from ferrule.observe.health import Subsystem
 from ferrule.observe.status import Status
 from ferrule.serve import admin, health
-from ferrule.serve.http import Handler
+from ferrule.serve.http import Handler, Limits
 from ferrule.serve.listener import Endpoint, Listener
+from ferrule.serve.service_health import LIMITS as SERVICE_LIMITS
 from ferrule.serve.service_health import ServiceHealthServers, listen_addresses
 from ferrule.sync.report import SyncReport
 
@@ -45,6 +48,7 @@ class Endpoints:
             lambda: status.health.healthy,
             on_failure=on_port_failure,
             on_counts=lambda listening, failed: metrics.service_health_ports(listening=listening, failed=failed),
+            limits=replace(SERVICE_LIMITS, connections=descriptors.client_share(1 / 2, SERVICE_LIMITS.connections)),
         )
         self.set_addresses(host.addresses)
         profiling: Handler | None = None
@@ -92,7 +96,9 @@ class Endpoints:
                 self._on_failure(event, why_not)
 
         hard_fail = self._settings.bind_address_hard_fail
-        return [(f"{name} port", Listener(name, endpoint, handler, hard_fail=hard_fail, on_state=on_state))]
+        limits = Limits(connections=descriptors.client_share(1 / 8, Limits().connections))
+        listener = Listener(name, endpoint, handler, limits=limits, hard_fail=hard_fail, on_state=on_state)
+        return [(f"{name} port", listener)]
 
     def tasks(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Returns the permanent tasks by name."""

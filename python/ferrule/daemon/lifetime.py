@@ -15,7 +15,7 @@ from ferrule.daemon.composition import Daemon
 from ferrule.daemon.options import DaemonOptions, node_name
 from ferrule.dataplane.instance import InstanceLock
 from ferrule.errors import InputError
-from ferrule.host import kernel_settings, memory
+from ferrule.host import descriptors, kernel_settings, memory
 from ferrule.host.probe import log_report, probe
 from ferrule.observe.logs import kv
 from ferrule.process.shutdown import ORDERLY_SECONDS, Shutdown, leave
@@ -31,6 +31,7 @@ def run(options: DaemonOptions, shutdown: Shutdown) -> int:
     if options.init_only:
         return _init(options)
     memory.keep_large_apart()
+    descriptors.raise_limit()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     code = runner.run(_main(options, shutdown))
     # Not after an error: closing joins the worker threads, one of which may be in a long write.

@@ -13,7 +13,7 @@ import contextlib
 import os
 import resource
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -93,7 +93,7 @@ class Runner:
             missing = command[0] if program is None else argv[0]
             raise DataplaneError(FailureKind.MISSING, command, stderr=f"{missing} is not installed")
         _deep_stacks()
-        with memory_file("ferrule-stdout", b"") as output:
+        with _output(command) as output:
             child = await _start(program, command, stdin, output)
             exit_code: int | None = None
             try:
@@ -116,6 +116,17 @@ class Runner:
             ran = ToolRun(program.rpartition("/")[2], exit_code, child.usage)
             for observer in self.observers:
                 observer(ran)
+
+
+@contextlib.contextmanager
+def _output(command: tuple[str, ...]) -> Iterator[int]:
+    """Yields a file for the program's output. Raises `DataplaneError` if there is none, for example EMFILE."""
+    with contextlib.ExitStack() as stack:
+        try:
+            output = stack.enter_context(memory_file("ferrule-stdout"))
+        except OSError as error:
+            raise DataplaneError(FailureKind.UNKNOWN, command, stderr=str(error)) from error
+        yield output
 
 
 async def _start(program: str, command: tuple[str, ...], stdin: bytes | int, output: int) -> Child:

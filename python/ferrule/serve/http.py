@@ -29,8 +29,8 @@ class Limits:
     """Limits per client and for all clients. Seconds and bytes."""
 
     connections: int = 64
-    """Maximum number of open connections; one more closes the oldest. Probes are short, so a long connection is not
-    a probe."""
+    """Maximum number of open connections. At the limit, the oldest idle one is closed: probes are short, so a long
+    connection is not a probe."""
     idle_seconds: float = 75.0
     """Idle time without a complete request. Above Prometheus' default interval, so that its connection is reused."""
     response_seconds: float = 10.0
@@ -81,18 +81,19 @@ class Connections:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._open: dict[asyncio.Transport, None] = {}
+        self._open: dict[asyncio.Transport, Callable[[], bool]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, transport: asyncio.Transport) -> None:
-        """Adds a connection, and closes the oldest ones above the limit."""
+    def add(self, transport: asyncio.Transport, is_busy: Callable[[], bool]) -> None:
+        """Adds a connection. At the limit, the oldest one without a request in progress ends, or the oldest one."""
         while len(self._open) >= self._most:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.abort()
-        self._open[transport] = None
+            idle = (open_ for open_, busy in self._open.items() if not busy())
+            ended = next(idle, next(iter(self._open)))
+            del self._open[ended]
+            ended.abort()
+        self._open[transport] = is_busy
 
     def remove(self, transport: asyncio.Transport) -> None:
         """Removes a closed connection."""
@@ -151,6 +152,13 @@ class HttpServer:
         transport = cast("_Transport | None", request.transport)
         if transport is None:
             raise ConnectionResetError("the client is gone")
+        transport.handling = True
+        try:
+            return await self._handle(request, transport)
+        finally:
+            transport.handling = False
+
+    async def _handle(self, request: web.Request, transport: _Transport) -> web.StreamResponse:
         result = _NOT_ALLOWED
         if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
             try:
@@ -210,7 +218,10 @@ class _Transport:
     def __init__(self, transport: asyncio.Transport, handler: Handler) -> None:
         self._transport = transport
         self.handler = handler
+        self.handling = False
+        """Whether a request is in progress."""
         self.answering = False
+        """Whether a handler's answer is being sent."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -244,8 +255,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transports.add(self._transport)
-        self._pool.add(self._transport)
-        self._inner.connection_made(cast("asyncio.Transport", _Transport(self._transport, self._handler)))
+        seen = _Transport(self._transport, self._handler)
+        self._pool.add(self._transport, lambda: seen.handling)
+        self._inner.connection_made(cast("asyncio.Transport", seen))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:

@@ -33,10 +33,16 @@ class Ferrule:
     """A running daemon, whose log lines are in `log`. As a context manager it is killed at the end."""
 
     def __init__(
-        self, netns: NetNs, manifests: Path, *extra: str, environment: Mapping[str, str] | None = None
+        self,
+        netns: NetNs,
+        manifests: Path,
+        *extra: str,
+        environment: Mapping[str, str] | None = None,
+        under: tuple[str, ...] = (),
     ) -> None:
+        """`under` precedes the command line, for example `prlimit`."""
         self.child = netns.popen(
-            command(manifests, *extra), stderr=subprocess.PIPE, env=os.environ | dict(environment or {})
+            (*under, *command(manifests, *extra)), stderr=subprocess.PIPE, env=os.environ | dict(environment or {})
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
