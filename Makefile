@@ -69,10 +69,10 @@ test: net-tools ## everything that must pass: Rust, Python, real kernel, fuzz ta
 .PHONY: rust-tests fuzz-briefly
 # Without make's own flags: cargo would look for a jobserver that rustdoc cannot reach.
 rust-tests: $(STAMPS)/tools
-	@env -u MAKEFLAGS $(CARGO) test -q --workspace --exclude ferrule-bindings
+	@env -u MAKEFLAGS -u MFLAGS $(CARGO) test -q --workspace --exclude ferrule-bindings
 
 fuzz-briefly: $(STAMPS)/tools
-	@hack/fuzz 5
+	@env -u MAKEFLAGS -u MFLAGS hack/fuzz 5
 
 .PHONY: steady
 steady: build ## unit and property tests, ten times in random order on a busy machine, once with half a core (ROUNDS=2)

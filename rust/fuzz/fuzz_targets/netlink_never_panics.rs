@@ -6,7 +6,7 @@
 #![no_main]
 
 use ferrule_engine::Family;
-use ferrule_engine::nft::Step;
+use ferrule_engine::nft::ReadStep;
 use ferrule_engine::Kind;
 use ferrule_engine::{Engine, Options};
 use libfuzzer_sys::fuzz_target;
@@ -33,9 +33,9 @@ fn read(family: Family, mut data: &[u8]) {
         let mut datagram = datagram.to_vec();
         answer(&request, &mut datagram);
         match reader.feed(&datagram) {
-            Ok(Step::Wait) => {}
-            Ok(Step::Ask(next)) => request = next,
-            Ok(Step::Done) => break,
+            Ok(ReadStep::Wait) => {}
+            Ok(ReadStep::Ask(next)) => request = next,
+            Ok(ReadStep::Done) => break,
             Err(_) => {
                 assert!(engine.observe_read(family, &mut reader).is_err());
                 return;
