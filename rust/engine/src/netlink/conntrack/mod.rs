@@ -57,7 +57,7 @@ impl ServingEndpoints {
         self.serving.binary_search(&replies_from).is_err() && !self.retired.load(Ordering::Acquire)
     }
 
-    /// Like [`Target::refuses`], for a flow to a node port. Without a serving endpoint, an untranslated flow belongs to a
+    /// Like [`Self::refuses`], for a flow to a node port. Without a serving endpoint, an untranslated flow belongs to a
     /// program on the node.
     fn refuses_at_node_port(&self, replies_from: SocketAddr, translated: bool) -> bool {
         (translated || !self.serving.is_empty()) && self.refuses(replies_from)
