@@ -118,6 +118,7 @@ fn what_is_known_is_counted() {
     delta.want(A, digest("1"));
     assert!(!delta.nothing_applied());
     assert_eq!(delta.counts(), (1, 1, 1));
+    assert_eq!(delta.stale(), &BTreeSet::from([B]));
     assert!(delta.is_held(B) && !delta.is_held(A));
     delta.want(B, digest("1"));
     delta.commit(&[A, B], &[]);
