@@ -60,19 +60,20 @@ def parse(saved: str) -> RuleSet:
 
 
 def owners(services: Iterable[Object]) -> dict[Frontend, str]:
-    """Returns the owner of each address and port: the service port, as named in rules."""
-    claims: dict[Frontend, tuple[int, str, str, str]] = {}
+    """Returns the owner of each address and port: the service port, as named in rules. Among claims of one kind, the
+    Service created first is the owner, then the first name."""
+    claims: dict[Frontend, tuple[int, str, str, str, str]] = {}
     for service in services:
         meta = service["metadata"]
         for title, address in _addresses(service):
             ip = ipaddress.ip_address(address)
             for port in service["spec"]["ports"]:
                 frontend = (f"{ip}/{ip.max_prefixlen}", port["protocol"].lower(), port["port"])
-                claim = (title, meta["namespace"], meta["name"], port.get("name", ""))
+                claim = (title, meta["creationTimestamp"], meta["namespace"], meta["name"], port.get("name", ""))
                 claims[frontend] = min(claims.get(frontend, claim), claim)
     return {
         frontend: f"{namespace}/{name}:{port}" if port else f"{namespace}/{name}"
-        for frontend, (_, namespace, name, port) in claims.items()
+        for frontend, (_, _, namespace, name, port) in claims.items()
     }
 
 
