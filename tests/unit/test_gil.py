@@ -21,8 +21,8 @@ from ferrule.types import KINDS
 from tests.objects import endpoint, endpoint_slice, service
 
 SERVICES = 1500
-ATTEMPTS = 2000
-"""The other thread needs some microseconds to wake; a short call may be over by then."""
+ATTEMPTS = 50_000
+"""The other thread needs some microseconds to wake, on a busy machine far more; a short call may be over by then."""
 
 
 @contextmanager
