@@ -16,7 +16,7 @@ mod objects;
 mod rejection;
 
 pub(crate) use envelope::{
-    Frame, FrameType, frame, is_other_kind, key, namespace, page, resource_version, status_code,
+    Frame, FrameType, Identity, frame, is_other_kind, key, namespace, page, resource_version, status_code,
 };
 pub(crate) use objects::{EndpointWire, Named, NodeWire, PortWire, ServiceSpec, ServiceStatus, ServiceWire, SliceWire};
 pub(crate) use rejection::{Rejection, decode, nameless};

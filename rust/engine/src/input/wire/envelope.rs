@@ -101,9 +101,9 @@ pub(crate) fn status_code(raw: &RawValue) -> u32 {
 
 /// The part of an object that names it, whatever else does not decode.
 #[derive(Deserialize)]
-pub(super) struct Identity<'a> {
+pub(crate) struct Identity<'a> {
     #[serde(borrow, default)]
-    pub(super) metadata: Meta<'a>,
+    pub(crate) metadata: Meta<'a>,
 }
 
 /// Returns the identity of an object of any kind, if it has one.

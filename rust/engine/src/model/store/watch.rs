@@ -38,7 +38,7 @@ impl Store {
                 report.bookmark = true;
                 return;
             }
-            FrameType::Deleted => match wire::decode::<Keyed<'_>>(kind, frame.object, position) {
+            FrameType::Deleted => match wire::decode::<wire::Identity<'_>>(kind, frame.object, position) {
                 Ok(object) => Ok(wire::key(kind, &object.metadata).map_or(Change::None, |k| self.delete(kind, &k))),
                 Err(rejection) => Err(rejection),
             },
@@ -75,11 +75,4 @@ impl Store {
     pub(crate) fn take_triggers(&mut self) -> Vec<Box<str>> {
         std::mem::take(&mut self.triggers)
     }
-}
-
-/// The fields that identify a deleted object.
-#[derive(serde::Deserialize)]
-struct Keyed<'a> {
-    #[serde(borrow, default)]
-    metadata: wire::Meta<'a>,
 }
