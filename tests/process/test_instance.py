@@ -123,9 +123,9 @@ def test_a_file_that_others_can_open_is_not_used(tmp_path: Path) -> None:
     readable.touch(0o644)
     readable.chmod(0o644)
     linked.symlink_to(readable)
-    assert instance.open_private(readable) is None
-    assert instance.open_private(linked) is None
-    assert instance.open_private(tmp_path / "missing" / "file") is None
+    assert instance.open_private(readable, create=True) is None
+    assert instance.open_private(linked, create=True) is None
+    assert instance.open_private(tmp_path / "missing" / "file", create=True) is None
     with instance.InstanceLock(b"\0ferrule/test-three", (readable, linked, private)):
         assert private.stat().st_mode & 0o777 == 0o600
         assert instance.running(b"\0ferrule/test-four", (private,)) == "ferrule"

@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,18 +103,16 @@ class InstanceLock:
                 )
 
     def _take_file(self, stack: contextlib.ExitStack) -> None:
-        for path in self._files:
-            handle = open_private(path)
-            if handle is None:
-                continue
-            stack.callback(os.close, handle)
-            try:
-                fcntl.fcntl(handle, fcntl.F_OFD_SETLK, our_byte())
-            except BlockingIOError as error:
-                raise taken("ferrule") from error
-            except OSError as error:
-                log.warning("Lock file not used", extra=kv(path=str(path), reason=error.strerror))
+        handle = stack.enter_context(lock_file(self._files, create=True))
+        if handle is None:
             return
+        try:
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, our_byte())
+        except BlockingIOError as error:
+            raise taken("ferrule") from error
+        except OSError as error:
+            files = [str(path) for path in self._files]
+            log.warning("Lock file not used", extra=kv(files=files, reason=error.strerror))
 
 
 def taken(by: str) -> InputError:
@@ -145,18 +144,23 @@ def running(name: bytes = NAME, files: tuple[Path, ...] = LOCK_FILES) -> str | N
     found = holder(name)
     if found is not None and found.is_ferrule:
         return str(found)
-    for path in files:
-        handle = open_private(path, create=False)
-        if handle is None:
-            continue
-        try:
-            kind = struct.unpack(FLOCK, fcntl.fcntl(handle, fcntl.F_OFD_GETLK, our_byte()))[0]
-        except OSError:
-            kind = fcntl.F_UNLCK
-        finally:
-            os.close(handle)
-        return None if kind == fcntl.F_UNLCK else "ferrule"
+    with lock_file(files, create=False) as handle, contextlib.suppress(OSError):
+        if handle is not None:
+            kind, *_ = struct.unpack(FLOCK, fcntl.fcntl(handle, fcntl.F_OFD_GETLK, our_byte()))
+            return None if kind == fcntl.F_UNLCK else "ferrule"
     return None
+
+
+@contextlib.contextmanager
+def lock_file(files: tuple[Path, ...], *, create: bool) -> Iterator[int | None]:
+    """Yields a descriptor of the first file that can be used, None if there is none. Closing it releases the lock."""
+    opened = (open_private(path, create=create) for path in files)
+    handle = next((handle for handle in opened if handle is not None), None)
+    try:
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def our_byte() -> bytes:
@@ -165,7 +169,7 @@ def our_byte() -> bytes:
     return struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, inode, 1, 0)
 
 
-def open_private(path: Path, *, create: bool = True) -> int | None:
+def open_private(path: Path, *, create: bool) -> int | None:
     """Returns a descriptor of a file that only root or our own user may open, None where there cannot be one."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
