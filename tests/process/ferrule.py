@@ -13,6 +13,15 @@ from ferrule.testing.daemon import command
 from ferrule.testing.netns import NetNs
 from ferrule.testing.waiting import PATIENCE
 
+CONFIG: dict[str, Any] = {
+    "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+    "kind": "KubeProxyConfiguration",
+    "mode": "iptables",
+    "iptables": {"syncPeriod": "1s", "minSyncPeriod": "0s"},
+    "conntrack": {"maxPerCore": 0, "min": 0},
+}
+"""A configuration that looks for drift each second and leaves the machine's conntrack settings alone."""
+
 
 def write(folder: Path, name: str, objects: Sequence[dict[str, Any]]) -> Path:
     """Writes a file of manifests atomically."""

@@ -27,11 +27,11 @@ from tests.process.ferrule import get, rules
 pytestmark = pytest.mark.netns
 
 NODE = "--hostname-override=node-1"
-NOBODY = "https://127.0.0.1:1"
+UNREACHABLE = "https://127.0.0.1:1"
 """Nothing listens there."""
 
 
-def kubeconfig(path: Path, server: str = NOBODY, *, context: str = "default", **cluster: Any) -> Path:
+def kubeconfig(path: Path, server: str = UNREACHABLE, *, context: str = "default", **cluster: Any) -> Path:
     (path.parent / "token").write_text("secret")
     config = {
         "apiVersion": "v1",
@@ -203,7 +203,7 @@ def test_an_address_that_refuses(netns: NetNs, tmp_path: Path) -> None:
     access = kubeconfig(tmp_path / "kubeconfig")
     with runs(netns, tmp_path, config(tmp_path, access)) as process:
         line = process.wait_for("Cannot follow the API server", 'kind="Service"')
-        assert f"{NOBODY}: refused: connection refused [{access}, context default]" in line
+        assert f"{UNREACHABLE}: refused: connection refused [{access}, context default]" in line
         status, why = readiness(netns)
         assert status == 503
         assert "Service list" in why
@@ -288,7 +288,7 @@ def test_an_authority_that_is_not_a_certificate(netns: NetNs, tmp_path: Path) ->
         line = process.wait_for("holds no certificate in PEM form")
         assert str(tmp_path / "ca.crt") in line
         Authority(tmp_path / "ours", "our-ca").pair.cert.rename(tmp_path / "ca.crt")
-        process.wait_for("Cannot follow the API server", f"{NOBODY}: refused")
+        process.wait_for("Cannot follow the API server", f"{UNREACHABLE}: refused")
 
 
 def test_a_token_file_that_goes_bad(netns: NetNs, tmp_path: Path) -> None:

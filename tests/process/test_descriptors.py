@@ -17,7 +17,7 @@ from ferrule.host import descriptors
 from ferrule.testing.daemon import Ferrule, eventually
 from ferrule.testing.netns import NetNs
 from tests.objects import LB_IP, NODE, endpoint, endpoint_slice, service
-from tests.process.ferrule import rules, write
+from tests.process.ferrule import CONFIG, rules, write
 
 HEALTH_CHECK_PORT = 30900
 HEALTHZ_PORT = 10256
@@ -37,14 +37,6 @@ connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=6
 connection.request("GET", "/healthz")
 print(connection.getresponse().status)
 """
-
-CONFIG = {
-    "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-    "kind": "KubeProxyConfiguration",
-    "mode": "iptables",
-    "iptables": {"syncPeriod": "1s", "minSyncPeriod": "0s"},
-    "conntrack": {"maxPerCore": 0, "min": 0},
-}
 
 
 @contextmanager

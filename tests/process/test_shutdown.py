@@ -19,10 +19,10 @@ import pytest
 from ferrule.process import shutdown
 from ferrule.process.runner import SEARCH_PATH
 from ferrule.testing.netns import NetNs
+from ferrule.testing.waiting import eventually
 from tests.e2e.harness.process import STOP_SECONDS, Process
-from tests.e2e.harness.waiting import eventually
 from tests.objects import NODE, V4, endpoint, endpoint_slice, service
-from tests.process.ferrule import rules, write
+from tests.process.ferrule import CONFIG, rules, write
 
 pytestmark = pytest.mark.netns
 
@@ -42,14 +42,6 @@ from ferrule.cli import main
 sys.exit(main(arguments))
 """
 """`ferrule` with the tools of a folder before the machine's. `patch` may put `block` somewhere."""
-
-CONFIG = {
-    "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-    "kind": "KubeProxyConfiguration",
-    "mode": "iptables",
-    "iptables": {"syncPeriod": "1s", "minSyncPeriod": "0s"},
-    "conntrack": {"maxPerCore": 0, "min": 0},
-}
 
 
 class Case:

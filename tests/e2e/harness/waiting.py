@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE = 60.0
-"""Seconds after which an expected condition counts as failed."""
+from ferrule.testing.waiting import PATIENCE
 
 T = TypeVar("T")
 
